@@ -1,0 +1,169 @@
+//! Evidence → [`Attested`]. Evidence is what a caller presents; only this module can turn it into something the rest of
+//! the broker believes.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+use crate::{clock::Time, id::SpiffeId};
+
+/// What sort of thing a workload is, by the attestor's configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// An AI agent.
+    AiAgent,
+    /// A CI job.
+    Ci,
+    /// A service.
+    Service,
+    /// A person.
+    Human,
+}
+
+impl Kind {
+    /// The word in tokens and policies.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::AiAgent => "ai_agent",
+            Kind::Ci => "ci",
+            Kind::Service => "service",
+            Kind::Human => "human",
+        }
+    }
+}
+
+/// What attestation could not make certain; shown wherever the task is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mark {
+    /// The kernel could not pin the peer process (no `SO_PEERPIDFD`): only uid and gid are certain.
+    Unpinned,
+    /// The caller has the broker's own uid and could read its files.
+    Unseparated,
+}
+
+/// Facts that evidence proved about the work, beside who does it. Policies see them as `context.attested.*`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The environment.
+    pub environment: Option<String>,
+    /// The sandbox.
+    pub sandbox: Option<String>,
+    /// The repository.
+    pub repo: Option<String>,
+    /// The branch.
+    pub branch: Option<String>,
+}
+
+/// What a caller presents, none of it believed yet.
+#[derive(Debug)]
+pub enum Evidence {
+    /// A JWT of some issuer.
+    Jwt(secrecy::SecretString),
+}
+
+/// Why evidence was not accepted. The text is for the audit; callers learn only that it was not.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Rejected {
+    /// It is not to be believed.
+    #[error("{0}")]
+    Refused(String),
+    /// Whether it is to be believed cannot be told now: its issuer's keys are out of reach.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// What attestation proved. Only [`crate::attest`] makes one, and only from evidence that it verified.
+#[derive(Debug, Clone)]
+pub struct Attested {
+    workload: SpiffeId,
+    instance: String,
+    kind: Kind,
+    attestor: String,
+    issuer: Option<String>,
+    selectors: BTreeSet<String>,
+    facts: Facts,
+    owners: Option<Vec<String>>,
+    marks: Vec<Mark>,
+    expires_at: Option<Time>,
+    digest: String,
+}
+
+impl Attested {
+    /// The workload, by its SPIFFE ID in the broker's trust domain.
+    #[must_use]
+    pub fn workload(&self) -> &SpiffeId {
+        &self.workload
+    }
+    /// Which instance of the workload.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+    /// What sort of thing it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+    /// The name of the attestor that vouched.
+    #[must_use]
+    pub fn attestor(&self) -> &str {
+        &self.attestor
+    }
+    /// The issuer of the evidence, where it has one.
+    #[must_use]
+    pub fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
+    }
+    /// Everything else that was proved, as `kind:name:value`.
+    #[must_use]
+    pub fn selectors(&self) -> &BTreeSet<String> {
+        &self.selectors
+    }
+    /// Facts about the work.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+    /// The owners that the attestor's configuration allows; `None` leaves it to policy.
+    #[must_use]
+    pub fn owners(&self) -> Option<&[String]> {
+        self.owners.as_deref()
+    }
+    /// What could not be made certain.
+    #[must_use]
+    pub fn marks(&self) -> &[Mark] {
+        &self.marks
+    }
+    /// When the evidence ends, where it does: no credential outlives it.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<Time> {
+        self.expires_at
+    }
+    /// SHA-256 of the evidence, for the audit.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+}
+
+#[cfg(test)]
+impl Attested {
+    /// An attested workload for unit tests of what comes after attestation.
+    pub(crate) fn for_test(workload: &str, kind: Kind, selectors: &[&str], facts: Facts) -> Self {
+        Self {
+            workload: workload.parse().expect("a SPIFFE ID"),
+            instance: "instance-1".into(),
+            kind,
+            attestor: "test".into(),
+            issuer: None,
+            selectors: selectors.iter().map(|s| (*s).to_owned()).collect(),
+            facts,
+            owners: None,
+            marks: Vec::new(),
+            expires_at: None,
+            digest: String::new(),
+        }
+    }
+}

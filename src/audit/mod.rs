@@ -1,0 +1,150 @@
+//! The audit log: one JSON line for every decision and every act, durable before the answer leaves. What cannot be
+//! recorded is not done.
+
+mod writer;
+
+pub use writer::Audit;
+
+use serde::Serialize;
+
+use crate::{
+    clock::Time,
+    error::Denied,
+    id::{LeaseId, TaskId},
+    task::{Authority, State},
+};
+
+/// The log could not take it. The text is for the operator's log.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct Unrecorded(pub String);
+
+/// One line of the log.
+#[derive(Debug, Serialize)]
+pub struct Entry {
+    /// When it happened.
+    pub time: Time,
+    /// The `x-request-id` it happened in.
+    pub request: String,
+    /// Who caused it.
+    pub actor: Actor,
+    /// The task it is about, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskId>,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// Who caused an event.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "as", rename_all = "snake_case")]
+pub enum Actor {
+    /// Nobody that could be named.
+    Unknown,
+    /// An operator, by name.
+    Operator {
+        /// The configured name.
+        name: String,
+    },
+    /// A service, by name.
+    Service {
+        /// The configured name.
+        name: String,
+    },
+    /// An attested workload.
+    Workload {
+        /// Its SPIFFE ID.
+        workload: String,
+        /// Which instance.
+        instance: String,
+        /// The attestor.
+        attestor: String,
+        /// SHA-256 of the evidence.
+        evidence: String,
+    },
+}
+
+/// What happened.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// Evidence or a caller's credential was not accepted.
+    AttestationRefused {
+        /// Why, in words that callers do not see.
+        why: String,
+    },
+    /// A task was declared.
+    TaskDeclared {
+        /// What for.
+        purpose: String,
+        /// Who is accountable.
+        owner: String,
+        /// What was granted.
+        authority: Authority,
+        /// What was refused.
+        denied: Vec<Denied>,
+        /// The policies that permitted it.
+        policies: Vec<String>,
+        /// Its deadline.
+        expires_at: Time,
+    },
+    /// A declaration was refused.
+    DeclarationDenied {
+        /// What for.
+        purpose: String,
+        /// Who would have been accountable.
+        owner: String,
+        /// What was refused, and by which policies.
+        denied: Vec<Denied>,
+    },
+    /// A credential is about to leave.
+    CredentialMinted {
+        /// Its id.
+        lease: LeaseId,
+        /// Its audience.
+        resource: String,
+        /// Its privilege.
+        privilege: String,
+        /// `access_token` or `jwt`.
+        form: String,
+        /// Its expiry.
+        expires_at: Time,
+        /// The policies that permitted it.
+        policies: Vec<String>,
+    },
+    /// A credential was refused.
+    MintDenied {
+        /// The audience asked for.
+        resource: String,
+        /// The privilege asked for.
+        privilege: String,
+        /// Why: the stable code, or `task_not_active`.
+        why: String,
+        /// The policies that forbade it.
+        policies: Vec<String>,
+    },
+    /// Somebody is about to end a task.
+    EndRequested {
+        /// How.
+        state: State,
+        /// In whose words.
+        reason: Option<String>,
+    },
+    /// A task ended.
+    TaskEnded {
+        /// How.
+        state: State,
+        /// Whether the broker had seen the task.
+        known: bool,
+        /// Tasks that ended with it.
+        ended_tasks: u64,
+        /// Credentials that died with it.
+        credentials: u64,
+    },
+    /// An operator or service looked at something.
+    Looked {
+        /// At what: `task`, `tasks`, `introspection`.
+        at: String,
+    },
+}

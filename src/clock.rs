@@ -1,0 +1,60 @@
+//! Time, as a parameter. One reading per request is taken here and handed down; nothing else looks at a clock.
+
+use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// A point in wall-clock time, UTC, to the millisecond.
+pub type Time = DateTime<Utc>;
+
+/// Where a broker reads the time.
+pub trait Clock: Send + Sync {
+    /// The current wall-clock time. Never used to measure durations.
+    fn now(&self) -> Time;
+}
+
+/// The machine's clock.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
+    fn now(&self) -> Time {
+        let now = Utc::now();
+        now.duration_trunc(TimeDelta::milliseconds(1)).unwrap_or(now)
+    }
+}
+
+/// A clock that a test moves by hand.
+#[derive(Debug)]
+pub struct ManualClock(AtomicI64);
+
+impl ManualClock {
+    /// A clock that stands at `at`.
+    #[must_use]
+    pub fn at(at: Time) -> Self {
+        Self(AtomicI64::new(at.timestamp_millis()))
+    }
+
+    /// Moves the clock, forwards or backwards.
+    pub fn advance(&self, by: TimeDelta) {
+        self.0.fetch_add(by.num_milliseconds(), Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Time {
+        DateTime::from_timestamp_millis(self.0.load(Ordering::SeqCst)).unwrap_or_default()
+    }
+}
+
+/// The whole second that `time` lies in, which is what `iat` and `exp` can express (RFC 7519, `NumericDate`).
+#[must_use]
+pub fn whole_second(time: Time) -> Time {
+    time.duration_trunc(TimeDelta::seconds(1)).unwrap_or(time)
+}
+
+/// `time` plus a number of whole seconds, or `None` past the end of time: a lifetime is never rounded to 'no expiry'.
+#[must_use]
+pub fn after(time: Time, seconds: u32) -> Option<Time> {
+    whole_second(time).checked_add_signed(TimeDelta::seconds(i64::from(seconds)))
+}

@@ -1,0 +1,123 @@
+//! The one error of the broker, free of any transport. `http/error.rs` maps it, exhaustively, to what a caller sees;
+//! `tests/golden/errors.txt` is that table.
+//!
+//! What a variant carries is fit to be shown: causes that would help an attacker are logged where they happen.
+
+use serde::Serialize;
+
+use crate::task::AccessDetail;
+
+/// Why a request was not carried out. Grouped by who has to act.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller sent something that can never work. Says what.
+    #[error("{detail}")]
+    InvalidRequest {
+        /// Which part of the request.
+        part: Part,
+        /// What to change, in a sentence.
+        detail: String,
+    },
+    /// The evidence is missing, malformed, expired, not for this broker or from nobody it trusts; or the caller's
+    /// credential is none that the broker knows.
+    #[error("the evidence was not accepted")]
+    EvidenceInvalid,
+    /// The caller is known, and may not.
+    #[error("{detail}")]
+    PolicyDenied {
+        /// Which line was crossed.
+        limit: Limit,
+        /// What was refused, and by which policies (none: nothing permits it).
+        denied: Vec<Denied>,
+        /// What it was, in a sentence.
+        detail: String,
+    },
+    /// A lock keeps it out.
+    #[error("locked out")]
+    Locked,
+    /// Unknown, or not the caller's.
+    #[error("no such task")]
+    NotFound,
+    /// The task has ended or is not approved.
+    #[error("the task is not active")]
+    TaskNotActive,
+    /// The same `Idempotency-Key` with another body.
+    #[error("this Idempotency-Key was used with another request")]
+    IdempotencyKeyReused,
+    /// Too much of it.
+    #[error("{0}")]
+    QuotaExceeded(&'static str),
+    /// Something that the answer depends on is out of reach or in doubt; nothing was done.
+    #[error("{0} is out of reach or in doubt; nothing was done")]
+    Unavailable(Input),
+}
+
+/// Which part of a request is malformed; only OAuth tells them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// `authorization_details`.
+    AuthorizationDetails,
+    /// `grant_type`.
+    GrantType,
+    /// Anything else.
+    Request,
+    /// `scope`.
+    Scope,
+    /// `resource`.
+    Target,
+}
+
+/// Which line a refused request would have crossed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// The location is not in the task, or no service has it as its audience.
+    Location,
+    /// A policy forbids it or none permits it.
+    Policy,
+    /// The privilege is not in the task.
+    Privilege,
+    /// The caller's role.
+    Role,
+}
+
+/// What an answer depends on; `/readyz` names the one that is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Input {
+    /// The audit log.
+    Audit,
+    /// The keys of an issuer of evidence.
+    Issuer,
+    /// The policy engine.
+    Policy,
+    /// The lease store.
+    Store,
+}
+
+impl std::fmt::Display for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Input::Audit => "the audit log",
+            Input::Issuer => "the keys of the evidence's issuer",
+            Input::Policy => "the policy engine",
+            Input::Store => "the lease store",
+        })
+    }
+}
+
+/// One piece of a request that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Denied {
+    /// What was asked: one location, one privilege.
+    #[serde(flatten)]
+    pub detail: AccessDetail,
+    /// The `@id` of the policies that forbade it; empty where none permitted it.
+    pub policies: Vec<String>,
+}
+
+impl Error {
+    /// A malformed request; `detail` says what to change and never repeats the input.
+    pub fn invalid(detail: impl Into<String>) -> Self {
+        Self::InvalidRequest { part: Part::Request, detail: detail.into() }
+    }
+}

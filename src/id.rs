@@ -1,0 +1,344 @@
+//! The names of things, parsed once. A value of one of these types is well-formed; comparison is byte equality,
+//! and nothing is ever normalised (SPIFFE ID, RFC 3986: what a parser would have to change is refused instead).
+
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+
+use crate::clock::Time;
+
+/// A name that does not have the form it must have. Carries the rule, never the value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub &'static str);
+
+/// How many hops a delegation may have below its root.
+pub const MAX_DEPTH: usize = 8;
+
+const CROCKFORD: &[u8] = b"0123456789abcdefghjkmnpqrstvwxyz";
+const ALPHANUMERIC: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+const ROOT_LENGTH: usize = 5 + 26;
+const HOP_LENGTH: usize = 1 + 10;
+
+/// Bytes from the operating system's generator.
+///
+/// # Errors
+/// When the operating system has none to give.
+pub fn random<const N: usize>() -> Result<[u8; N], Malformed> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| Malformed("the operating system gave no random bytes"))?;
+    Ok(bytes)
+}
+
+macro_rules! text {
+    ($name:ident) => {
+        impl $name {
+            /// The text, as it stands in tokens, records and answers.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        impl TryFrom<String> for $name {
+            type Error = Malformed;
+            fn try_from(text: String) -> Result<Self, Malformed> {
+                text.parse()
+            }
+        }
+        impl From<$name> for String {
+            fn from(value: $name) -> String {
+                value.0
+            }
+        }
+    };
+}
+
+/// A task. A root is `task_` and a ULID in lower case; a child is its parent's id, `-`, and ten random characters,
+/// so that an id names all its ancestors.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TaskId(String);
+text!(TaskId);
+
+impl TaskId {
+    /// A new root, unguessable in its 80 random bits, sortable by `now`.
+    ///
+    /// # Errors
+    /// When the operating system gives no random bytes.
+    pub fn root(now: Time) -> Result<Self, Malformed> {
+        let mut random = [0; 16];
+        random[6..].copy_from_slice(&self::random::<10>()?);
+        let millis = u64::try_from(now.timestamp_millis()).map_err(|_| Malformed("the clock stands before 1970"))?;
+        let ulid = ulid::Ulid::from_parts(millis, u128::from_be_bytes(random));
+        Ok(Self(format!("task_{}", ulid.to_string().to_ascii_lowercase())))
+    }
+
+    /// A new child of this task.
+    ///
+    /// # Errors
+    /// When this task is as deep as a task may be, or the operating system gives no random bytes.
+    pub fn child(&self) -> Result<Self, Malformed> {
+        if self.depth() == MAX_DEPTH {
+            return Err(Malformed("a task is delegated at most 8 times"));
+        }
+        let mut id = format!("{}-", self.0);
+        while id.len() < self.0.len() + HOP_LENGTH {
+            // 252 = 7 × 36: bytes above it would favour the first letters.
+            id.extend(
+                random::<16>()?.iter().filter(|b| **b < 252).map(|b| char::from(ALPHANUMERIC[usize::from(*b % 36)])),
+            );
+        }
+        id.truncate(self.0.len() + HOP_LENGTH);
+        Ok(Self(id))
+    }
+
+    /// Hops below the root; 0 for a root.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        (self.0.len() - ROOT_LENGTH) / HOP_LENGTH
+    }
+
+    /// The root of the tree this task belongs to, as text: the store keeps a tree together by it.
+    #[must_use]
+    pub fn root_str(&self) -> &str {
+        &self.0[..ROOT_LENGTH]
+    }
+
+    /// Every prefix that is a task id, from the root down to the task itself. An end of any of them is an end of this task.
+    pub fn lineage(&self) -> impl Iterator<Item = TaskId> + '_ {
+        (0..=self.depth()).map(|depth| Self(self.0[..ROOT_LENGTH + depth * HOP_LENGTH].to_owned()))
+    }
+
+    /// Whether `other` is this task or a descendant of it.
+    #[must_use]
+    pub fn covers(&self, other: &TaskId) -> bool {
+        other.0.starts_with(&self.0)
+    }
+}
+
+impl FromStr for TaskId {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        const RULE: Malformed = Malformed("a task id is `task_` and 26 characters of a ULID in lower case");
+        let bytes = text.as_bytes();
+        if bytes.len() < ROOT_LENGTH || !text.starts_with("task_") || bytes[5] > b'7' {
+            return Err(RULE);
+        }
+        let (root, hops) = bytes.split_at(ROOT_LENGTH);
+        let hops_fit = hops.len() % HOP_LENGTH == 0
+            && hops.chunks(HOP_LENGTH).all(|hop| hop[0] == b'-' && hop[1..].iter().all(|b| ALPHANUMERIC.contains(b)));
+        if !root[5..].iter().all(|b| CROCKFORD.contains(b)) || !hops_fit || hops.len() / HOP_LENGTH > MAX_DEPTH {
+            return Err(RULE);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// A credential and its lease: the `jti` of a token. 128 random bits in hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LeaseId(String);
+text!(LeaseId);
+
+impl LeaseId {
+    /// A new, unguessable id.
+    ///
+    /// # Errors
+    /// When the operating system gives no random bytes.
+    pub fn random() -> Result<Self, Malformed> {
+        Ok(Self(hex(&random::<16>()?)))
+    }
+}
+
+impl FromStr for LeaseId {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let fits = text.len() == 32 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        fits.then(|| Self(text.to_owned())).ok_or(Malformed("a lease id is 32 hexadecimal digits in lower case"))
+    }
+}
+
+/// A SPIFFE trust domain name: `[a-z0-9.-_]`, at most 255 octets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TrustDomain(String);
+text!(TrustDomain);
+
+impl TrustDomain {
+    /// The SPIFFE ID of the workload at `path` (which starts with `/`).
+    ///
+    /// # Errors
+    /// When `path` is not a SPIFFE path, or has a segment `task`, which names tasks alone.
+    pub fn workload(&self, path: &str) -> Result<SpiffeId, Malformed> {
+        if path.split('/').any(|segment| segment == "task") {
+            return Err(Malformed("a workload path has no segment `task`"));
+        }
+        format!("spiffe://{self}{path}").parse()
+    }
+}
+
+impl FromStr for TrustDomain {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let fits = !text.is_empty()
+            && text.len() <= 255
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b));
+        fits.then(|| Self(text.to_owned())).ok_or(Malformed("a trust domain is 1 to 255 of a-z, 0-9, `.`, `-`, `_`"))
+    }
+}
+
+/// A SPIFFE ID with a path (SPIFFE-ID section 2).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SpiffeId(String);
+text!(SpiffeId);
+
+impl SpiffeId {
+    /// The SPIFFE ID of `task` when this workload holds it: `<workload>/task/<task id>`.
+    #[must_use]
+    pub fn of_task(&self, task: &TaskId) -> SpiffeId {
+        Self(format!("{}/task/{task}", self.0))
+    }
+}
+
+impl FromStr for SpiffeId {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        const RULE: Malformed =
+            Malformed("a SPIFFE ID is spiffe://TRUST-DOMAIN/PATH; a path segment is letters, digits, `.`, `-`, `_`");
+        let rest = text.strip_prefix("spiffe://").filter(|_| text.len() <= 2048).ok_or(RULE)?;
+        let (domain, path) = rest.split_once('/').ok_or(RULE)?;
+        domain.parse::<TrustDomain>()?;
+        let segment_fits = |segment: &str| {
+            !matches!(segment, "" | "." | "..")
+                && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b))
+        };
+        path.split('/').all(segment_fits).then(|| Self(text.to_owned())).ok_or(RULE)
+    }
+}
+
+/// An absolute URI that names a service: a `resource` (RFC 8707), an audience, a location of an authority. It has no
+/// userinfo and no fragment, and is written as a URL parser would write it, so that what is compared byte by byte
+/// and what a policy sees parsed can never be two things.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Location(String);
+text!(Location);
+
+impl Location {
+    /// The parts of the URI, for policies.
+    #[must_use]
+    pub fn parts(&self) -> Option<url::Url> {
+        url::Url::parse(&self.0).ok()
+    }
+}
+
+impl FromStr for Location {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        const RULE: Malformed =
+            Malformed("a location is an absolute URI in normal form, without userinfo and fragment");
+        if text.len() > 2048 {
+            return Err(Malformed("a location is at most 2048 octets long"));
+        }
+        let url = url::Url::parse(text).map_err(|_| RULE)?;
+        let bare =
+            url.username().is_empty() && url.password().is_none() && url.fragment().is_none() && !text.contains('@');
+        let normal = url.as_str() == text || url.as_str().strip_suffix('/') == Some(text);
+        (bare && normal).then(|| Self(text.to_owned())).ok_or(RULE)
+    }
+}
+
+/// Lower-case hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// SHA-256 in lower-case hexadecimal, the form in which digests stand in configuration and audit.
+#[must_use]
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_id_names_its_ancestors() {
+        let root = TaskId::root("2026-11-20T10:00:00Z".parse().unwrap()).unwrap();
+        let grandchild = root.child().unwrap().child().unwrap();
+        assert_eq!(grandchild.depth(), 2);
+        assert_eq!(grandchild.root_str(), root.as_str());
+        assert_eq!(grandchild.lineage().next(), Some(root.clone()));
+        assert_eq!(grandchild.lineage().last(), Some(grandchild.clone()));
+        assert!(root.covers(&grandchild) && !grandchild.covers(&root));
+        assert_eq!(grandchild.to_string().parse(), Ok(grandchild));
+    }
+
+    #[test]
+    fn a_task_is_at_most_eight_hops_deep() {
+        let mut id = TaskId::root("2026-11-20T10:00:00Z".parse().unwrap()).unwrap();
+        for _ in 0..MAX_DEPTH {
+            id = id.child().unwrap();
+        }
+        assert!(id.child().is_err());
+        assert!(format!("{id}-0123456789").parse::<TaskId>().is_err());
+    }
+
+    #[test]
+    fn malformed_names_are_refused() {
+        for bad in [
+            "",
+            "task_",
+            "task_01JD0000000000000000000000",
+            "task_81jd0000000000000000000000",
+            "task_01jd000000000000000000000}",
+        ] {
+            assert!(bad.parse::<TaskId>().is_err(), "{bad}");
+        }
+        for bad in [
+            "spiffe://Example.org/a",
+            "spiffe://e.org",
+            "spiffe://e.org/",
+            "spiffe://e.org/a/",
+            "spiffe://e.org/a/../b",
+            "spiffe://e.org/%41",
+            "spiffe://u@e.org/a",
+            "spiffe://e.org:1/a",
+            "spiffe://e.org/a?b",
+            "http://e.org/a",
+        ] {
+            assert!(bad.parse::<SpiffeId>().is_err(), "{bad}");
+        }
+        for bad in [
+            "",
+            "git.example.com",
+            "/a",
+            "https://a b",
+            "https://u@h",
+            "https://h#f",
+            "https://H",
+            "http://127.1",
+            "https://h:443",
+            "https://h/a/../b",
+            "http://localhost:80@evil.example",
+        ] {
+            assert!(bad.parse::<Location>().is_err(), "{bad}");
+        }
+        for good in ["https://git.example.com", "https://git.example.com/", "http://127.0.0.1:9000", "urn:example:git"]
+        {
+            assert!(good.parse::<Location>().is_ok(), "{good}");
+        }
+    }
+}

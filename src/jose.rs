@@ -1,0 +1,502 @@
+//! Compact JWS, strictly: one crypto provider (ring) under `jsonwebtoken`, keys parsed once, and a reader that accepts
+//! only what a correct writer would have written (RFC 7515, RFC 8725).
+//!
+//! `jsonwebtoken` brings no ring backend of its own, and its stock backends parse the private key again for every
+//! signature. Its extension point is a plain `fn`, so the parsed keys live in a process-wide registry and an
+//! `EncodingKey` carries only the handle of one, its `kid`.
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use jsonwebtoken::{
+    Algorithm, AlgorithmFamily, DecodingKey, EncodingKey, Header, Validation,
+    crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils},
+    errors::{ErrorKind, Result as JwtResult},
+    jwk::{Jwk, ThumbprintHash},
+};
+use ring::{
+    rand::SystemRandom,
+    signature::{
+        self as rs, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, UnparsedPublicKey,
+        VerificationAlgorithm,
+    },
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, OnceLock, PoisonError, RwLock},
+};
+
+/// The longest token that is looked at: well above what the broker writes, well below what hurts.
+pub const MAX_TOKEN: usize = 16 * 1024;
+
+/// Why a token or key was not accepted. For logs; callers learn only that it was not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub &'static str);
+
+/// A private P-256 key that signs with ES256. Parsed once; lives as long as the process.
+#[derive(Clone)]
+pub struct SigningKey {
+    kid: String,
+    jwk: PublicJwk,
+}
+
+/// The public half of a P-256 key as a JWK (RFC 7517), without `use`, which depends on the document it stands in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublicJwk {
+    kty: String,
+    crv: String,
+    x: String,
+    y: String,
+    /// The key id: the RFC 7638 thumbprint.
+    pub kid: String,
+    alg: String,
+}
+
+impl SigningKey {
+    /// A new key, as the PKCS#8 document to keep.
+    ///
+    /// # Errors
+    /// When the operating system gives no random bytes.
+    pub fn generate() -> Result<zeroize::Zeroizing<Vec<u8>>, Invalid> {
+        EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+            .map(|document| zeroize::Zeroizing::new(document.as_ref().to_vec()))
+            .map_err(|_| Invalid("the operating system gave no random bytes"))
+    }
+
+    /// Parses a PKCS#8 document and registers the key with the provider.
+    ///
+    /// # Errors
+    /// When it is no P-256 private key.
+    pub fn from_pkcs8(document: &[u8]) -> Result<Self, Invalid> {
+        install();
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document, &SystemRandom::new())
+            .map_err(|_| Invalid("not a P-256 private key in PKCS#8"))?;
+        let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
+        let (x, y) = (BASE64_URL_SAFE_NO_PAD.encode(x), BASE64_URL_SAFE_NO_PAD.encode(y));
+        // RFC 7638 section 3.2: the required members, in lexicographic order, nothing else.
+        let members = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
+        let kid = BASE64_URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, members.as_bytes()));
+        registry().write().unwrap_or_else(PoisonError::into_inner).insert(kid.as_bytes().to_vec(), Arc::new(pair));
+        let jwk = PublicJwk { kty: "EC".into(), crv: "P-256".into(), x, y, kid: kid.clone(), alg: "ES256".into() };
+        Ok(Self { kid, jwk })
+    }
+
+    /// The key id.
+    #[must_use]
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// The public half.
+    #[must_use]
+    pub fn public(&self) -> &PublicJwk {
+        &self.jwk
+    }
+
+    /// Signs claims into a compact JWS whose header is exactly `alg`, `kid` and `typ`.
+    ///
+    /// # Errors
+    /// When the claims cannot be written as JSON.
+    pub fn sign(&self, typ: &str, claims: &impl Serialize) -> Result<String, Invalid> {
+        let header = Header { typ: Some(typ.to_owned()), kid: Some(self.kid.clone()), ..Header::new(Algorithm::ES256) };
+        jsonwebtoken::encode(&header, claims, &EncodingKey::from_ec_der(self.kid.as_bytes()))
+            .map_err(|_| Invalid("not signed"))
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+/// A public key and the one algorithm it may be used with (RFC 8725 section 3.1).
+#[derive(Clone)]
+pub struct VerifyingKey {
+    algorithm: Algorithm,
+    key: DecodingKey,
+}
+
+impl VerifyingKey {
+    /// Takes a public JWK for use with `algorithm`.
+    ///
+    /// # Errors
+    /// When it is symmetric, private, meant for something else, or does not fit the algorithm.
+    pub fn from_jwk(jwk: &serde_json::Value, algorithm: Algorithm) -> Result<Self, Invalid> {
+        install();
+        if jwk.get("d").is_some() || jwk.get("k").is_some() {
+            return Err(Invalid("the key set holds a private or symmetric key"));
+        }
+        let jwk: Jwk = serde_json::from_value(jwk.clone()).map_err(|_| Invalid("a key is malformed"))?;
+        let key = DecodingKey::from_jwk(&jwk).map_err(|_| Invalid("a key is malformed"))?;
+        if key.family() != family(algorithm)? {
+            return Err(Invalid("the key does not fit the algorithm"));
+        }
+        Ok(Self { algorithm, key })
+    }
+}
+
+impl fmt::Debug for VerifyingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VerifyingKey({:?})", self.algorithm)
+    }
+}
+
+/// A token that has the form of a compact JWS and whose signature nobody has checked. It shows only what is needed to
+/// find the key; the claims come out of [`Unverified::verify`].
+#[derive(Debug)]
+pub struct Unverified<'a> {
+    token: &'a str,
+    header: TokenHeader,
+    issuer: Option<String>,
+}
+
+/// The header members that are understood. Others are tolerated only where they cannot redirect trust.
+#[derive(Debug, Deserialize)]
+struct TokenHeader {
+    alg: String,
+    kid: Option<String>,
+    typ: Option<String>,
+    #[serde(flatten)]
+    other: HashMap<String, serde_json::Value>,
+}
+
+/// Header members that would name another key, another encoding or a rule that is not implemented.
+const FORBIDDEN_HEADERS: [&str; 8] = ["crit", "b64", "jwk", "jku", "x5u", "x5c", "zip", "enc"];
+
+impl<'a> Unverified<'a> {
+    /// Reads the outside of a token.
+    ///
+    /// # Errors
+    /// When it is not a compact JWS in its one canonical writing, is too long, repeats a member or has a header that
+    /// would redirect trust.
+    pub fn parse(token: &'a str) -> Result<Self, Invalid> {
+        if token.len() > MAX_TOKEN {
+            return Err(Invalid("the token is too long"));
+        }
+        let mut parts = token.splitn(4, '.');
+        let (Some(header), Some(payload), Some(signature), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(Invalid("not a compact JWS"));
+        };
+        decode(signature)?;
+        let header: TokenHeader = strict_json(&decode(header)?)?;
+        if FORBIDDEN_HEADERS.iter().any(|name| header.other.contains_key(*name)) {
+            return Err(Invalid("the header names a key, an encoding or an extension"));
+        }
+        let payload: serde_json::Value = strict_json(&decode(payload)?)?;
+        let issuer = payload.get("iss").and_then(serde_json::Value::as_str).map(str::to_owned);
+        Ok(Self { token, header, issuer })
+    }
+
+    /// The key id it claims to be signed with.
+    #[must_use]
+    pub fn kid(&self) -> Option<&str> {
+        self.header.kid.as_deref()
+    }
+
+    /// The type it claims to have.
+    #[must_use]
+    pub fn typ(&self) -> Option<&str> {
+        self.header.typ.as_deref()
+    }
+
+    /// The algorithm it claims, if it is one that anyone here verifies.
+    #[must_use]
+    pub fn algorithm(&self) -> Option<Algorithm> {
+        self.header.alg.parse().ok().filter(|algorithm| family(*algorithm).is_ok())
+    }
+
+    /// The issuer it claims.
+    #[must_use]
+    pub fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
+    }
+
+    /// Whether the header has no member but `alg`, `kid` and `typ`, as in everything the broker writes.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.header.other.is_empty()
+    }
+
+    /// Checks the signature and yields the claims. Times, issuer and audience are the caller's to check: they are typed
+    /// members of `C`.
+    ///
+    /// # Errors
+    /// When the algorithm is not the key's, the signature is wrong, or the claims are not a `C`.
+    pub fn verify<C: DeserializeOwned>(&self, key: &VerifyingKey) -> Result<C, Invalid> {
+        if self.algorithm() != Some(key.algorithm) {
+            return Err(Invalid("the algorithm is not the key's"));
+        }
+        let mut validation = Validation::new(key.algorithm);
+        validation.required_spec_claims.clear();
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        jsonwebtoken::decode(self.token, &key.key, &validation).map(|data| data.claims).map_err(|error| {
+            if matches!(error.kind(), ErrorKind::Json(_)) {
+                Invalid("a claim is missing or has the wrong type")
+            } else {
+                Invalid("the signature is wrong")
+            }
+        })
+    }
+}
+
+fn decode(part: &str) -> Result<Vec<u8>, Invalid> {
+    BASE64_URL_SAFE_NO_PAD.decode(part).map_err(|_| Invalid("not base64url without padding"))
+}
+
+/// Reads JSON and refuses an object that repeats a member, at any depth (RFC 8725bis; RFC 7515 section 4).
+///
+/// # Errors
+/// When it is not JSON, repeats a member or is no `T`.
+pub fn strict_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Invalid> {
+    let value: NoRepeats = serde_json::from_slice(bytes).map_err(|_| Invalid("not JSON, or a member is repeated"))?;
+    serde_json::from_value(value.0).map_err(|_| Invalid("a member is missing or has the wrong type"))
+}
+
+/// A JSON value in which no object repeats a member.
+pub struct NoRepeats(pub serde_json::Value);
+
+impl<'de> Deserialize<'de> for NoRepeats {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = serde_json::Value;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("JSON without repeated members")
+            }
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(serde_json::Value::Null)
+            }
+            fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
+                Ok(value.into())
+            }
+            fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
+                Ok(value.into())
+            }
+            fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
+                Ok(value.into())
+            }
+            fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
+                Ok(value.into())
+            }
+            fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
+                Ok(value.into())
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut values = Vec::new();
+                while let Some(NoRepeats(value)) = seq.next_element()? {
+                    values.push(value);
+                }
+                Ok(values.into())
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = serde_json::Map::new();
+                while let Some((name, NoRepeats(value))) = map.next_entry::<String, NoRepeats>()? {
+                    if members.insert(name, value).is_some() {
+                        return Err(serde::de::Error::custom("a member is repeated"));
+                    }
+                }
+                Ok(members.into())
+            }
+        }
+        deserializer.deserialize_any(Visitor).map(NoRepeats)
+    }
+}
+
+/// Makes ring the provider of `jsonwebtoken` in this process. Every way into this module does so first.
+fn install() {
+    static PROVIDER: CryptoProvider = CryptoProvider { signer_factory, verifier_factory, key_utils: KEY_UTILS };
+    static ONCE: OnceLock<()> = OnceLock::new();
+    ONCE.get_or_init(|| {
+        // Another provider could only have been installed by code outside this crate; ours would then never be asked,
+        // and every signature and verification of this module would fail rather than pass.
+        let _ = PROVIDER.install_default();
+    });
+}
+
+const KEY_UTILS: KeyUtils = KeyUtils { compute_digest, ..KeyUtils::new_unimplemented() };
+
+#[expect(clippy::needless_pass_by_value, reason = "the signature is the provider's")]
+fn compute_digest(bytes: &[u8], hash: ThumbprintHash) -> JwtResult<Vec<u8>> {
+    let algorithm = match hash {
+        ThumbprintHash::SHA256 => &ring::digest::SHA256,
+        ThumbprintHash::SHA384 => &ring::digest::SHA384,
+        ThumbprintHash::SHA512 => &ring::digest::SHA512,
+        _ => return Err(ErrorKind::InvalidAlgorithm.into()),
+    };
+    Ok(ring::digest::digest(algorithm, bytes).as_ref().to_vec())
+}
+
+fn family(algorithm: Algorithm) -> Result<AlgorithmFamily, Invalid> {
+    match algorithm {
+        Algorithm::ES256 | Algorithm::ES384 => Ok(AlgorithmFamily::Ec),
+        Algorithm::EdDSA => Ok(AlgorithmFamily::Ed),
+        Algorithm::RS256
+        | Algorithm::RS384
+        | Algorithm::RS512
+        | Algorithm::PS256
+        | Algorithm::PS384
+        | Algorithm::PS512 => Ok(AlgorithmFamily::Rsa),
+        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 | _ => {
+            Err(Invalid("not an algorithm that is verified here"))
+        }
+    }
+}
+
+type Registry = RwLock<HashMap<Vec<u8>, Arc<EcdsaKeyPair>>>;
+
+fn registry() -> &'static Registry {
+    static KEYS: OnceLock<Registry> = OnceLock::new();
+    KEYS.get_or_init(Registry::default)
+}
+
+struct Signer(Arc<EcdsaKeyPair>);
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is the provider's")]
+fn signer_factory(algorithm: &Algorithm, key: &EncodingKey) -> JwtResult<Box<dyn JwtSigner>> {
+    let keys = registry().read().unwrap_or_else(PoisonError::into_inner);
+    match (algorithm, keys.get(key.as_bytes())) {
+        (Algorithm::ES256, Some(pair)) => Ok(Box::new(Signer(pair.clone()))),
+        _ => Err(ErrorKind::InvalidEcdsaKey.into()),
+    }
+}
+
+impl signature::Signer<Vec<u8>> for Signer {
+    fn try_sign(&self, message: &[u8]) -> Result<Vec<u8>, signature::Error> {
+        self.0.sign(&SystemRandom::new(), message).map(|s| s.as_ref().to_vec()).map_err(|_| signature::Error::new())
+    }
+}
+
+impl JwtSigner for Signer {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::ES256
+    }
+}
+
+struct Verifier {
+    algorithm: Algorithm,
+    key: DecodingKey,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is the provider's")]
+fn verifier_factory(algorithm: &Algorithm, key: &DecodingKey) -> JwtResult<Box<dyn JwtVerifier>> {
+    if family(*algorithm).is_ok_and(|family| family == key.family()) {
+        Ok(Box::new(Verifier { algorithm: *algorithm, key: key.clone() }))
+    } else {
+        Err(ErrorKind::InvalidAlgorithm.into())
+    }
+}
+
+impl signature::Verifier<Vec<u8>> for Verifier {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
+        let rsa = |parameters: &'static rs::RsaParameters| match self.key.kind() {
+            jsonwebtoken::DecodingKeyKind::RsaModulusExponent { n, e } => rs::RsaPublicKeyComponents { n, e }
+                .verify(parameters, message, signature)
+                .map_err(|_| signature::Error::new()),
+            jsonwebtoken::DecodingKeyKind::SecretOrDer(_) => Err(signature::Error::new()),
+        };
+        let plain = |algorithm: &'static dyn VerificationAlgorithm| {
+            let key = self.key.try_get_as_bytes().map_err(|_| signature::Error::new())?;
+            UnparsedPublicKey::new(algorithm, key).verify(message, signature).map_err(|_| signature::Error::new())
+        };
+        match self.algorithm {
+            Algorithm::ES256 => plain(&rs::ECDSA_P256_SHA256_FIXED),
+            Algorithm::ES384 => plain(&rs::ECDSA_P384_SHA384_FIXED),
+            Algorithm::EdDSA => plain(&rs::ED25519),
+            Algorithm::RS256 => rsa(&rs::RSA_PKCS1_2048_8192_SHA256),
+            Algorithm::RS384 => rsa(&rs::RSA_PKCS1_2048_8192_SHA384),
+            Algorithm::RS512 => rsa(&rs::RSA_PKCS1_2048_8192_SHA512),
+            Algorithm::PS256 => rsa(&rs::RSA_PSS_2048_8192_SHA256),
+            Algorithm::PS384 => rsa(&rs::RSA_PSS_2048_8192_SHA384),
+            Algorithm::PS512 => rsa(&rs::RSA_PSS_2048_8192_SHA512),
+            Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 | _ => Err(signature::Error::new()),
+        }
+    }
+}
+
+impl JwtVerifier for Verifier {
+    fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn key() -> SigningKey {
+        SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap()
+    }
+
+    fn verifying(key: &SigningKey) -> VerifyingKey {
+        VerifyingKey::from_jwk(&serde_json::to_value(key.public()).unwrap(), Algorithm::ES256).unwrap()
+    }
+
+    #[test]
+    fn what_is_signed_verifies_and_nothing_else_does() {
+        let (ours, other) = (key(), key());
+        let token = ours.sign("at+jwt", &json!({"iss": "i", "n": 1})).unwrap();
+        let unverified = Unverified::parse(&token).unwrap();
+        assert_eq!(
+            (unverified.kid(), unverified.typ(), unverified.issuer()),
+            (Some(ours.kid()), Some("at+jwt"), Some("i"))
+        );
+        assert!(unverified.is_plain());
+        assert_eq!(unverified.verify::<Value>(&verifying(&ours)).unwrap()["n"], 1);
+        assert!(unverified.verify::<Value>(&verifying(&other)).is_err());
+        for at in 0..token.len() {
+            let mut bytes = token.clone().into_bytes();
+            bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+            let changed = String::from_utf8(bytes).unwrap();
+            let accepted = Unverified::parse(&changed).is_ok_and(|t| t.verify::<Value>(&verifying(&ours)).is_ok());
+            assert!(!accepted, "a change at {at} was accepted");
+        }
+    }
+
+    #[test]
+    fn only_the_canonical_writing_is_read() {
+        let token = key().sign("JWT", &json!({"iss": "i"})).unwrap();
+        let encode = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
+        let with_header = |header: &str| format!("{}.{}.AA", encode(header), encode("{}"));
+        let mut bad = vec![
+            String::new(),
+            "a.b".into(),
+            format!("{token}."),
+            format!("{token}="),
+            format!(" {token}"),
+            "....".into(),
+        ];
+        bad.push(with_header(r#"{"alg":"ES256","alg":"none"}"#));
+        bad.push(format!("{}.{}.AA", encode(r#"{"alg":"ES256"}"#), encode(r#"{"iss":"a","iss":"b"}"#)));
+        bad.push(format!("{}.{}.AA", encode(r#"{"alg":"ES256"}"#), encode(r#"{"a":[{"b":1,"b":1}]}"#)));
+        bad.extend(FORBIDDEN_HEADERS.iter().map(|name| with_header(&format!(r#"{{"alg":"ES256","{name}":[]}}"#))));
+        bad.push("A".repeat(MAX_TOKEN + 1));
+        for token in bad {
+            assert!(Unverified::parse(&token).is_err(), "{token}");
+        }
+        for alg in ["none", "NONE", "HS256", "es256", "ES512"] {
+            assert_eq!(
+                Unverified::parse(&with_header(&format!(r#"{{"alg":"{alg}"}}"#))).unwrap().algorithm(),
+                None,
+                "{alg}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_key_serves_one_algorithm() {
+        let jwk = serde_json::to_value(key().public()).unwrap();
+        assert!(VerifyingKey::from_jwk(&jwk, Algorithm::RS256).is_err());
+        assert!(VerifyingKey::from_jwk(&jwk, Algorithm::HS256).is_err());
+        assert!(VerifyingKey::from_jwk(&json!({"kty": "oct", "k": "AA"}), Algorithm::HS256).is_err());
+        let mut private = jwk;
+        private["d"] = "AA".into();
+        assert!(VerifyingKey::from_jwk(&private, Algorithm::ES256).is_err());
+    }
+}

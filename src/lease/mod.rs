@@ -1,0 +1,161 @@
+//! Leases: the broker's record of every credential, and of the tasks they belong to and the ends of those.
+//!
+//! The store is not trusted. Every record carries a MAC over its type, key, generation, sequence and body ([`record`]), and
+//! what a script relied on comes back with its answer and is checked here before anything is signed. A record is
+//! immutable; validity is the absolute expiry in its body, and the store's own expiry is garbage collection.
+//!
+//! All keys of a tree of tasks carry the root's id as hash tag, so one atomic step of the store can hold them all.
+
+mod ledger;
+mod record;
+mod redb;
+mod redis;
+
+pub use ledger::{Config, Held, Ledger, PublishedKey, Remembered, Stopped, Use, Written};
+pub use record::{Key, Sealed, StoreKey};
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::Time,
+    id::{LeaseId, Location, TaskId},
+    task::{CredentialType, Privilege},
+};
+
+/// The record of one credential.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lease {
+    /// Its id: the `jti`.
+    pub id: LeaseId,
+    /// The task it belongs to.
+    pub task: TaskId,
+    /// The one audience.
+    pub resource: Location,
+    /// The one privilege.
+    pub privilege: Privilege,
+    /// The form of the credential.
+    pub kind: CredentialType,
+    /// When it was minted, a whole second.
+    pub issued_at: Time,
+    /// When it ends, a whole second.
+    pub expires_at: Time,
+}
+
+/// The store did not answer, or answered something that is not to be believed. Nothing may be concluded from it.
+/// The text is for the log.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct InDoubt(pub String);
+
+/// What an asynchronous call of a [`Store`] yields.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, InDoubt>>;
+
+/// Where leases are kept. Two implementations: Redis, and an embedded file (redb). Records are opaque text to it.
+///
+/// Every method MUST be atomic, MUST be durable before it answers as far as the store can be (redb: fsync; Redis: as it is
+/// configured), MUST answer or fail within a few seconds, and MUST answer [`InDoubt`] rather than guess.
+pub trait Store: Send + Sync {
+    /// The records under `keys`, in order; `None` where there is none. The one method that may span trees; it is not a snapshot.
+    fn read<'a>(&'a self, keys: &'a [Key]) -> Answer<'a, Vec<Option<String>>>;
+
+    /// Writes a record unless there is one, and yields the one that stands afterwards. MUST list it first where it has an index.
+    fn claim<'a>(&'a self, claim: &'a Claim) -> Answer<'a, String>;
+
+    /// Writes leases (and the task itself, where [`Mint::task`] has a record) unless the task or an ancestor has ended
+    /// or is missing. Where the task is to be written and exists already, MUST write nothing.
+    fn mint<'a>(&'a self, mint: &'a Mint) -> Answer<'a, Minted>;
+
+    /// Records the end of a task unless it or an ancestor has one. MUST NOT fail for want of memory where the store can help it,
+    /// and MUST cost the same whatever the number of credentials.
+    fn end<'a>(&'a self, end: &'a Ending) -> Answer<'a, Option<Ended>>;
+
+    /// A page of an index, newest first, of names strictly older than `before`. MUST drop names whose record was collected.
+    fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>>;
+}
+
+/// Names that the store can list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Index {
+    /// Task ids, which sort by the time of declaration.
+    Tasks,
+    /// Key ids of the brokers' signing keys.
+    Keys,
+}
+
+/// A record that is written once.
+#[derive(Debug)]
+pub struct Claim {
+    /// Where.
+    pub key: Key,
+    /// What.
+    pub record: Sealed,
+    /// Until when the store must keep it; `None`: for good.
+    pub keep_until: Option<Time>,
+    /// Where it is listed, and by what name.
+    pub index: Option<(Index, String)>,
+}
+
+/// One step that mints.
+#[derive(Debug)]
+pub struct Mint {
+    /// The task.
+    pub id: TaskId,
+    /// Its record, where it is being declared.
+    pub task: Option<Sealed>,
+    /// Until when the task is kept.
+    pub keep_task_until: Time,
+    /// The leases to write.
+    pub leases: Vec<(LeaseId, Sealed, Time)>,
+    /// The latest expiry among the leases (Unix seconds; 0 where there is none).
+    pub latest_expiry: i64,
+}
+
+/// What came of a [`Mint`].
+#[derive(Debug)]
+pub enum Minted {
+    /// It was written. The records of the lineage, root first, as they stood in that step.
+    Written(Vec<String>),
+    /// The task to be declared exists; nothing was written.
+    Exists,
+    /// The task or an ancestor has ended; the record of that end. Nothing was written.
+    Ended(String),
+    /// The task or an ancestor is not in the store. Nothing was written.
+    Missing,
+}
+
+/// One step that ends a task.
+#[derive(Debug)]
+pub struct Ending {
+    /// The task.
+    pub id: TaskId,
+    /// The record of its end.
+    pub end: Sealed,
+    /// Until when it is kept.
+    pub keep_until: Time,
+    /// Whether to record the end of a task that the store has never seen.
+    pub unseen: bool,
+}
+
+/// What came of an [`Ending`]. `None` in its place: the task is not in the store, and nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The end that stands: this one, or the one that was there.
+    pub end: String,
+    /// The task's record, if the store has it.
+    pub task: Option<String>,
+    /// Counted when the end was first recorded, and the same ever after.
+    pub tally: Tally,
+}
+
+/// What an end took with it. Counters, which carry no MAC: for people, never for decisions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Tasks of the subtree that had not ended before.
+    pub ended_tasks: u64,
+    /// Credentials ever minted in the subtree.
+    pub credentials: u64,
+    /// The latest expiry of any of them (Unix seconds; 0 where there is none).
+    pub latest_expiry: i64,
+}

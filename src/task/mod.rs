@@ -1,0 +1,106 @@
+//! A task: the unit of work that credentials are minted for, and that a revoke ends.
+
+mod authority;
+mod declaration;
+
+pub use authority::{AccessDetail, Authority, Privilege};
+pub use declaration::{Context, CredentialRequest, CredentialType, Declaration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    attest::{Kind, Mark},
+    clock::Time,
+    error::Denied,
+    id::{LeaseId, SpiffeId, TaskId},
+};
+
+/// What a task was declared to be and what it was granted. Immutable: an end is a record of its own ([`End`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// Its id.
+    pub id: TaskId,
+    /// Who declared it: the workload and which one of it.
+    pub workload: SpiffeId,
+    /// Which instance of the workload; no other may use the task.
+    pub instance: String,
+    /// The kind of the workload.
+    pub kind: Kind,
+    /// The name of the attestor that vouched.
+    pub attestor: String,
+    /// The issuer of the evidence, where it has one.
+    pub evidence_issuer: Option<String>,
+    /// What attestation could not pin down.
+    pub marks: Vec<Mark>,
+    /// The words of the declaration.
+    pub purpose: String,
+    /// The accountable owner.
+    pub owner: String,
+    /// Declared environment.
+    pub environment: Option<String>,
+    /// Declared sandbox.
+    pub sandbox: Option<String>,
+    /// Declared data classification.
+    pub data_classification: Option<String>,
+    /// Declared context.
+    pub context: Context,
+    /// What was granted.
+    pub authority: Authority,
+    /// What was asked and refused (`partial`).
+    pub denied: Vec<Denied>,
+    /// The policies that permitted it.
+    pub policies: Vec<String>,
+    /// The leases minted by the declaration itself, for a retry under the same `Idempotency-Key`.
+    pub leases: Vec<LeaseId>,
+    /// The generation it belongs to.
+    pub generation: u64,
+    /// When it was declared.
+    pub created_at: Time,
+    /// Its deadline, a whole second.
+    pub expires_at: Time,
+}
+
+/// The state of a task. The last three are final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Waits for an approver.
+    PendingApproval,
+    /// Credentials can be minted.
+    Active,
+    /// Ended by its own instance.
+    Completed,
+    /// Ended by someone with the right to.
+    Revoked,
+    /// Its deadline passed.
+    Expired,
+}
+
+/// The end of a task and of everything below it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct End {
+    /// The task that ended.
+    pub task: TaskId,
+    /// How: [`State::Completed`] or [`State::Revoked`].
+    pub state: State,
+    /// When.
+    pub at: Time,
+    /// The words of whoever ended it.
+    pub reason: Option<String>,
+    /// Who ended it.
+    pub by: String,
+}
+
+impl Task {
+    /// The state at `now`, given the end that applies to it (its own or an ancestor's), if any.
+    #[must_use]
+    pub fn state(&self, end: Option<&End>, now: Time) -> State {
+        match end {
+            Some(end) => end.state,
+            None if now >= self.expires_at => State::Expired,
+            None => State::Active,
+        }
+    }
+}
