@@ -88,6 +88,8 @@ pub enum Input {
     Audit,
     /// The keys of an issuer of evidence.
     Issuer,
+    /// The signing keys.
+    Keys,
     /// The policy engine.
     Policy,
     /// The lease store.
@@ -99,6 +101,7 @@ impl std::fmt::Display for Input {
         f.write_str(match self {
             Input::Audit => "the audit log",
             Input::Issuer => "the keys of the evidence's issuer",
+            Input::Keys => "the signing key",
             Input::Policy => "the policy engine",
             Input::Store => "the lease store",
         })

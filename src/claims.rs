@@ -1,0 +1,89 @@
+//! What a token says: written by `credential`, read by `verify`. Times are `NumericDate` (RFC 7519): typed, required,
+//! whole seconds.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    attest::Kind,
+    id::{LeaseId, Location, SpiffeId, TaskId},
+    task::{AccessDetail, CredentialType, Privilege},
+};
+
+/// The claims of an access token (RFC 9068) and of a JWT-SVID.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// The broker.
+    pub iss: String,
+    /// Access token: the workload. JWT-SVID: the task's SPIFFE ID.
+    pub sub: SpiffeId,
+    /// The workload that holds it.
+    pub client_id: SpiffeId,
+    /// The one service it is for.
+    pub aud: Location,
+    /// Its end.
+    pub exp: i64,
+    /// When it was minted.
+    pub iat: i64,
+    /// Not before.
+    pub nbf: i64,
+    /// Its lease.
+    pub jti: LeaseId,
+    /// The one privilege.
+    pub scope: Privilege,
+    /// What it may do there (RFC 9396), cut down to this audience and privilege.
+    pub authorization_details: Vec<AccessDetail>,
+    /// The task it was minted for.
+    #[serde(rename = "urn:remit:task")]
+    pub task: TaskClaim,
+    /// Proof of possession (RFC 7800). The broker writes none yet; a reader that does not understand it must refuse it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cnf: Option<serde_json::Value>,
+}
+
+/// The task of a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskClaim {
+    /// Its id, which names its ancestors.
+    pub id: TaskId,
+    /// Who is accountable.
+    pub owner: String,
+    /// The declared sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
+    /// The kind of the workload.
+    pub kind: Kind,
+    /// Who vouched.
+    pub attestor: String,
+    /// The issuer of the evidence, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence_issuer: Option<String>,
+    /// When the task was declared.
+    pub declared_at: i64,
+    /// When it goes up, everything older is dead.
+    pub generation: u64,
+    /// A digest of everything that was granted to the task.
+    pub authority_hash: String,
+    /// The task's deadline.
+    pub expires_at: i64,
+}
+
+impl CredentialType {
+    /// The `typ` header: RFC 9068 demands `at+jwt`, the JWT-SVID standard forbids it.
+    #[must_use]
+    pub fn typ(self) -> &'static str {
+        match self {
+            CredentialType::AccessToken => "at+jwt",
+            CredentialType::Jwt => "JWT",
+        }
+    }
+
+    /// The form that a `typ` header announces.
+    #[must_use]
+    pub fn from_typ(typ: Option<&str>) -> Option<Self> {
+        match typ {
+            Some("at+jwt") => Some(CredentialType::AccessToken),
+            Some("JWT") => Some(CredentialType::Jwt),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The broker's own signing keys: one per kind of credential, read once, never copied to another broker.
+
+use std::path::Path;
+
+use crate::{
+    jose::{Invalid, SigningKey},
+    lease::{PublishedKey, Use},
+    secret_file,
+    task::CredentialType,
+};
+use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject as _};
+
+/// The signing keys.
+#[derive(Debug)]
+pub struct Keyring {
+    access_token: SigningKey,
+    jwt_svid: SigningKey,
+}
+
+impl Keyring {
+    /// Reads `access-token.pem` and `jwt-svid.pem` in `dir`, and makes those that are not there, mode 0600.
+    ///
+    /// # Errors
+    /// A sentence that names the file and says what to change.
+    pub fn load_or_create(dir: &Path) -> Result<Self, String> {
+        Ok(Self { access_token: key(&dir.join("access-token.pem"))?, jwt_svid: key(&dir.join("jwt-svid.pem"))? })
+    }
+
+    /// The key for a form of credential.
+    #[must_use]
+    pub fn key(&self, form: CredentialType) -> &SigningKey {
+        match form {
+            CredentialType::AccessToken => &self.access_token,
+            CredentialType::Jwt => &self.jwt_svid,
+        }
+    }
+
+    /// The public halves, with their use.
+    #[must_use]
+    pub fn public(&self) -> [PublishedKey; 2] {
+        [
+            PublishedKey { purpose: Use::AccessToken, jwk: self.access_token.public().clone() },
+            PublishedKey { purpose: Use::JwtSvid, jwk: self.jwt_svid.public().clone() },
+        ]
+    }
+}
+
+fn key(path: &Path) -> Result<SigningKey, String> {
+    let text = secret_file::load_or_create(path, || {
+        let document = SigningKey::generate().map_err(|Invalid(why)| why.to_owned())?;
+        Ok(zeroize::Zeroizing::new(pem(&document)))
+    })?;
+    let document = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes())
+        .map_err(|_| format!("{}: not a private key in PEM (PKCS#8)", path.display()))?;
+    SigningKey::from_pkcs8(document.secret_pkcs8_der()).map_err(|Invalid(why)| format!("{}: {why}", path.display()))
+}
+
+/// RFC 7468 section 10.
+fn pem(document: &[u8]) -> String {
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
+    let text = BASE64_STANDARD.encode(document);
+    let mut pem = String::from("-----BEGIN PRIVATE KEY-----\n");
+    for line in text.as_bytes().chunks(64) {
+        pem.push_str(&String::from_utf8_lossy(line));
+        pem.push('\n');
+    }
+    pem + "-----END PRIVATE KEY-----\n"
+}

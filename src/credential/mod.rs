@@ -1,0 +1,163 @@
+//! `Permit` → [`Draft`] → [`Credential`]. A draft knows its id and its expiry and has a lease; only a draft can be signed,
+//! and only a permit makes one.
+
+mod keyring;
+
+pub use keyring::Keyring;
+
+use secrecy::SecretString;
+
+use crate::{
+    claims::{Claims, TaskClaim},
+    clock::{Time, after},
+    error::{Error, Input},
+    id::LeaseId,
+    lease::Lease,
+    policy::Permit,
+    task::{CredentialType, Privilege, Task},
+};
+
+/// A credential's lifetime where nobody asks for another, in seconds.
+pub const DEFAULT_TTL: u32 = 300;
+/// The longest lifetime of a credential where no policy says less, in seconds.
+pub const MAX_TTL: u32 = 3600;
+
+/// A credential that is decided, bounded and leased, but not signed.
+#[derive(Debug)]
+pub struct Draft {
+    permit: Permit,
+    lease: Lease,
+}
+
+/// What bounds a credential besides the permit.
+#[derive(Debug)]
+pub struct Bounds<'a> {
+    /// The task it is for.
+    pub task: &'a Task,
+    /// When the evidence behind it ends.
+    pub evidence: Option<Time>,
+    /// The lifetime that was asked for, in seconds.
+    pub ttl: Option<u32>,
+    /// The form.
+    pub form: CredentialType,
+}
+
+impl Draft {
+    /// Chooses id and expiry: `exp` is at most the task's deadline, the policy's bound and the evidence's end.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] for a `ttl` above policy; [`Error::TaskNotActive`] or [`Error::EvidenceInvalid`] where
+    /// nothing is left of the task or the evidence.
+    pub fn prepare(permit: Permit, bounds: &Bounds<'_>, now: Time) -> Result<Self, Error> {
+        let most = permit.max_ttl().unwrap_or(MAX_TTL);
+        if bounds.ttl.is_some_and(|ttl| ttl > most) {
+            return Err(Error::invalid(format!("policy allows a credential of at most {most} seconds here")));
+        }
+        let task = bounds.task;
+        let ttl = bounds.ttl.unwrap_or(DEFAULT_TTL).min(most);
+        let mut expires_at = after(now, ttl).ok_or_else(|| Error::invalid("`ttl` is past the end of time"))?;
+        expires_at = expires_at.min(task.expires_at);
+        if expires_at <= now {
+            return Err(Error::TaskNotActive);
+        }
+        expires_at = expires_at.min(bounds.evidence.unwrap_or(expires_at));
+        if expires_at <= now {
+            return Err(Error::EvidenceInvalid);
+        }
+        let lease = Lease {
+            id: LeaseId::random().map_err(|_| Error::Unavailable(Input::Store))?,
+            task: task.id.clone(),
+            resource: permit.location().clone(),
+            privilege: permit.privilege(),
+            kind: bounds.form,
+            issued_at: crate::clock::whole_second(now),
+            expires_at,
+        };
+        Ok(Self { permit, lease })
+    }
+
+    /// A draft for a lease that exists: a retry gets the same credential, if policy still permits it.
+    ///
+    /// # Errors
+    /// [`Error::TaskNotActive`] when the lease has ended, or the permit is for something else.
+    pub fn again(permit: Permit, lease: Lease, now: Time) -> Result<Self, Error> {
+        let same = permit.location() == &lease.resource && permit.privilege() == lease.privilege;
+        if same && lease.expires_at > now { Ok(Self { permit, lease }) } else { Err(Error::TaskNotActive) }
+    }
+
+    /// Its lease, to be written before it is signed.
+    #[must_use]
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// The policies that permitted it.
+    #[must_use]
+    pub fn policies(&self) -> &[String] {
+        self.permit.policies()
+    }
+
+    /// Signs it with the key of its kind, and is gone.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it could not be signed.
+    pub fn sign(self, task: &Task, issuer: &str, keys: &Keyring) -> Result<Credential, Error> {
+        let form = self.lease.kind;
+        let claims = Claims {
+            iss: issuer.to_owned(),
+            sub: match form {
+                CredentialType::AccessToken => task.workload.clone(),
+                CredentialType::Jwt => task.workload.of_task(&task.id),
+            },
+            client_id: task.workload.clone(),
+            aud: self.lease.resource.clone(),
+            exp: self.lease.expires_at.timestamp(),
+            iat: self.lease.issued_at.timestamp(),
+            nbf: self.lease.issued_at.timestamp(),
+            jti: self.lease.id.clone(),
+            scope: self.lease.privilege,
+            authorization_details: self.permit.details().to_vec(),
+            task: TaskClaim {
+                id: task.id.clone(),
+                owner: task.owner.clone(),
+                sandbox: task.sandbox.clone(),
+                kind: task.kind,
+                attestor: task.attestor.clone(),
+                evidence_issuer: task.evidence_issuer.clone(),
+                declared_at: task.created_at.timestamp(),
+                generation: task.generation,
+                authority_hash: task.authority.hash().map_err(|_| Error::Unavailable(Input::Store))?,
+                expires_at: task.expires_at.timestamp(),
+            },
+            cnf: None,
+        };
+        let token = keys.key(form).sign(form.typ(), &claims).map_err(|_| Error::Unavailable(Input::Keys))?;
+        Ok(Credential { lease: self.lease, details: claims.authorization_details, token: token.into() })
+    }
+}
+
+/// A credential, to be handed to its workload and forgotten.
+#[derive(Debug)]
+pub struct Credential {
+    /// The broker's record of it.
+    pub lease: Lease,
+    /// What it says it may do.
+    pub details: Vec<crate::task::AccessDetail>,
+    /// The signed token.
+    pub token: SecretString,
+}
+
+impl Credential {
+    /// When a holder should ask for the next one: after two thirds of the lifetime.
+    #[must_use]
+    pub fn renew_at(&self) -> Time {
+        let life = self.lease.expires_at - self.lease.issued_at;
+        crate::clock::whole_second(self.lease.issued_at + life * 2 / 3)
+    }
+
+    /// The privilege.
+    #[must_use]
+    pub fn privilege(&self) -> Privilege {
+        self.lease.privilege
+    }
+}

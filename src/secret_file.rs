@@ -1,0 +1,96 @@
+//! Files that hold secrets: made for their owner alone, and refused when others can read them.
+
+use std::{
+    fs,
+    io::{ErrorKind, Write as _},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::Path,
+};
+use zeroize::Zeroizing;
+
+/// The most that is read: keys and tokens are small.
+const MAX_SIZE: u64 = 16 * 1024;
+
+/// Reads a secret, or makes it (0600, in a directory made 0700) where there is none yet.
+///
+/// # Errors
+/// A sentence that names the file and says what to change.
+pub fn load_or_create(
+    path: &Path,
+    make: impl FnOnce() -> Result<Zeroizing<String>, String>,
+) -> Result<Zeroizing<String>, String> {
+    match load(path)? {
+        Some(secret) => Ok(secret),
+        None => create(path, &make()?),
+    }
+}
+
+/// Reads a secret; `None` where there is none.
+///
+/// # Errors
+/// A sentence that names the file and says what to change.
+pub fn load(path: &Path) -> Result<Option<Zeroizing<String>>, String> {
+    let name = path.display();
+    let file = match fs::metadata(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("{name}: {error}")),
+    };
+    if file.permissions().mode() & 0o077 != 0 {
+        return Err(format!(
+            "{name}: others than its owner can read it; `chmod 600 {name}`, and replace it if they may have"
+        ));
+    }
+    if !file.is_file() || file.len() > MAX_SIZE {
+        return Err(format!("{name}: not a file with a key"));
+    }
+    fs::read_to_string(path).map(|secret| Some(Zeroizing::new(secret))).map_err(|error| format!("{name}: {error}"))
+}
+
+/// Writes a secret that did not exist. Whoever comes second reads what the first one wrote.
+fn create(path: &Path, secret: &Zeroizing<String>) -> Result<Zeroizing<String>, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let dir = path.parent().unwrap_or(Path::new("."));
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    // Written aside and linked into place, so that no reader ever sees half a key.
+    let aside = tempfile::Builder::new()
+        .prefix(".new-")
+        .permissions(fs::Permissions::from_mode(0o600))
+        .tempfile_in(dir)
+        .map_err(failed)?;
+    (&mut aside.as_file()).write_all(secret.as_bytes()).and_then(|()| aside.as_file().sync_all()).map_err(failed)?;
+    match aside.persist_noclobber(path) {
+        Ok(_) => {
+            let dir = fs::File::open(dir).map_err(failed)?;
+            dir.sync_all().map_err(failed)?;
+            Ok(secret.clone())
+        }
+        Err(_) => load(path)?.ok_or_else(|| format!("{}: could not be made", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_made_once_and_for_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deeper/key");
+        let first = load_or_create(&path, || Ok(Zeroizing::new("one".into()))).unwrap();
+        let second = load_or_create(&path, || Ok(Zeroizing::new("two".into()))).unwrap();
+        assert_eq!((first.as_str(), second.as_str()), ("one", "one"));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_secret_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        fs::write(&path, "secret").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let why = load(&path).unwrap_err();
+        assert!(why.contains("chmod 600") && !why.contains("secret"));
+    }
+}

@@ -1,0 +1,212 @@
+//! What a service embeds to check a credential. No server behind it: cargo feature `verify` alone builds it.
+//!
+//! A verifier that only knows the keys of the broker (`/jwks`, `/spiffe/bundle`) learns of no revoke: what it accepts
+//! lives until its `exp`. Ask the broker (introspection) at the moment of the call to see a revoke at once.
+//!
+//! ```
+//! use remit::verify::{KeySet, Verifier};
+//! # fn check(jwks: &[u8], token: &str, now: remit::clock::Time) -> Result<(), remit::verify::Refused> {
+//! let verifier = Verifier::new("https://broker.example.com", "https://git.example.com".parse().expect("a location"))
+//!     .with_access_keys(KeySet::from_jwks(jwks)?);
+//! let verified = verifier.verify(token, now)?;
+//! println!("{} may {}", verified.claims().client_id, verified.claims().scope);
+//! # Ok(()) }
+//! ```
+
+use jsonwebtoken::Algorithm;
+use std::collections::HashMap;
+
+use crate::{
+    claims::Claims,
+    clock::Time,
+    id::Location,
+    jose::{Invalid, Unverified, VerifyingKey, strict_json},
+    task::CredentialType,
+};
+
+/// Seconds by which the broker's clock may be ahead of ours. Nothing is ever accepted past its `exp`.
+pub const SKEW: i64 = 5;
+
+/// Why a token was not accepted. For logs: to a caller, answer 401 `invalid_token` and nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(&'static str);
+
+impl From<Invalid> for Refused {
+    fn from(invalid: Invalid) -> Self {
+        Self(invalid.0)
+    }
+}
+
+/// A token of the broker whose outside is well-formed; its signature is not checked.
+#[derive(Debug)]
+pub struct Token<'a> {
+    unverified: Unverified<'a>,
+    form: CredentialType,
+}
+
+impl<'a> Token<'a> {
+    /// Reads the outside.
+    ///
+    /// # Errors
+    /// When it is nothing that the broker could have written.
+    pub fn parse(text: &'a str) -> Result<Self, Refused> {
+        let unverified = Unverified::parse(text)?;
+        let form =
+            CredentialType::from_typ(unverified.typ()).ok_or(Refused("not a type of token that the broker writes"))?;
+        if !unverified.is_plain() || unverified.kid().is_none() {
+            return Err(Refused("the header is not one that the broker writes"));
+        }
+        Ok(Self { unverified, form })
+    }
+
+    /// Which form it claims to have: look for its key among the keys of that form and nowhere else.
+    #[must_use]
+    pub fn form(&self) -> CredentialType {
+        self.form
+    }
+
+    /// Which key it claims to be signed with.
+    #[must_use]
+    pub fn kid(&self) -> &str {
+        self.unverified.kid().unwrap_or_default()
+    }
+
+    /// Checks signature, issuer and times. The audience is still to be checked.
+    ///
+    /// # Errors
+    /// When any of them is wrong.
+    pub fn verify(&self, key: &VerifyingKey, issuer: &str, now: Time) -> Result<Verified, Refused> {
+        let claims: Claims = self.unverified.verify(key)?;
+        let now = now.timestamp();
+        if claims.iss != issuer {
+            return Err(Refused("it is of another issuer"));
+        }
+        if now >= claims.exp {
+            return Err(Refused("it has expired"));
+        }
+        if now + SKEW < claims.nbf || now + SKEW < claims.iat {
+            return Err(Refused("it is from the future"));
+        }
+        if claims.cnf.is_some() {
+            return Err(Refused("it is bound to a key, which this version cannot check"));
+        }
+        Ok(Verified { claims, form: self.form })
+    }
+}
+
+/// A token whose signature, issuer and times were checked. Whether it was revoked is another question.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    claims: Claims,
+    form: CredentialType,
+}
+
+impl Verified {
+    /// What it says.
+    #[must_use]
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Its form.
+    #[must_use]
+    pub fn form(&self) -> CredentialType {
+        self.form
+    }
+}
+
+/// Public keys of one kind, by key id.
+#[derive(Debug, Clone, Default)]
+pub struct KeySet(HashMap<String, VerifyingKey>);
+
+impl KeySet {
+    /// Reads `/jwks`: the keys of access tokens.
+    ///
+    /// # Errors
+    /// When it is no JWK set, or holds a key that cannot be one of the broker's.
+    pub fn from_jwks(document: &[u8]) -> Result<Self, Refused> {
+        Self::read(document, "sig")
+    }
+
+    /// Reads `/spiffe/bundle`: the keys of JWT-SVIDs.
+    ///
+    /// # Errors
+    /// When it is no SPIFFE bundle, or holds a key that cannot be one of the broker's.
+    pub fn from_bundle(document: &[u8]) -> Result<Self, Refused> {
+        Self::read(document, "jwt-svid")
+    }
+
+    fn read(document: &[u8], purpose: &str) -> Result<Self, Refused> {
+        let document: serde_json::Value = strict_json(document)?;
+        let keys = document.get("keys").and_then(serde_json::Value::as_array).ok_or(Refused("not a key set"))?;
+        let member =
+            |jwk: &serde_json::Value, name: &str| jwk.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
+        let mut set = HashMap::new();
+        for jwk in keys.iter().filter(|jwk| member(jwk, "use").as_deref() == Some(purpose)) {
+            let kid = member(jwk, "kid").ok_or(Refused("a key has no key id"))?;
+            // The `use` of a bundle is SPIFFE's own and unknown to JWK libraries.
+            let mut plain = jwk.clone();
+            if let Some(members) = plain.as_object_mut() {
+                members.remove("use");
+            }
+            if set.insert(kid, VerifyingKey::from_jwk(&plain, Algorithm::ES256)?).is_some() {
+                return Err(Refused("two keys have the same key id"));
+            }
+        }
+        Ok(Self(set))
+    }
+
+    /// The key with this id.
+    #[must_use]
+    pub fn get(&self, kid: &str) -> Option<&VerifyingKey> {
+        self.0.get(kid)
+    }
+}
+
+/// Checks tokens for one service.
+#[derive(Debug, Clone)]
+pub struct Verifier {
+    issuer: String,
+    audience: Location,
+    access: KeySet,
+    svid: KeySet,
+}
+
+impl Verifier {
+    /// A verifier for the service that is `audience`, of tokens of the broker `issuer`. It accepts nothing before it has keys.
+    #[must_use]
+    pub fn new(issuer: &str, audience: Location) -> Self {
+        Self { issuer: issuer.to_owned(), audience, access: KeySet::default(), svid: KeySet::default() }
+    }
+
+    /// Accepts access tokens signed with these.
+    #[must_use]
+    pub fn with_access_keys(self, keys: KeySet) -> Self {
+        Self { access: keys, ..self }
+    }
+
+    /// Accepts JWT-SVIDs signed with these.
+    #[must_use]
+    pub fn with_svid_keys(self, keys: KeySet) -> Self {
+        Self { svid: keys, ..self }
+    }
+
+    /// Checks a token: form, signature, issuer, times, audience.
+    ///
+    /// # Errors
+    /// When any of them is wrong; also when its key is unknown, in which case fetching the keys again may help.
+    pub fn verify(&self, token: &str, now: Time) -> Result<Verified, Refused> {
+        let token = Token::parse(token)?;
+        let keys = match token.form() {
+            CredentialType::AccessToken => &self.access,
+            CredentialType::Jwt => &self.svid,
+        };
+        let key = keys.get(token.kid()).ok_or(Refused("its key is unknown"))?;
+        let verified = token.verify(key, &self.issuer, now)?;
+        if verified.claims.aud != self.audience {
+            return Err(Refused("it is for another audience"));
+        }
+        Ok(verified)
+    }
+}
