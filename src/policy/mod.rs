@@ -3,13 +3,19 @@
 //! Cedar decides. Default deny; a policy set that does not fit the schema is not loaded; an evaluation that errs is no
 //! decision. A permit has no public constructor and cannot be copied: signing consumes it.
 
-use std::path::Path;
+mod decide;
+mod load;
+mod request;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, num::NonZero, path::Path};
 
 use crate::{
     attest::Attested,
     clock::Time,
     error::Denied,
-    id::Location,
+    id::{Location, sha256_hex},
     task::{AccessDetail, Authority, Context, Declaration, Privilege, Task},
 };
 
@@ -139,16 +145,24 @@ impl Permit {
     }
 }
 
+/// More copies of the policies than this are not made, however many threads the machine runs.
+const MOST_COPIES: usize = 16;
+
 /// A validated set of policies.
-pub struct Policies {}
+pub struct Policies {
+    engines: Vec<decide::Engine>,
+    lifetimes: load::Lifetimes,
+    digest: String,
+}
 
 impl Policies {
-    /// Loads every `*.cedar` file of a directory.
+    /// Loads every `*.cedar` file of a directory; other files and whatever lies deeper are left alone.
     ///
     /// # Errors
     /// Every mistake in them, at once.
-    pub fn load(_dir: &Path) -> Result<Self, BadPolicies> {
-        Ok(Self {})
+    pub fn load(dir: &Path) -> Result<Self, BadPolicies> {
+        let (sources, mistakes) = load::read(dir);
+        Self::new(&sources, mistakes)
     }
 
     /// The sample policy of `remit serve` without a configuration.
@@ -156,7 +170,31 @@ impl Policies {
     /// # Errors
     /// Never, for the sample that ships; the signature is that of [`Policies::load`].
     pub fn development() -> Result<Self, BadPolicies> {
-        Ok(Self {})
+        let name = "development.cedar".to_owned();
+        let text = include_str!("../../deploy/policies/development.cedar").to_owned();
+        Self::new(&[load::Source { name, text }], Vec::new())
+    }
+
+    fn new(sources: &[load::Source], mistakes: Vec<String>) -> Result<Self, BadPolicies> {
+        let copies = std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_COPIES);
+        let vocabulary = || request::Vocabulary::new().map_err(|why| BadPolicies(vec![format!("the schema: {why}")]));
+        let lifetimes = load::check(sources, mistakes, &vocabulary()?)?;
+        let engines = (0..copies).map(|_| decide::Engine::new(sources, vocabulary()?)).collect::<Result<_, _>>()?;
+        let mut digests: Vec<_> = sources.iter().map(|source| sha256_hex(source.text.as_bytes())).collect();
+        digests.sort_unstable();
+        Ok(Self { engines, lifetimes, digest: sha256_hex(digests.concat().as_bytes()) })
+    }
+
+    /// The `@id` of every policy, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.lifetimes.keys().map(String::as_str)
+    }
+
+    /// Which policies these are: the SHA-256, in lower-case hexadecimal, over the sorted SHA-256 of the files' texts.
+    /// The names of the files do not matter.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// Decides on every (location, privilege) of a declaration, each on its own.
@@ -165,19 +203,28 @@ impl Policies {
     /// [`Undecided`] when an evaluation erred.
     pub fn declare(
         &self,
-        _attested: &Attested,
-        _words: Words<'_>,
-        _asked: &Authority,
-        _now: Time,
+        attested: &Attested,
+        words: Words<'_>,
+        asked: &Authority,
+        now: Time,
     ) -> Result<Grant, Undecided> {
-        Err(Undecided(String::new()))
+        self.declare_as(attested.into(), words, asked, now)
     }
 
     /// Decides on one credential. Each detail is decided on its own, and the permit holds those that passed.
     ///
     /// # Errors
     /// [`Undecided`] when an evaluation erred.
-    pub fn mint(&self, _attested: &Attested, _ask: Ask<'_>, _now: Time) -> Result<Verdict, Undecided> {
-        Err(Undecided(String::new()))
+    pub fn mint(&self, attested: &Attested, ask: Ask<'_>, now: Time) -> Result<Verdict, Undecided> {
+        self.mint_as(attested.into(), ask, now)
+    }
+}
+
+impl fmt::Debug for Policies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policies")
+            .field("names", &self.lifetimes.keys())
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
     }
 }
