@@ -1,6 +1,8 @@
 //! Evidence → [`Attested`]. Evidence is what a caller presents; only this module can turn it into something the rest of
 //! the broker believes.
 
+mod template;
+
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
