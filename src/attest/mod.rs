@@ -1,6 +1,8 @@
 //! Evidence → [`Attested`]. Evidence is what a caller presents; only this module can turn it into something the rest of
 //! the broker believes.
 
+mod jwks;
+mod keys;
 mod template;
 
 use serde::{Deserialize, Serialize};

@@ -1,0 +1,197 @@
+//! A set of public keys (RFC 7517), taken whole or not at all: one key in it that should not be there says that whoever
+//! publishes it is not to be relied on.
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use jsonwebtoken::Algorithm;
+use serde_json::Value;
+use std::collections::HashSet;
+
+use crate::{
+    id::sha256_hex,
+    jose::{Invalid, VerifyingKey, strict_json},
+};
+
+/// The largest document that is read.
+pub(super) const MAX_BYTES: usize = 256 * 1024;
+/// The most keys one set may hold.
+const MAX_KEYS: usize = 64;
+
+/// The keys of one issuer, each parsed once for every algorithm it may serve.
+#[derive(Debug)]
+pub(super) struct KeySet {
+    keys: Vec<Key>,
+    fingerprint: String,
+}
+
+#[derive(Debug)]
+struct Key {
+    kid: Option<String>,
+    verifying: Vec<(Algorithm, VerifyingKey)>,
+}
+
+/// What a set has for a token.
+#[derive(Debug)]
+pub(super) enum Found<'a> {
+    /// The key to check it with.
+    Key(&'a VerifyingKey),
+    /// Nothing that a newer set could change.
+    Unfit(&'static str),
+    /// Not this key; a newer set may have it.
+    Unknown,
+}
+
+impl KeySet {
+    /// Reads a JWK set for tokens signed with one of `algorithms`. Keys that serve none of them are left out, as
+    /// RFC 7517 section 5 asks.
+    ///
+    /// # Errors
+    /// When it is no JWK set, or holds a private or symmetric key, a key for anything but signatures, a weak RSA key,
+    /// one `kid` twice, more than 64 keys, or none that is of use.
+    pub(super) fn parse(document: &[u8], algorithms: &[Algorithm]) -> Result<Self, Invalid> {
+        if document.len() > MAX_BYTES {
+            return Err(Invalid("the key set is larger than 256 KiB"));
+        }
+        let set: Value = strict_json(document)?;
+        let jwks = set.get("keys").and_then(Value::as_array).ok_or(Invalid("not a JWK set"))?;
+        if jwks.len() > MAX_KEYS {
+            return Err(Invalid("the key set holds more than 64 keys"));
+        }
+        let mut kids = HashSet::new();
+        let mut keys = Vec::new();
+        for jwk in jwks {
+            refuse_unfit(jwk)?;
+            let kid = match jwk.get("kid") {
+                None => None,
+                Some(Value::String(kid)) if kids.insert(kid.as_str()) => Some(kid.clone()),
+                Some(_) => return Err(Invalid("a `kid` is repeated or is no text")),
+            };
+            let named = jwk.get("alg").and_then(Value::as_str).map(str::parse::<Algorithm>);
+            let verifying: Vec<_> = algorithms
+                .iter()
+                .filter(|algorithm| {
+                    named.as_ref().is_none_or(|named| named.as_ref().is_ok_and(|named| named == *algorithm))
+                })
+                .filter_map(|algorithm| Some((*algorithm, VerifyingKey::from_jwk(jwk, *algorithm).ok()?)))
+                .collect();
+            keys.push(Key { kid, verifying });
+        }
+        if keys.iter().all(|key| key.verifying.is_empty()) {
+            return Err(Invalid("the key set holds no key that fits the configured algorithms"));
+        }
+        Ok(Self { keys, fingerprint: sha256_hex(document) })
+    }
+
+    /// SHA-256 of the document: two sets with the same one are the same set.
+    pub(super) fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The key for a token that names `kid` and `algorithm`. Without a `kid` only a set of one key has an answer.
+    pub(super) fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Found<'_> {
+        let key = match (kid, self.keys.as_slice()) {
+            (None, [only]) => Some(only),
+            (None, _) => return Found::Unfit("the token names no key, and its issuer has several"),
+            (Some(_), keys) => keys.iter().find(|key| key.kid.as_deref() == kid),
+        };
+        let Some(key) = key else { return Found::Unknown };
+        key.verifying
+            .iter()
+            .find(|(fits, _)| *fits == algorithm)
+            .map_or(Found::Unfit("the key does not fit the token's algorithm"), |(_, key)| Found::Key(key))
+    }
+}
+
+fn refuse_unfit(jwk: &Value) -> Result<(), Invalid> {
+    const PRIVATE: [&str; 8] = ["d", "k", "p", "q", "dp", "dq", "qi", "oth"];
+    let text = |name: &str| jwk.get(name).and_then(Value::as_str);
+    if !jwk.is_object() {
+        return Err(Invalid("a key is malformed"));
+    }
+    if text("kty") == Some("oct") || PRIVATE.iter().any(|name| jwk.get(name).is_some()) {
+        return Err(Invalid("the key set holds a private or symmetric key"));
+    }
+    if jwk.get("use").is_some_and(|meant| meant != "sig") {
+        return Err(Invalid("the key set holds a key whose `use` is not `sig`"));
+    }
+    if text("kty") == Some("RSA") {
+        let number = |name: &str| BASE64_URL_SAFE_NO_PAD.decode(text(name).unwrap_or_default()).unwrap_or_default();
+        // A modulus of 2048 bits has its first bit set; an exponent below 65537 is short in every implementation we know.
+        let (modulus, exponent) = (number("n"), number("e"));
+        let strong = modulus.len() > 256 || (modulus.len() == 256 && modulus[0] >= 0x80);
+        if !strong || modulus[0] == 0 || exponent.len() < 3 || exponent[0] == 0 {
+            return Err(Invalid("the key set holds an RSA key shorter than 2048 bits or with a small exponent"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jose::SigningKey;
+    use serde_json::json;
+
+    fn jwk() -> Value {
+        let key = SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap();
+        serde_json::to_value(key.public()).unwrap()
+    }
+
+    fn parse(keys: &[Value]) -> Result<KeySet, Invalid> {
+        KeySet::parse(json!({ "keys": keys }).to_string().as_bytes(), &[Algorithm::RS256, Algorithm::ES256])
+    }
+
+    fn with(name: &str, value: Value) -> Value {
+        let mut key = jwk();
+        key[name] = value;
+        key
+    }
+
+    #[test]
+    fn a_key_is_found_by_its_kid_or_by_being_the_only_one() {
+        let (one, two) = (with("kid", json!("1")), with("kid", json!("2")));
+        let set = parse(&[one.clone(), two]).unwrap();
+        assert!(matches!(set.find(Some("1"), Algorithm::ES256), Found::Key(_)));
+        assert!(matches!(set.find(Some("1"), Algorithm::RS256), Found::Unfit(_)));
+        assert!(matches!(set.find(Some("3"), Algorithm::ES256), Found::Unknown));
+        assert!(matches!(set.find(None, Algorithm::ES256), Found::Unfit(_)));
+        assert!(matches!(parse(&[one]).unwrap().find(None, Algorithm::ES256), Found::Key(_)));
+    }
+
+    #[test]
+    fn one_bad_key_refuses_the_set() {
+        let rsa = |n: usize, e: &[u8]| {
+            let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+            json!({"kty": "RSA", "kid": "r", "n": encode(&vec![0xff; n]), "e": encode(e)})
+        };
+        assert!(parse(&[jwk(), rsa(256, &[1, 0, 1])]).is_ok());
+        let twice = with("kid", json!("same"));
+        for (why, bad) in [
+            ("private", vec![jwk(), with("d", json!("AA"))]),
+            ("symmetric", vec![jwk(), json!({"kty": "oct", "kid": "s"})]),
+            ("private RSA", vec![jwk(), json!({"kty": "RSA", "n": "AA", "e": "AQAB", "dp": "AA"})]),
+            ("for encryption", vec![jwk(), with("use", json!("enc"))]),
+            ("for a bundle", vec![jwk(), with("use", json!("jwt-svid"))]),
+            ("a kid twice", vec![twice.clone(), twice]),
+            ("a kid that is no text", vec![jwk(), with("kid", json!(1))]),
+            ("RSA 1024", vec![jwk(), rsa(128, &[1, 0, 1])]),
+            ("e = 1", vec![jwk(), rsa(256, &[1])]),
+            ("e = 3", vec![jwk(), rsa(256, &[0, 0, 3])]),
+            ("no object", vec![jwk(), json!("key")]),
+            ("nothing of use", vec![with("alg", json!("ES384"))]),
+            ("empty", vec![]),
+            ("many", (0..65).map(|n| with("kid", json!(n.to_string()))).collect()),
+        ] {
+            assert!(parse(&bad).is_err(), "{why}");
+        }
+        assert!(KeySet::parse(br#"{"keys":[],"keys":[]}"#, &[Algorithm::ES256]).is_err());
+        assert!(KeySet::parse(b"[]", &[Algorithm::ES256]).is_err());
+        assert!(KeySet::parse(&vec![b' '; MAX_BYTES + 1], &[Algorithm::ES256]).is_err());
+    }
+
+    #[test]
+    fn a_key_that_serves_nothing_here_is_left_out() {
+        let other = json!({"kty": "OKP", "crv": "X25519", "x": "AA", "kid": "x"});
+        let set = parse(&[with("kid", json!("1")), other]).unwrap();
+        assert!(matches!(set.find(Some("x"), Algorithm::ES256), Found::Unfit(_)));
+    }
+}
