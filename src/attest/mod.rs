@@ -1,9 +1,12 @@
 //! Evidence → [`Attested`]. Evidence is what a caller presents; only this module can turn it into something the rest of
 //! the broker believes.
 
+mod config;
 mod jwks;
 mod keys;
 mod template;
+
+pub use config::{Config, FactTemplates, OidcConfig, Preset, UnixConfig};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;

@@ -1,0 +1,202 @@
+//! The `[[attestor]]` sections of the configuration, as they are written. [`super::Attestors::build`] checks them.
+
+use serde::Deserialize;
+use std::path::PathBuf;
+
+use super::Kind;
+
+/// One `[[attestor]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Config {
+    /// `type = "unix"`: the kernel vouches for who is at the other end of the Unix socket.
+    Unix(UnixConfig),
+    /// `type = "oidc"`: an issuer vouches with a signed token.
+    Oidc(Box<OidcConfig>),
+}
+
+/// The kernel as attestor.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnixConfig {
+    /// What it is called in tokens, policies and the audit.
+    pub name: String,
+    /// What sort of thing its workloads are; default `ai_agent`.
+    #[serde(default = "ai_agent")]
+    pub kind: Kind,
+    /// The workload path; default `/unix/{uid}`. There are `{uid}`, `{gid}` and `{exe_sha256}`.
+    #[serde(default = "unix_workload")]
+    pub workload: String,
+    /// The owners that its workloads may name; left out, policy decides.
+    pub owners: Option<Vec<String>>,
+}
+
+/// An `OpenID` Connect issuer as attestor. What has no default here and stands in the preset can be left out.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OidcConfig {
+    /// What it is called in tokens, policies and the audit.
+    pub name: String,
+    /// A known issuer, whose settings hold where none is given by hand.
+    pub preset: Option<Preset>,
+    /// The `iss` of its tokens, byte for byte.
+    pub issuer: Option<String>,
+    /// What must be in the `aud` of its tokens.
+    pub audience: String,
+    /// A file with its JWK set, or
+    pub keys_file: Option<PathBuf>,
+    /// the HTTPS address of its JWK set.
+    pub jwks_url: Option<String>,
+    /// The certificate authorities (PEM) that may vouch for `jwks_url`, instead of the machine's.
+    pub ca_file: Option<PathBuf>,
+    /// The algorithms its tokens may be signed with; default `RS256` and `ES256`.
+    pub algorithms: Option<Vec<String>>,
+    /// What sort of thing its workloads are.
+    pub kind: Option<Kind>,
+    /// The workload path.
+    pub workload: Option<String>,
+    /// Which instance of the workload.
+    pub instance: Option<String>,
+    /// The owners that its workloads may name; left out, policy decides.
+    pub owners: Option<Vec<String>>,
+    /// What its claims say about the work.
+    pub facts: Option<FactTemplates>,
+    /// Claims that policies see as `oidc:<claim>:<value>`.
+    pub selectors: Option<Vec<String>>,
+    /// The oldest token that is accepted, in seconds; default 3600.
+    #[serde(default = "hour")]
+    pub max_age: u32,
+    /// How far the issuer's clock may be ahead, in seconds; default 5, at most 60.
+    #[serde(default = "five")]
+    pub leeway: u32,
+    /// The shortest time between two fetches of `jwks_url`, in seconds; default 30.
+    #[serde(default = "thirty")]
+    pub refetch_interval: u32,
+}
+
+/// Templates of the facts about the work. A fact whose claim a token does not have is absent.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FactTemplates {
+    /// The environment.
+    pub environment: Option<String>,
+    /// The sandbox.
+    pub sandbox: Option<String>,
+    /// The repository.
+    pub repo: Option<String>,
+    /// The branch.
+    pub branch: Option<String>,
+}
+
+/// Issuers whose tokens are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// GitHub Actions on github.com.
+    GithubActions,
+}
+
+impl Config {
+    /// The attestor of a broker without a configuration: the kernel, with every default.
+    #[must_use]
+    pub fn development() -> Self {
+        Self::Unix(UnixConfig { name: "unix".into(), kind: ai_agent(), workload: unix_workload(), owners: None })
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Unix(config) => &config.name,
+            Self::Oidc(config) => &config.name,
+        }
+    }
+
+    /// The owners that it allows, where it says so.
+    pub(super) fn owners(&self) -> Option<&[String]> {
+        match self {
+            Self::Unix(config) => config.owners.as_deref(),
+            Self::Oidc(config) => config.owners.as_deref(),
+        }
+    }
+}
+
+impl OidcConfig {
+    /// The same with the preset's settings where none is given.
+    pub(super) fn settled(&self) -> Self {
+        let mut config = self.clone();
+        match config.preset {
+            None => {}
+            Some(Preset::GithubActions) => config.fall_back_on_github_actions(),
+        }
+        config
+    }
+
+    fn fall_back_on_github_actions(&mut self) {
+        let default = |field: &mut Option<String>, value: &str| {
+            field.get_or_insert_with(|| value.to_owned());
+        };
+        default(&mut self.issuer, "https://token.actions.githubusercontent.com");
+        if self.keys_file.is_none() {
+            default(&mut self.jwks_url, "https://token.actions.githubusercontent.com/.well-known/jwks");
+        }
+        default(&mut self.workload, "/ci/{repository/*}");
+        default(&mut self.instance, "{run_id}.{run_attempt}");
+        self.kind.get_or_insert(Kind::Ci);
+        self.algorithms.get_or_insert_with(|| vec!["RS256".into()]);
+        self.facts.get_or_insert_with(|| FactTemplates {
+            environment: Some("{environment}".into()),
+            sandbox: None,
+            repo: Some("{repository}".into()),
+            branch: Some("{ref}".into()),
+        });
+        self.selectors.get_or_insert_with(|| {
+            ["repository", "repository_id", "repository_owner_id", "ref", "event_name", "environment", "workflow_ref"]
+                .map(str::to_owned)
+                .to_vec()
+        });
+    }
+}
+
+fn ai_agent() -> Kind {
+    Kind::AiAgent
+}
+fn unix_workload() -> String {
+    "/unix/{uid}".into()
+}
+fn hour() -> u32 {
+    3600
+}
+fn five() -> u32 {
+    5
+}
+fn thirty() -> u32 {
+    30
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sections_are_strict() {
+        let parse = toml::from_str::<Config>;
+        assert!(matches!(parse("type = 'unix'\nname = 'u'"), Ok(Config::Unix(unix)) if unix.workload == "/unix/{uid}"));
+        assert!(parse("type = 'oidc'\nname = 'o'\naudience = 'a'\npreset = 'github-actions'").is_ok());
+        assert!(parse("type = 'unix'\nname = 'u'\nworklaod = '/a'").is_err());
+        assert!(parse("type = 'oidc'\nname = 'o'\naudience = 'a'\nmax_ages = 5").is_err());
+        assert!(parse("type = 'oidc'\nname = 'o'\naudience = 'a'\nfacts = { repos = '{r}' }").is_err());
+        assert!(parse("type = 'kernel'\nname = 'u'").is_err());
+        assert!(parse("type = 'oidc'\nname = 'o'").is_err());
+    }
+
+    #[test]
+    fn a_preset_yields_to_what_is_given_by_hand() {
+        let config = "type = 'oidc'\nname = 'o'\naudience = 'a'\npreset = 'github-actions'\nworkload = '/gh/{ref/*}'";
+        let Ok(Config::Oidc(config)) = toml::from_str(config) else { panic!("no OIDC section") };
+        let config = config.settled();
+        assert_eq!(config.workload.as_deref(), Some("/gh/{ref/*}"));
+        assert_eq!(config.instance.as_deref(), Some("{run_id}.{run_attempt}"));
+        assert_eq!(config.kind, Some(Kind::Ci));
+    }
+}
