@@ -1,10 +1,15 @@
 //! Evidence → [`Attested`]. Evidence is what a caller presents; only this module can turn it into something the rest of
 //! the broker believes.
 
+mod cgroup;
 mod config;
+mod executable;
 mod jwks;
 mod keys;
+mod peer;
+mod process;
 mod template;
+pub mod unix;
 
 pub use config::{Config, FactTemplates, OidcConfig, Preset, UnixConfig};
 
@@ -68,6 +73,8 @@ pub struct Facts {
 pub enum Evidence {
     /// A JWT of some issuer.
     Jwt(secrecy::SecretString),
+    /// The process at the other end of a Unix socket.
+    Peer(unix::Peer),
 }
 
 /// Why evidence was not accepted. The text is for the audit; callers learn only that it was not.
