@@ -1,16 +1,20 @@
 //! Evidence → [`Attested`]. Evidence is what a caller presents; only this module can turn it into something the rest of
 //! the broker believes.
 
+mod attestors;
 mod cgroup;
 mod config;
 mod executable;
 mod jwks;
 mod keys;
+mod oidc;
 mod peer;
 mod process;
+mod settings;
 mod template;
 pub mod unix;
 
+pub use attestors::Attestors;
 pub use config::{Config, FactTemplates, OidcConfig, Preset, UnixConfig};
 
 use serde::{Deserialize, Serialize};

@@ -1,0 +1,177 @@
+//! The configured attestors, and the way from evidence to the one that judges it.
+
+use quick_cache::sync::Cache;
+use secrecy::ExposeSecret as _;
+use std::collections::{HashMap, HashSet};
+use tokio::time::Instant;
+
+use super::{
+    Attested, Config, Evidence, Rejected,
+    oidc::{self, Verified},
+    settings::Settings,
+    unix,
+};
+use crate::{
+    clock::Time,
+    id::{TrustDomain, sha256_hex},
+    jose::Unverified,
+};
+
+/// How many verified tokens are remembered.
+const REMEMBERED: usize = 8192;
+
+/// Everything that turns evidence into [`Attested`].
+pub struct Attestors {
+    unix: Option<unix::Attestor>,
+    /// By issuer.
+    oidc: HashMap<String, oidc::Attestor>,
+    /// What was verified, by the token's SHA-256. What was refused is never in it.
+    seen: Cache<String, Verified>,
+}
+
+impl Attestors {
+    /// Checks the configuration and reads the key files that it names; keys that have to be fetched are fetched when
+    /// they are first needed.
+    ///
+    /// # Errors
+    /// Every mistake at once, each a sentence that names the attestor and says what to change.
+    pub fn build(configs: &[Config], trust_domain: &TrustDomain) -> Result<Self, Vec<String>> {
+        let mut attestors = Self { unix: None, oidc: HashMap::new(), seen: Cache::new(REMEMBERED) };
+        let (mut mistakes, mut names) = (Vec::new(), HashSet::new());
+        for config in configs {
+            let name = config.name();
+            if name.is_empty() || name.len() > 64 || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
+                mistakes.push(format!("attestor `{name}`: `name` is 1 to 64 bytes without spaces"));
+            }
+            if !names.insert(name) {
+                mistakes.push(format!("attestor `{name}`: another attestor has this name; rename one"));
+            }
+            if config.owners().is_some_and(|owners| owners.is_empty() || owners.iter().any(String::is_empty)) {
+                mistakes.push(format!(
+                    "attestor `{name}`: `owners` lists nobody or an empty name; leave it out to let policy decide"
+                ));
+            }
+            match config {
+                Config::Unix(config) => match unix::Attestor::build(config, trust_domain) {
+                    Ok(_) if attestors.unix.is_some() => {
+                        mistakes.push(format!("attestor `{name}`: there is one kernel; remove all but one `unix`"));
+                    }
+                    Ok(unix) => attestors.unix = Some(unix),
+                    Err(mistake) => mistakes.push(mistake),
+                },
+                Config::Oidc(config) => match Settings::check(config, trust_domain) {
+                    Ok(settings) => {
+                        let issuer = settings.issuer.clone();
+                        let attestor = oidc::Attestor::new(settings, trust_domain.clone());
+                        if let Some(other) = attestors.oidc.insert(issuer, attestor) {
+                            let other = other.settings.name;
+                            mistakes.push(format!("attestor `{name}`: attestor `{other}` has the same `issuer`"));
+                        }
+                    }
+                    Err(found) => mistakes.extend(found),
+                },
+            }
+        }
+        if mistakes.is_empty() { Ok(attestors) } else { Err(mistakes) }
+    }
+
+    /// The issuers that vouch for workloads. None of them can vouch for an operator.
+    pub fn issuers(&self) -> impl Iterator<Item = &str> {
+        self.oidc.keys().map(String::as_str)
+    }
+
+    /// Judges evidence at `now`.
+    ///
+    /// # Errors
+    /// When it is not to be believed, comes from nobody that is configured, or cannot be judged now.
+    pub async fn attest(&self, evidence: &Evidence, now: Time) -> Result<Attested, Rejected> {
+        match evidence {
+            Evidence::Jwt(token) => self.attest_token(token.expose_secret(), now, Instant::now()).await,
+            Evidence::Peer(peer) => match &self.unix {
+                Some(unix) => unix.attest(peer).await,
+                None => Err(Rejected::Refused("no attestor of type `unix` is configured".into())),
+            },
+        }
+    }
+
+    async fn attest_token(&self, token: &str, now: Time, at: Instant) -> Result<Attested, Rejected> {
+        let digest = sha256_hex(token.as_bytes());
+        if let Some(seen) = self.seen.get(&digest) {
+            let issuer = seen.attested.issuer().and_then(|issuer| self.oidc.get(issuer));
+            if issuer.is_some_and(|issuer| issuer.settings.keys.still(&seen.keys, at)) {
+                seen.window.admits(now)?;
+                return Ok(seen.attested);
+            }
+        }
+        let token = Unverified::parse(token).map_err(|invalid| Rejected::Refused(invalid.to_string()))?;
+        // The issuer only chooses whose keys are tried; what it says is believed after the signature.
+        let attestor = token
+            .issuer()
+            .and_then(|issuer| self.oidc.get(issuer))
+            .ok_or_else(|| Rejected::Refused("no attestor has the token's issuer".into()))?;
+        let verified = attestor.attest(&token, &digest, now, at).await?;
+        self.seen.insert(digest, verified.clone());
+        Ok(verified.attested)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistakes(toml: &str) -> Vec<String> {
+        #[derive(serde::Deserialize)]
+        struct File {
+            attestor: Vec<Config>,
+        }
+        let file: File = toml::from_str(toml).unwrap();
+        Attestors::build(&file.attestor, &"example.com".parse().unwrap()).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn the_development_attestor_is_one() {
+        let attestors = Attestors::build(&[Config::development()], &"localhost".parse().unwrap());
+        assert_eq!(attestors.map(|attestors| attestors.issuers().count()), Ok(0));
+    }
+
+    #[test]
+    fn every_mistake_is_said_at_once() {
+        let found = mistakes(
+            "[[attestor]]\ntype = 'unix'\nname = 'kernel'\nworkload = '/u/{pid}'\n\
+             [[attestor]]\ntype = 'oidc'\nname = 'a'\nissuer = 'http://issuer.example'\naudience = ''\n\
+             keys_file = '/nowhere/keys.json'\nalgorithms = ['HS256']\nworkload = '/task'\nleeway = 61\nmax_age = 0\n\
+             owners = []\nca_file = 'ca.pem'\nselectors = ['x', 'x:y']\nfacts = { repo = '{' }\n\
+             [[attestor]]\ntype = 'oidc'\nname = 'b'\npreset = 'github-actions'\naudience = 'x'\njwks_url = 'http://h/'\n",
+        );
+        for (attestor, field) in [
+            ("kernel", "workload"),
+            ("a", "issuer"),
+            ("a", "audience"),
+            ("a", "algorithms"),
+            ("a", "workload"),
+            ("a", "instance"),
+            ("a", "kind"),
+            ("a", "leeway"),
+            ("a", "max_age"),
+            ("a", "owners"),
+            ("a", "selectors"),
+            ("a", "facts.repo"),
+            ("b", "jwks_url"),
+        ] {
+            let named =
+                |m: &String| m.starts_with(&format!("attestor `{attestor}`")) && m.contains(&format!("`{field}`"));
+            assert!(found.iter().any(named), "{attestor} {field}: {found:#?}");
+        }
+    }
+
+    #[test]
+    fn an_issuer_and_a_name_belong_to_one_attestor() {
+        let oidc = |name: &str| {
+            format!("[[attestor]]\ntype = 'oidc'\nname = '{name}'\npreset = 'github-actions'\naudience = 'x'\n")
+        };
+        assert_eq!(mistakes(&oidc("a")), Vec::<String>::new());
+        assert_eq!(mistakes(&format!("{}{}", oidc("a"), oidc("b"))).len(), 1);
+        let unix = "[[attestor]]\ntype = 'unix'\nname = 'u'\n";
+        assert_eq!(mistakes(&format!("{unix}{unix}")).len(), 2, "the name, and the kernel");
+    }
+}

@@ -1,0 +1,213 @@
+//! An `[[attestor]]` of type `oidc`, checked: what is wrong with it is said all at once, each with what to change.
+
+use chrono::TimeDelta;
+use jsonwebtoken::Algorithm;
+use std::{fs::File, io::Read as _, path::Path, sync::Arc, time::Duration};
+use url::{Host, Url};
+
+use super::{
+    Kind,
+    config::OidcConfig,
+    jwks::{KeySet, MAX_BYTES},
+    keys::Keys,
+    template::{PathTemplate, TextTemplate},
+};
+use crate::id::TrustDomain;
+
+/// What an OIDC attestor goes by.
+pub(super) struct Settings {
+    pub(super) name: String,
+    pub(super) issuer: String,
+    pub(super) audience: String,
+    pub(super) algorithms: Vec<Algorithm>,
+    pub(super) keys: Arc<Keys>,
+    pub(super) kind: Kind,
+    pub(super) workload: PathTemplate,
+    pub(super) instance: TextTemplate,
+    pub(super) owners: Option<Vec<String>>,
+    /// Templates of environment, sandbox, repo and branch.
+    pub(super) facts: [Option<TextTemplate>; 4],
+    pub(super) selectors: Vec<String>,
+    pub(super) max_age: TimeDelta,
+    pub(super) leeway: TimeDelta,
+}
+
+/// Mistakes in one section.
+struct Mistakes<'a> {
+    name: &'a str,
+    all: Vec<String>,
+}
+
+impl Mistakes<'_> {
+    fn add(&mut self, what: &str) {
+        self.all.push(format!("attestor `{}`: {what}", self.name));
+    }
+
+    /// The value, or its mistake noted under `field`.
+    fn keep<T>(&mut self, field: &str, result: Result<T, String>) -> Option<T> {
+        result.map_err(|mistake| self.add(&format!("`{field}`: {mistake}"))).ok()
+    }
+
+    fn require<'v, T>(&mut self, field: &str, value: Option<&'v T>) -> Option<&'v T> {
+        if value.is_none() {
+            self.add(&format!("`{field}` is missing; set it, or name a `preset`"));
+        }
+        value
+    }
+}
+
+impl Settings {
+    /// Checks a section and reads the files it names.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub(super) fn check(config: &OidcConfig, domain: &TrustDomain) -> Result<Self, Vec<String>> {
+        let config = config.settled();
+        let mut mistakes = Mistakes { name: &config.name, all: Vec::new() };
+        let issuer = mistakes.require("issuer", config.issuer.as_ref());
+        let issuer = issuer.and_then(|issuer| mistakes.keep("issuer", check_issuer(issuer)));
+        let kind = mistakes.require("kind", config.kind.as_ref()).copied();
+        let workload = mistakes.require("workload", config.workload.as_ref());
+        let workload = workload.and_then(|text| mistakes.keep("workload", PathTemplate::parse(text, domain)));
+        let instance = mistakes.require("instance", config.instance.as_ref());
+        let instance = instance.and_then(|text| mistakes.keep("instance", TextTemplate::parse(text)));
+        if config.audience.is_empty() {
+            mistakes.add("`audience` is empty; set it to what the issuer writes into `aud` for this broker");
+        }
+        if config.leeway > 60 {
+            mistakes.add("`leeway` is at most 60 seconds; set the clocks instead");
+        }
+        if config.max_age == 0 || config.refetch_interval == 0 {
+            mistakes.add("`max_age` and `refetch_interval` are at least 1 second");
+        }
+        let facts = config.facts.clone().unwrap_or_default();
+        let facts = [
+            ("facts.environment", facts.environment),
+            ("facts.sandbox", facts.sandbox),
+            ("facts.repo", facts.repo),
+            ("facts.branch", facts.branch),
+        ];
+        let facts = facts.map(|(field, text)| text.and_then(|text| mistakes.keep(field, TextTemplate::parse(&text))));
+        let selectors = mistakes.keep("selectors", check_selectors(config.selectors.as_deref().unwrap_or_default()));
+        let algorithms = mistakes.keep("algorithms", check_algorithms(config.algorithms.as_deref()));
+        // Without algorithms there is no telling which keys would do; their mistake comes first.
+        let keys = algorithms.as_deref().and_then(|algorithms| keys(&config, algorithms, &mut mistakes));
+
+        let name = config.name.clone();
+        match (issuer, kind, workload, instance, algorithms, selectors, keys) {
+            (
+                Some(issuer),
+                Some(kind),
+                Some(workload),
+                Some(instance),
+                Some(algorithms),
+                Some(selectors),
+                Some(keys),
+            ) if mistakes.all.is_empty() => Ok(Self {
+                name,
+                issuer,
+                audience: config.audience,
+                algorithms,
+                keys: Arc::new(keys),
+                kind,
+                workload,
+                instance,
+                owners: config.owners,
+                facts,
+                selectors,
+                max_age: TimeDelta::seconds(i64::from(config.max_age)),
+                leeway: TimeDelta::seconds(i64::from(config.leeway)),
+            }),
+            _ => Err(mistakes.all),
+        }
+    }
+}
+
+fn check_issuer(text: &str) -> Result<String, String> {
+    let url = Url::parse(text).map_err(|_| "it must be a URL")?;
+    let loopback = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    if url.scheme() != "https" && !(url.scheme() == "http" && loopback) {
+        return Err("it must begin with https:// (http:// only on loopback)".into());
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        return Err("it must have no user, query or fragment".into());
+    }
+    Ok(text.to_owned())
+}
+
+fn check_algorithms(names: Option<&[String]>) -> Result<Vec<Algorithm>, String> {
+    const OURS: [&str; 9] = ["ES256", "ES384", "EdDSA", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"];
+    let Some(names) = names else { return Ok(vec![Algorithm::RS256, Algorithm::ES256]) };
+    if names.is_empty() {
+        return Err("name at least one, or leave it out for RS256 and ES256".into());
+    }
+    let known = |name: &String| OURS.contains(&name.as_str()).then(|| name.parse().ok()).flatten();
+    names.iter().map(known).collect::<Option<_>>().ok_or_else(|| format!("use only {}", OURS.join(", ")))
+}
+
+fn check_selectors(names: &[String]) -> Result<Vec<String>, String> {
+    if names.iter().any(|name| matches!(name.as_str(), "" | "/") || name.chars().any(char::is_control)) {
+        return Err("each entry is the name of a claim or a JSON pointer to one".into());
+    }
+    // `a` with the value `b:c` and `a:b` with the value `c` would be the same selector.
+    let confused = |one: &String| names.iter().any(|other| other.starts_with(&format!("{one}:")));
+    if names.iter().any(confused) {
+        return Err("no claim's name may be the beginning of another's up to a `:`; leave one of them out".into());
+    }
+    Ok(names.to_vec())
+}
+
+fn keys(config: &OidcConfig, algorithms: &[Algorithm], mistakes: &mut Mistakes<'_>) -> Option<Keys> {
+    if config.ca_file.is_some() && config.jwks_url.is_none() {
+        mistakes.add("`ca_file` is for `jwks_url`; remove it");
+    }
+    match (&config.keys_file, &config.jwks_url) {
+        (Some(file), None) => {
+            let set = read(file).and_then(|document| {
+                KeySet::parse(&document, algorithms).map_err(|invalid| format!("{}: {invalid}", file.display()))
+            });
+            mistakes.keep("keys_file", set).map(|set| Keys::fixed(&config.name, algorithms, set))
+        }
+        (None, Some(url)) => {
+            let url = mistakes.keep("jwks_url", check_jwks_url(url));
+            let roots = config.ca_file.as_deref().map(|file| mistakes.keep("ca_file", read_roots(file)));
+            let roots = match roots {
+                Some(roots) => Some(roots?),
+                None => None,
+            };
+            let interval = Duration::from_secs(u64::from(config.refetch_interval));
+            mistakes.keep("jwks_url", Keys::remote(&config.name, algorithms, url?, roots, interval))
+        }
+        (Some(_), Some(_)) | (None, None) => {
+            mistakes.add("set one of `keys_file` and `jwks_url`");
+            None
+        }
+    }
+}
+
+fn check_jwks_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|_| "it must be a URL")?;
+    let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+    (url.scheme() == "https" && plain)
+        .then_some(url)
+        .ok_or_else(|| "it must begin with https:// and have no user and no fragment".into())
+}
+
+fn read_roots(file: &Path) -> Result<Vec<reqwest::Certificate>, String> {
+    let roots = reqwest::Certificate::from_pem_bundle(&read(file)?).unwrap_or_default();
+    (!roots.is_empty()).then_some(roots).ok_or_else(|| format!("{} holds no certificate in PEM", file.display()))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, String> {
+    let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX);
+    let mut bytes = Vec::new();
+    File::open(file)
+        .and_then(|open| open.take(limit + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
+    (bytes.len() <= MAX_BYTES).then_some(bytes).ok_or_else(|| format!("{} is larger than 256 KiB", file.display()))
+}
