@@ -10,9 +10,11 @@ mod ledger;
 mod record;
 mod redb;
 mod redis;
+mod store_key;
 
 pub use ledger::{Config, Held, Ledger, PublishedKey, Remembered, Stopped, Use, Written};
-pub use record::{Key, Sealed, StoreKey};
+pub use record::{Key, Sealed};
+pub use store_key::StoreKey;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -85,7 +87,7 @@ pub enum Index {
 }
 
 /// A record that is written once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Claim {
     /// Where.
     pub key: Key,
@@ -98,7 +100,7 @@ pub struct Claim {
 }
 
 /// One step that mints.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Mint {
     /// The task.
     pub id: TaskId,
@@ -126,7 +128,7 @@ pub enum Minted {
 }
 
 /// One step that ends a task.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Ending {
     /// The task.
     pub id: TaskId,

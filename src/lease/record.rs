@@ -1,9 +1,23 @@
 //! Sealed records: version, generation, sequence, MAC, body.
+//!
+//! The MAC is over the record's type and the very name it stands under as well, so a record that was edited, moved, or read
+//! as another kind does not open. What it cannot show is that a record is missing or was put back: for that there is the
+//! rule that no record is ever changed, and that absence denies.
 
-use crate::id::{LeaseId, TaskId};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use ring::hmac;
+use serde::{Serialize, de::DeserializeOwned};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The broker's MAC key for the store.
-pub struct StoreKey {}
+use super::{InDoubt, StoreKey};
+use crate::{
+    clock::Time,
+    id::{LeaseId, TaskId},
+};
+
+const VERSION: &str = "1";
+/// Far above what the broker writes, and far below what would hurt to parse.
+const MAX_BODY: usize = 1 << 20;
 
 /// A record as it stands in the store: text under a MAC.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,4 +38,204 @@ pub enum Key {
     SigningKey(String),
     /// A task.
     Task(TaskId),
+}
+
+impl Key {
+    /// Its name in the store. All names of a tree of tasks carry the root's id as hash tag.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Key::End(id) => format!("{}:end:{id}", tree(id)),
+            Key::Idempotency(digest) => format!("remit:idempotency:{digest}"),
+            Key::Lease(id, lease) => format!("{}:lease:{id}:{lease}", tree(id)),
+            Key::Marker => "remit:marker".to_owned(),
+            Key::SigningKey(kid) => format!("remit:signing-key:{kid}"),
+            Key::Task(id) => format!("{}:task:{id}", tree(id)),
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Key::End(_) => "end",
+            Key::Idempotency(_) => "idempotency",
+            Key::Lease(..) => "lease",
+            Key::Marker => "marker",
+            Key::SigningKey(_) => "signing-key",
+            Key::Task(_) => "task",
+        }
+    }
+}
+
+/// What the names of everything in the tree of `id` start with.
+pub(super) fn tree(id: &TaskId) -> String {
+    format!("remit:{{{}}}", id.root_str())
+}
+
+/// Seals what goes into the store and opens what comes out of it.
+pub(super) struct Sealer {
+    key: hmac::Key,
+    generation: u64,
+    sequence: AtomicU64,
+}
+
+impl Sealer {
+    /// Seals for `generation` and opens that generation alone. Sequences start at `now`, so that they go on rising after a restart.
+    pub(super) fn new(key: &StoreKey, generation: u64, now: Time) -> Self {
+        let sequence = AtomicU64::new(u64::try_from(now.timestamp_micros()).unwrap_or_default());
+        Self { key: key.hmac(), generation, sequence }
+    }
+
+    /// The record of `body` that belongs under `key`.
+    ///
+    /// # Errors
+    /// When `body` cannot be written as JSON, or is larger than any record may be.
+    pub(super) fn seal(&self, key: &Key, body: &impl Serialize) -> Result<Sealed, InDoubt> {
+        let body = serde_json::to_string(body).map_err(|_| doubt(key, "cannot be written"))?;
+        if body.len() > MAX_BODY {
+            return Err(doubt(key, "would be larger than 1 MiB"));
+        }
+        let generation = self.generation.to_string();
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed).to_string();
+        let mac = hmac::sign(&self.key, &message(key, VERSION, &generation, &sequence, &body));
+        let mac = BASE64_URL_SAFE_NO_PAD.encode(mac);
+        Ok(Sealed(format!("{VERSION} {generation} {sequence} {mac} {body}")))
+    }
+
+    /// What stands in `text`, which came from under `key`.
+    ///
+    /// # Errors
+    /// When this broker or a peer did not write exactly that, under that key, in this generation.
+    pub(super) fn open<T: DeserializeOwned>(&self, key: &Key, text: &str) -> Result<T, InDoubt> {
+        self.open_if_current(key, text)?.ok_or_else(|| doubt(key, "is of another generation"))
+    }
+
+    /// As [`Sealer::open`], but `None` for an authentic record of another generation.
+    ///
+    /// # Errors
+    /// When this broker or a peer did not write exactly that, under that key.
+    pub(super) fn open_if_current<T: DeserializeOwned>(&self, key: &Key, text: &str) -> Result<Option<T>, InDoubt> {
+        let (generation, body) = self.verify(key, text)?;
+        if generation == self.generation.to_string() { parse(key, body).map(Some) } else { Ok(None) }
+    }
+
+    /// As [`Sealer::open`], but in whichever generation it was written: for ends, because what is dead stays dead.
+    ///
+    /// # Errors
+    /// When this broker or a peer did not write exactly that, under that key.
+    pub(super) fn open_of_any_generation<T: DeserializeOwned>(&self, key: &Key, text: &str) -> Result<T, InDoubt> {
+        parse(key, self.verify(key, text)?.1)
+    }
+
+    /// Generation and body of `text`, both as they were sealed.
+    fn verify<'t>(&self, key: &Key, text: &'t str) -> Result<(&'t str, &'t str), InDoubt> {
+        let malformed = || doubt(key, "is malformed");
+        let mut parts = text.splitn(5, ' ');
+        let mut part = || parts.next().ok_or_else(malformed);
+        let (version, generation, sequence, mac, body) = (part()?, part()?, part()?, part()?, part()?);
+        if version != VERSION {
+            return Err(doubt(key, "is of a version that this broker does not know"));
+        }
+        if body.len() > MAX_BODY {
+            return Err(doubt(key, "is larger than 1 MiB"));
+        }
+        let mac = BASE64_URL_SAFE_NO_PAD.decode(mac).map_err(|_| malformed())?;
+        hmac::verify(&self.key, &message(key, version, generation, sequence, body), &mac)
+            .map_err(|_| doubt(key, "has a wrong MAC"))?;
+        Ok((generation, body))
+    }
+}
+
+fn parse<T: DeserializeOwned>(key: &Key, body: &str) -> Result<T, InDoubt> {
+    serde_json::from_str(body).map_err(|_| doubt(key, "has a body that this broker does not understand"))
+}
+
+fn doubt(key: &Key, why: &str) -> InDoubt {
+    InDoubt(format!("the record of a {} {why}", key.kind()))
+}
+
+/// Each part behind its length, so that no two records have one message.
+fn message(key: &Key, version: &str, generation: &str, sequence: &str, body: &str) -> Vec<u8> {
+    let name = key.name();
+    let parts = ["remit store record", version, key.kind(), &name, generation, sequence, body];
+    let mut message = Vec::with_capacity(parts.iter().map(|part| part.len() + 8).sum());
+    for part in parts {
+        message.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        message.extend_from_slice(part.as_bytes());
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn sealer(generation: u64) -> Sealer {
+        Sealer::new(&StoreKey::for_test(7), generation, "2026-11-20T10:00:00Z".parse().unwrap())
+    }
+
+    fn task() -> TaskId {
+        "task_01jd0000000000000000000000".parse().unwrap()
+    }
+
+    #[test]
+    fn a_record_opens_as_what_was_sealed() {
+        let (sealer, key) = (sealer(1), Key::Task(task()));
+        let body = json!({"a": "b c  d", "é": [1, 2]});
+        let record = sealer.seal(&key, &body).unwrap();
+        assert_eq!(sealer.open::<Value>(&key, &record.0).unwrap(), body);
+        let again = sealer.seal(&key, &body).unwrap();
+        let sequence = |record: &Sealed| record.0.split(' ').nth(2).unwrap().parse::<u64>().unwrap();
+        assert!(sequence(&again) > sequence(&record));
+    }
+
+    #[test]
+    fn any_changed_byte_is_refused() {
+        let (sealer, key) = (sealer(1), Key::Task(task()));
+        let record = sealer.seal(&key, &json!({"purpose": "fix"})).unwrap().0;
+        for at in 0..record.len() {
+            for flip in [1, 0x10, 0x20] {
+                let mut bytes = record.clone().into_bytes();
+                bytes[at] ^= flip;
+                let changed = String::from_utf8(bytes).unwrap();
+                assert!(sealer.open_if_current::<Value>(&key, &changed).is_err(), "{changed}");
+            }
+            assert!(sealer.open_if_current::<Value>(&key, &record[..at]).is_err());
+        }
+        for changed in [format!("{record} "), format!(" {record}"), record.replacen("1 1 ", "1 01 ", 1)] {
+            assert!(sealer.open_if_current::<Value>(&key, &changed).is_err(), "{changed}");
+        }
+    }
+
+    #[test]
+    fn a_record_belongs_to_one_key_type_and_generation() {
+        let (now, next) = (sealer(1), sealer(2));
+        let key = Key::Task(task());
+        let record = now.seal(&key, &json!({})).unwrap().0;
+        for other in [Key::Task(task().child().unwrap()), Key::End(task()), Key::Marker] {
+            assert!(now.open_if_current::<Value>(&other, &record).is_err());
+        }
+        assert!(next.open::<Value>(&key, &record).is_err());
+        assert_eq!(next.open_if_current::<Value>(&key, &record).unwrap(), None);
+        assert_eq!(next.open_of_any_generation::<Value>(&key, &record).unwrap(), json!({}));
+        let stranger = Sealer::new(&StoreKey::for_test(8), 1, "2026-11-20T10:00:00Z".parse().unwrap());
+        assert!(stranger.open_if_current::<Value>(&key, &record).is_err());
+    }
+
+    #[test]
+    fn a_body_is_bounded() {
+        let key = Key::Marker;
+        assert!(sealer(1).seal(&key, &"a".repeat(MAX_BODY)).is_err());
+        let text = format!("1 1 1 AAAA {}", "a".repeat(MAX_BODY + 1));
+        assert!(sealer(1).open::<Value>(&key, &text).is_err());
+    }
+
+    #[test]
+    fn the_keys_of_a_tree_share_its_tag() {
+        let child = task().child().unwrap();
+        let lease = LeaseId::random().unwrap();
+        for key in [Key::Task(child.clone()), Key::End(child.clone()), Key::Lease(child, lease)] {
+            assert!(key.name().starts_with("remit:{task_01jd0000000000000000000000}:"), "{}", key.name());
+        }
+    }
 }

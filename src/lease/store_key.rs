@@ -1,0 +1,130 @@
+//! The MAC key of the store: one file, the same on every broker, made by the first.
+
+use ring::hmac;
+use std::{
+    fmt,
+    fs::{self, DirBuilder, File},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::Path,
+};
+use zeroize::Zeroizing;
+
+use crate::id;
+
+const LENGTH: usize = 32;
+
+/// The broker's MAC key for the store. Whoever has it can write records that brokers believe.
+pub struct StoreKey(Zeroizing<[u8; LENGTH]>);
+
+impl fmt::Debug for StoreKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoreKey(…)")
+    }
+}
+
+impl StoreKey {
+    /// Reads the key, or makes it (mode 0600) where there is no file yet: 64 hexadecimal digits and a line feed.
+    ///
+    /// # Errors
+    /// A sentence that says what to change: the file is open to others, is no key, or cannot be read or made.
+    pub fn load_or_create(path: &Path) -> Result<Self, String> {
+        match File::open(path) {
+            Ok(file) => Self::read(file, path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::create(path),
+            Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
+        }
+    }
+
+    /// The key in the form that MACs are made with.
+    pub(super) fn hmac(&self) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, self.0.as_ref())
+    }
+
+    /// Linked into place whole, so that a crash leaves no half of a key and two brokers that start at once agree on one.
+    fn create(path: &Path) -> Result<Self, String> {
+        let failed = |error: io::Error| format!("{} cannot be made: {error}", path.display());
+        let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+        let key = Zeroizing::new(id::random::<LENGTH>().map_err(|why| why.to_string())?);
+        let text = Zeroizing::new(id::hex(key.as_ref()));
+        let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
+        file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).map_err(failed)?;
+        file.as_file().sync_all().map_err(failed)?;
+        match file.persist_noclobber(path) {
+            Ok(_) => {
+                File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
+                Ok(Self(key))
+            }
+            Err(lost) if lost.error.kind() == io::ErrorKind::AlreadyExists => {
+                Self::read(File::open(path).map_err(failed)?, path)
+            }
+            Err(lost) => Err(failed(lost.error)),
+        }
+    }
+
+    fn read(file: File, path: &Path) -> Result<Self, String> {
+        let shown = path.display();
+        let failed = |error: io::Error| format!("{shown} cannot be read: {error}");
+        let metadata: fs::Metadata = file.metadata().map_err(failed)?;
+        if metadata.mode() & 0o077 != 0 {
+            return Err(format!("{shown} can be read by others than its owner: run chmod 600 {shown}"));
+        }
+        let mut text = Zeroizing::new(String::with_capacity(LENGTH * 2 + 2));
+        file.take(LENGTH as u64 * 2 + 2).read_to_string(&mut text).map_err(failed)?;
+        parse(text.strip_suffix('\n').unwrap_or(&text))
+            .map(Self)
+            .ok_or_else(|| format!("{shown} is no store key: it has to be 64 hexadecimal digits"))
+    }
+}
+
+fn parse(text: &str) -> Option<Zeroizing<[u8; LENGTH]>> {
+    let mut key = Zeroizing::new([0; LENGTH]);
+    if text.len() != LENGTH * 2 {
+        return None;
+    }
+    for (byte, digits) in key.iter_mut().zip(text.as_bytes().chunks(2)) {
+        let digit = |at: usize| digits.get(at).and_then(|d| char::from(*d).to_digit(16));
+        *byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
+    }
+    Some(key)
+}
+
+#[cfg(test)]
+impl StoreKey {
+    /// A key for tests, all of one byte.
+    pub(crate) fn for_test(byte: u8) -> Self {
+        Self(Zeroizing::new([byte; LENGTH]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_key_is_made_once_and_closed_to_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys/store.key");
+        let made = StoreKey::load_or_create(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::read(&path).unwrap().len(), 65);
+        assert_eq!(*StoreKey::load_or_create(&path).unwrap().0, *made.0);
+        assert!(!format!("{made:?}").contains(&id::hex(made.0.as_ref())));
+
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(StoreKey::load_or_create(&path).unwrap_err().contains("chmod 600"));
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.key");
+        for bad in ["", "\n", &"a".repeat(63), &"a".repeat(65), &"g".repeat(64), &format!("{}\n\n", "a".repeat(64))] {
+            fs::write(&path, bad).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            assert!(StoreKey::load_or_create(&path).unwrap_err().contains("64 hexadecimal digits"), "{bad:?}");
+        }
+    }
+}
