@@ -1,1 +1,233 @@
-//! placeholder
+//! Leases in Redis: one multiplexed connection, one script to mint and one to end.
+
+mod connect;
+
+use ::redis::{
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisResult, Script, ServerErrorKind, aio::ConnectionManager, cmd, pipe,
+};
+use chrono::TimeDelta;
+use std::sync::Arc;
+
+use super::{Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Store, Tally, record::tree};
+use crate::{
+    clock::Clock,
+    id::{LeaseId, TaskId},
+};
+use connect::within;
+
+/// How old the id of a task must be before its name may be dropped from the index, in hours.
+const LISTED_HOURS: i64 = 48;
+
+/// The store in a Redis.
+pub(super) struct RedisStore {
+    connection: ConnectionManager,
+    clock: Arc<dyn Clock>,
+    mint: Script,
+    end: Script,
+}
+
+impl RedisStore {
+    /// Connects to `url`; `strict` where a configuration file asks for it.
+    ///
+    /// # Errors
+    /// A sentence that says what to change about a Redis that could forget or be overheard.
+    pub(super) async fn open(url: &str, clock: Arc<dyn Clock>, strict: bool) -> Result<Self, InDoubt> {
+        let connection = connect::connect(url, strict).await?;
+        let mint = Script::new(include_str!("redis/mint.lua"));
+        let end = Script::new(include_str!("redis/end.lua"));
+        Ok(Self { connection, clock, mint, end })
+    }
+
+    /// Sends `pipeline`, whose last command runs `script`; loads the script where Redis has forgotten it.
+    async fn run<T: FromRedisValue>(&self, script: &Script, pipeline: &Pipeline) -> RedisResult<T> {
+        let mut connection = self.connection.clone();
+        let answer: RedisResult<(T,)> = pipeline.query_async(&mut connection).await;
+        match answer {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                script.load_async(&mut connection).await?;
+                pipeline.query_async::<(T,)>(&mut connection).await
+            }
+            answer => answer,
+        }
+        .map(|(answer,)| answer)
+    }
+
+    /// Which of `names`, older than [`LISTED_HOURS`] or no task ids at all, stand for nothing any more. A child's name stays as long as
+    /// its root's record, because until then it may be about to be declared.
+    async fn collected(&self, names: &[String]) -> Result<Vec<String>, InDoubt> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut exist = pipe();
+        for name in names {
+            match name.parse::<TaskId>() {
+                Ok(id) => {
+                    let root = id.lineage().next().unwrap_or_else(|| id.clone());
+                    exist.cmd("EXISTS").arg(Key::Task(id).name()).arg(Key::Task(root).name());
+                }
+                // Not written by a broker.
+                Err(_) => {
+                    exist.cmd("EXISTS").arg("");
+                }
+            }
+        }
+        let mut connection = self.connection.clone();
+        let counts: Vec<u64> = within(exist.query_async(&mut connection)).await?;
+        let gone = names.iter().zip(counts).filter(|(_, count)| *count == 0).map(|(name, _)| name.clone());
+        Ok(gone.collect())
+    }
+}
+
+impl Store for RedisStore {
+    fn read<'a>(&'a self, keys: &'a [Key]) -> Answer<'a, Vec<Option<String>>> {
+        Box::pin(async move {
+            if keys.is_empty() {
+                return Ok(Vec::new());
+            }
+            let mut get = cmd("MGET");
+            for key in keys {
+                get.arg(key.name());
+            }
+            within(get.query_async(&mut self.connection.clone())).await
+        })
+    }
+
+    fn claim<'a>(&'a self, claim: &'a Claim) -> Answer<'a, String> {
+        Box::pin(async move {
+            let mut pipeline = pipe();
+            if let Some((index, name)) = &claim.index {
+                pipeline.add_command(list_in(*index, name)).ignore();
+            }
+            let set = pipeline.cmd("SET").arg(claim.key.name()).arg(&claim.record.0).arg("NX").arg("GET");
+            if let Some(until) = claim.keep_until {
+                set.arg("EXAT").arg(until.timestamp());
+            }
+            let (before,): (Option<String>,) = within(pipeline.query_async(&mut self.connection.clone())).await?;
+            Ok(before.unwrap_or_else(|| claim.record.0.clone()))
+        })
+    }
+
+    fn mint<'a>(&'a self, mint: &'a Mint) -> Answer<'a, Minted> {
+        Box::pin(async move {
+            let mut pipeline = pipe();
+            if mint.task.is_some() {
+                // Listed first: a task that a crash left without its listing could not be found, and so not be revoked.
+                pipeline.add_command(list_in(Index::Tasks, mint.id.as_str())).ignore();
+            }
+            pipeline.add_command(mint_command(&self.mint, mint));
+            let mut answer: Vec<String> = within(self.run(&self.mint, &pipeline)).await?;
+            let records = answer.split_off(answer.len().min(1));
+            match (answer.first().map(String::as_str), records.len()) {
+                (Some("written"), _) => Ok(Minted::Written(records)),
+                (Some("exists"), _) => Ok(Minted::Exists),
+                (Some("missing"), _) => Ok(Minted::Missing),
+                (Some("ended"), 1) => Ok(Minted::Ended(records.concat())),
+                _ => Err(unexpected()),
+            }
+        })
+    }
+
+    fn end<'a>(&'a self, end: &'a Ending) -> Answer<'a, Option<Ended>> {
+        Box::pin(async move {
+            let lineage: Vec<TaskId> = end.id.lineage().collect();
+            let mut keys: Vec<String> = lineage.iter().map(|id| Key::End(id.clone()).name()).collect();
+            keys.push(Key::Task(end.id.clone()).name());
+            keys.extend(["tree", "tally", "ended"].map(|part| format!("{}:{part}", tree(&end.id))));
+            let mut command = script_command(&self.end, &keys);
+            for id in &lineage {
+                command.arg(id.as_str());
+            }
+            command.arg(&end.end.0).arg(end.keep_until.timestamp()).arg(i32::from(end.unseen));
+            let mut pipeline = pipe();
+            pipeline.add_command(command);
+            let answer: Option<(String, String, Option<String>)> = within(self.run(&self.end, &pipeline)).await?;
+            let Some((end, tally, task)) = answer else { return Ok(None) };
+            Ok(Some(Ended { end, task, tally: parse_tally(&tally).ok_or_else(unexpected)? }))
+        })
+    }
+
+    fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {
+        Box::pin(async move {
+            let mut connection = self.connection.clone();
+            let cutoff = self.clock.now().checked_sub_signed(TimeDelta::hours(LISTED_HOURS));
+            let cutoff = cutoff.and_then(|cutoff| TaskId::root(cutoff).ok());
+            let (mut listed, mut before) = (Vec::new(), before.map(str::to_owned));
+            while listed.len() < limit {
+                let wanted = limit - listed.len();
+                let mut page = cmd("ZREVRANGEBYLEX");
+                page.arg(index_name(index))
+                    .arg(before.as_ref().map_or_else(|| "+".to_owned(), |name| format!("({name}")));
+                page.arg("-").arg("LIMIT").arg(0).arg(wanted);
+                let names: Vec<String> = within(page.query_async(&mut connection)).await?;
+                let last_page = names.len() < wanted;
+                before = names.last().cloned();
+                let old = |name: &&String| {
+                    name.parse::<TaskId>().map_or(true, |id| cutoff.as_ref().is_some_and(|cutoff| id < *cutoff))
+                };
+                let suspects: Vec<String> = match index {
+                    Index::Tasks => names.iter().filter(old).cloned().collect(),
+                    Index::Keys => Vec::new(),
+                };
+                let gone = self.collected(&suspects).await?;
+                if !gone.is_empty() {
+                    let mut remove = cmd("ZREM");
+                    remove.arg(index_name(index)).arg(&gone);
+                    within(remove.query_async::<()>(&mut connection)).await?;
+                }
+                listed.extend(names.into_iter().filter(|name| !gone.contains(name)));
+                if last_page {
+                    break;
+                }
+            }
+            Ok(listed)
+        })
+    }
+}
+
+fn index_name(index: Index) -> &'static str {
+    match index {
+        Index::Tasks => "remit:tasks",
+        Index::Keys => "remit:signing-keys",
+    }
+}
+
+/// All have one score, so that Redis sorts them by name.
+fn list_in(index: Index, name: &str) -> Cmd {
+    let mut add = cmd("ZADD");
+    add.arg(index_name(index)).arg(0).arg(name);
+    add
+}
+
+fn script_command(script: &Script, keys: &[String]) -> Cmd {
+    let mut command = cmd("EVALSHA");
+    command.arg(script.get_hash()).arg(keys.len()).arg(keys);
+    command
+}
+
+fn mint_command(script: &Script, mint: &Mint) -> Cmd {
+    let lineage: Vec<TaskId> = mint.id.lineage().collect();
+    let mut keys: Vec<String> = lineage.iter().map(|id| Key::End(id.clone()).name()).collect();
+    keys.extend(lineage.iter().map(|id| Key::Task(id.clone()).name()));
+    keys.extend(["tally", "tree"].map(|part| format!("{}:{part}", tree(&mint.id))));
+    let lease = |(lease, _, _): &(LeaseId, _, _)| Key::Lease(mint.id.clone(), lease.clone()).name();
+    keys.extend(mint.leases.iter().map(lease));
+    let mut command = script_command(script, &keys);
+    command.arg(lineage.len()).arg(mint.id.as_str()).arg(mint.task.as_ref().map_or("", |task| task.0.as_str()));
+    command.arg(mint.keep_task_until.timestamp()).arg(mint.latest_expiry);
+    for (_, record, keep_until) in &mint.leases {
+        command.arg(&record.0).arg(keep_until.timestamp());
+    }
+    command
+}
+
+fn parse_tally(text: &str) -> Option<Tally> {
+    let mut numbers = text.split(' ');
+    let ended_tasks = numbers.next()?.parse().ok()?;
+    let credentials = numbers.next()?.parse().ok()?;
+    let latest_expiry = numbers.next()?.parse().ok()?;
+    Some(Tally { ended_tasks, credentials, latest_expiry })
+}
+
+fn unexpected() -> InDoubt {
+    InDoubt("redis answered something that its script never says".into())
+}
