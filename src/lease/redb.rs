@@ -1,1 +1,206 @@
-//! placeholder
+//! Leases in one file on the broker's own disk: for a single broker, and for trying things out.
+//!
+//! One thread writes. It takes every step that waits, carries them out in one transaction, syncs once and answers them
+//! all; the disk's sync, which is what a durable write costs, is so shared by everyone who waited for the one before.
+
+mod steps;
+
+use ::redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase as _, StorageError, TableError};
+use std::{
+    fs::{DirBuilder, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    path::Path,
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+use tokio::sync::oneshot;
+
+use super::{Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Store};
+use crate::clock::{Clock, Time};
+use steps::{NAMES, RECORDS, Tables};
+
+/// How many steps share one sync at most.
+const GROUP: usize = 256;
+/// How many steps may wait.
+const QUEUE: usize = 1024;
+/// How long a caller waits for its step.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The store in a file.
+pub(super) struct RedbStore {
+    database: Arc<Database>,
+    queue: Option<mpsc::SyncSender<Job>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// A step, which yields how to answer for it once it is on disk. Where that is dropped instead, it is not to be relied on.
+type Job = Box<dyn FnOnce(&mut Tables<'_>) -> Result<Acknowledge, StorageError> + Send>;
+type Acknowledge = Box<dyn FnOnce() + Send>;
+
+impl RedbStore {
+    /// Opens the file, or makes it: mode 0600, in a directory that is made 0700 where there is none.
+    ///
+    /// # Errors
+    /// A sentence that says what to change: another broker has the file open, others can read it, or it is no such file.
+    pub(super) fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, InDoubt> {
+        let shown = path.display();
+        let failed = |error: io::Error| InDoubt(format!("the store {shown} cannot be opened: {error}"));
+        let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+        let mut options = OpenOptions::new();
+        let file =
+            options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+        if file.metadata().map_err(failed)?.mode() & 0o077 != 0 {
+            return Err(InDoubt(format!("the store {shown} is open to others than its owner: run chmod 600 {shown}")));
+        }
+        let database = Builder::new().create_file(file).map_err(|error| {
+            if matches!(error, DatabaseError::DatabaseAlreadyOpen) {
+                InDoubt(format!(
+                    "the store {shown} is in use by another broker: stop that one, or give this one its own --data \
+                     directory (several brokers share a Redis)"
+                ))
+            } else {
+                InDoubt(format!("the store {shown} cannot be opened: {error}"))
+            }
+        })?;
+        let database = Arc::new(database);
+        let (queue, jobs) = mpsc::sync_channel(QUEUE);
+        let writer = std::thread::Builder::new()
+            .name("lease-writer".into())
+            .spawn({
+                let database = Arc::clone(&database);
+                move || run(&database, &jobs, clock.as_ref())
+            })
+            .map_err(failed)?;
+        Ok(Self { database, queue: Some(queue), writer: Some(writer) })
+    }
+
+    /// Queues a step and waits until it is on disk.
+    async fn write<T: Send + 'static>(
+        &self,
+        step: impl FnOnce(&mut Tables<'_>) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, InDoubt> {
+        let failed = || InDoubt("the store's file could not be written; the log says why".into());
+        let (answer, outcome) = oneshot::channel();
+        let job: Job = Box::new(move |tables| {
+            let outcome = step(tables)?;
+            // Whoever asked may be gone by then; it is written all the same.
+            Ok(Box::new(move || drop(answer.send(outcome))))
+        });
+        self.queue.as_ref().ok_or_else(failed)?.try_send(job).map_err(|error| match error {
+            mpsc::TrySendError::Full(_) => InDoubt("too many writes are waiting for the disk".into()),
+            mpsc::TrySendError::Disconnected(_) => failed(),
+        })?;
+        match tokio::time::timeout(PATIENCE, outcome).await {
+            Ok(outcome) => outcome.map_err(|_| failed()),
+            Err(_) => Err(InDoubt("the disk did not answer in time".into())),
+        }
+    }
+}
+
+impl Drop for RedbStore {
+    /// What was queued is still written, and the file is free for the next one to open.
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+/// Group after group, until there is no one left to queue.
+fn run(database: &Database, jobs: &mpsc::Receiver<Job>, clock: &dyn Clock) {
+    while let Ok(first) = jobs.recv() {
+        let group = std::iter::once(first).chain(jobs.try_iter().take(GROUP - 1)).collect();
+        match commit(database, group, clock.now()) {
+            Ok(acknowledgements) => acknowledgements.into_iter().for_each(|acknowledge| acknowledge()),
+            Err(error) => tracing::error!(%error, "the store's file could not be written"),
+        }
+    }
+}
+
+/// Carries out a group of steps and syncs. A refusal is an answer like any other and costs no one else anything; an error
+/// can only be the disk's, so it is everyone's, and nothing of the group is kept.
+fn commit(database: &Database, group: Vec<Job>, now: Time) -> Result<Vec<Acknowledge>, ::redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    let mut acknowledgements = Vec::with_capacity(group.len());
+    {
+        let mut tables = Tables::open(&transaction)?;
+        // As many as an ordinary group adds, and some: what has run out never piles up.
+        tables.collect(now, 64 + 8 * group.len())?;
+        for job in group {
+            acknowledgements.push(job(&mut tables)?);
+        }
+    }
+    transaction.commit()?;
+    Ok(acknowledgements)
+}
+
+impl Store for RedbStore {
+    fn read<'a>(&'a self, keys: &'a [Key]) -> Answer<'a, Vec<Option<String>>> {
+        let read = move || -> Result<Vec<Option<String>>, ::redb::Error> {
+            let transaction = self.database.begin_read()?;
+            let records = match transaction.open_table(RECORDS) {
+                Ok(records) => records,
+                Err(TableError::TableDoesNotExist(_)) => return Ok(vec![None; keys.len()]),
+                Err(error) => return Err(error.into()),
+            };
+            let mut read = Vec::with_capacity(keys.len());
+            for key in keys {
+                read.push(records.get(key.name().as_str())?.map(|record| record.value().to_owned()));
+            }
+            Ok(read)
+        };
+        Box::pin(async move { read().map_err(|error| doubt(&error)) })
+    }
+
+    fn claim<'a>(&'a self, claim: &'a Claim) -> Answer<'a, String> {
+        let claim = claim.clone();
+        Box::pin(self.write(move |tables| tables.claim(&claim)))
+    }
+
+    fn mint<'a>(&'a self, mint: &'a Mint) -> Answer<'a, Minted> {
+        let mint = mint.clone();
+        Box::pin(self.write(move |tables| tables.mint(&mint)))
+    }
+
+    fn end<'a>(&'a self, end: &'a Ending) -> Answer<'a, Option<Ended>> {
+        let end = end.clone();
+        Box::pin(self.write(move |tables| tables.end(&end)))
+    }
+
+    fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {
+        let list = move || -> Result<Vec<String>, ::redb::Error> {
+            let transaction = self.database.begin_read()?;
+            let names = match transaction.open_table(NAMES) {
+                Ok(names) => names,
+                Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                Err(error) => return Err(error.into()),
+            };
+            let tag = steps::tag(index);
+            let range = match before {
+                Some(before) => names.range((tag, "")..(tag, before))?,
+                None => names.range((tag, "")..(tag + 1, ""))?,
+            };
+            let page = range.rev().take(limit).map(|entry| Ok(entry?.0.value().1.to_owned()));
+            page.collect()
+        };
+        Box::pin(async move { list().map_err(|error| doubt(&error)) })
+    }
+}
+
+fn doubt(error: &::redb::Error) -> InDoubt {
+    InDoubt(format!("the store's file: {error}"))
+}
+
+#[cfg(test)]
+impl RedbStore {
+    /// Writes a record over whatever is there, or removes it, as someone with access to the file could.
+    pub(super) async fn tamper(&self, name: &str, record: Option<&str>) {
+        let (name, record) = (name.to_owned(), record.map(str::to_owned));
+        self.write(move |tables| tables.tamper(&name, record.as_deref())).await.expect("written");
+    }
+}

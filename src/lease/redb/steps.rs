@@ -1,0 +1,196 @@
+//! The steps of the store as functions over one transaction: what `mint.lua` and `end.lua` are to Redis.
+
+use ::redb::{ReadableTable as _, StorageError, Table, TableDefinition, TableError, WriteTransaction};
+
+use super::super::{Claim, Ended, Ending, Index, Key, Mint, Minted, Tally};
+use crate::{clock::Time, id::TaskId};
+
+/// Name → record.
+pub(super) const RECORDS: TableDefinition<&str, &str> = TableDefinition::new("records");
+/// Index and name; in order, so that a subtree is a range.
+pub(super) const NAMES: TableDefinition<(u8, &str), ()> = TableDefinition::new("names");
+/// What was counted of a task → tasks, credentials, latest expiry.
+const COUNTERS: TableDefinition<(u8, &str), (u64, u64, i64)> = TableDefinition::new("counters");
+/// When something may be collected (Unix seconds), what sort of thing it is, its name.
+const EXPIRY: TableDefinition<(i64, u8, &str), ()> = TableDefinition::new("expiry");
+
+/// What was minted for a task, kept and collected with its record.
+const MINTED: u8 = 0;
+/// What an end took with it, kept and collected with its record.
+const ENDED: u8 = 1;
+
+/// What [`EXPIRY`] names: a record alone, a task (record, name, counter), an end (record, counter).
+const RECORD: u8 = 0;
+const TASK: u8 = 1;
+const END: u8 = 2;
+
+/// The number of an index in [`NAMES`]; the one after it is free, as the end of its range.
+pub(super) fn tag(index: Index) -> u8 {
+    match index {
+        Index::Tasks => 0,
+        Index::Keys => 2,
+    }
+}
+
+/// The tables, open for writing.
+pub(super) struct Tables<'t> {
+    records: Table<'t, &'static str, &'static str>,
+    names: Table<'t, (u8, &'static str), ()>,
+    counters: Table<'t, (u8, &'static str), (u64, u64, i64)>,
+    expiry: Table<'t, (i64, u8, &'static str), ()>,
+}
+
+impl<'t> Tables<'t> {
+    pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, TableError> {
+        Ok(Self {
+            records: transaction.open_table(RECORDS)?,
+            names: transaction.open_table(NAMES)?,
+            counters: transaction.open_table(COUNTERS)?,
+            expiry: transaction.open_table(EXPIRY)?,
+        })
+    }
+
+    /// Writes a record unless there is one, and yields the one that stands.
+    pub(super) fn claim(&mut self, claim: &Claim) -> Result<String, StorageError> {
+        let name = claim.key.name();
+        if let Some(standing) = self.record(&name)? {
+            return Ok(standing);
+        }
+        if let Some((index, listed)) = &claim.index {
+            self.names.insert((tag(*index), listed.as_str()), ())?;
+        }
+        self.records.insert(name.as_str(), claim.record.0.as_str())?;
+        if let Some(until) = claim.keep_until {
+            self.expiry.insert((until.timestamp(), RECORD, name.as_str()), ())?;
+        }
+        Ok(claim.record.0.clone())
+    }
+
+    /// Writes leases, and the task itself where it is being declared, unless the lineage has ended or is not whole.
+    pub(super) fn mint(&mut self, mint: &Mint) -> Result<Minted, StorageError> {
+        if let Some((_, end)) = self.nearest_end(&mint.id)? {
+            return Ok(Minted::Ended(end));
+        }
+        let mut lineage = Vec::new();
+        for id in mint.id.lineage() {
+            let record = self.record(&Key::Task(id.clone()).name())?;
+            match (record, &mint.task) {
+                (Some(_), Some(_)) if id == mint.id => return Ok(Minted::Exists),
+                (None, Some(declared)) if id == mint.id => lineage.push(declared.0.clone()),
+                (Some(record), _) => lineage.push(record),
+                (None, _) => return Ok(Minted::Missing),
+            }
+        }
+        if let Some(declared) = &mint.task {
+            self.records.insert(Key::Task(mint.id.clone()).name().as_str(), declared.0.as_str())?;
+            self.names.insert((tag(Index::Tasks), mint.id.as_str()), ())?;
+            self.expiry.insert((mint.keep_task_until.timestamp(), TASK, mint.id.as_str()), ())?;
+        }
+        for (lease, record, keep_until) in &mint.leases {
+            let name = Key::Lease(mint.id.clone(), lease.clone()).name();
+            self.records.insert(name.as_str(), record.0.as_str())?;
+            self.expiry.insert((keep_until.timestamp(), RECORD, name.as_str()), ())?;
+        }
+        if !mint.leases.is_empty() {
+            let tally = self.counter(MINTED, mint.id.as_str())?;
+            let credentials = tally.credentials + mint.leases.len() as u64;
+            let latest = tally.latest_expiry.max(mint.latest_expiry);
+            self.counters.insert((MINTED, mint.id.as_str()), (0, credentials, latest))?;
+        }
+        Ok(Minted::Written(lineage))
+    }
+
+    /// Records an end, unless the task or an ancestor has one, and counts what that took with it.
+    pub(super) fn end(&mut self, end: &Ending) -> Result<Option<Ended>, StorageError> {
+        let task = self.record(&Key::Task(end.id.clone()).name())?;
+        if let Some((id, standing)) = self.nearest_end(&end.id)? {
+            return Ok(Some(Ended { end: standing, task, tally: self.counter(ENDED, id.as_str())? }));
+        }
+        if task.is_none() && !end.unseen {
+            return Ok(None);
+        }
+        let tally = self.subtree(&end.id)?;
+        self.records.insert(Key::End(end.id.clone()).name().as_str(), end.end.0.as_str())?;
+        let counted = (tally.ended_tasks, tally.credentials, tally.latest_expiry);
+        self.counters.insert((ENDED, end.id.as_str()), counted)?;
+        self.expiry.insert((end.keep_until.timestamp(), END, end.id.as_str()), ())?;
+        Ok(Some(Ended { end: end.end.0.clone(), task, tally }))
+    }
+
+    /// Removes up to `most` things whose time to be kept has passed.
+    pub(super) fn collect(&mut self, now: Time, most: usize) -> Result<(), StorageError> {
+        let mut due = Vec::new();
+        for entry in self.expiry.range(..(now.timestamp(), RECORD, ""))?.take(most) {
+            let entry = entry?.0;
+            let (at, kind, name) = entry.value();
+            due.push((at, kind, name.to_owned()));
+        }
+        for (at, kind, name) in due {
+            self.expiry.remove((at, kind, name.as_str()))?;
+            match (kind, name.parse::<TaskId>()) {
+                (TASK, Ok(id)) => {
+                    self.records.remove(Key::Task(id).name().as_str())?;
+                    self.names.remove((tag(Index::Tasks), name.as_str()))?;
+                    self.counters.remove((MINTED, name.as_str()))?;
+                }
+                (END, Ok(id)) => {
+                    self.records.remove(Key::End(id).name().as_str())?;
+                    self.counters.remove((ENDED, name.as_str()))?;
+                }
+                _ => {
+                    self.records.remove(name.as_str())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&self, name: &str) -> Result<Option<String>, StorageError> {
+        Ok(self.records.get(name)?.map(|record| record.value().to_owned()))
+    }
+
+    fn counter(&self, kind: u8, id: &str) -> Result<Tally, StorageError> {
+        let counted = self.counters.get((kind, id))?.map(|counter| counter.value());
+        let (ended_tasks, credentials, latest_expiry) = counted.unwrap_or_default();
+        Ok(Tally { ended_tasks, credentials, latest_expiry })
+    }
+
+    /// The nearest end is the first that was recorded: nothing below an end can end again.
+    fn nearest_end(&self, id: &TaskId) -> Result<Option<(TaskId, String)>, StorageError> {
+        let mut nearest = None;
+        for id in id.lineage() {
+            if let Some(end) = self.record(&Key::End(id.clone()).name())? {
+                nearest = Some((id, end));
+            }
+        }
+        Ok(nearest)
+    }
+
+    /// What an end of `id` takes with it now.
+    fn subtree(&self, id: &TaskId) -> Result<Tally, StorageError> {
+        let mut tally = Tally::default();
+        for entry in self.names.range((tag(Index::Tasks), id.as_str())..)? {
+            let entry = entry?.0;
+            let Ok(member) = entry.value().1.parse::<TaskId>() else { break };
+            if !id.covers(&member) {
+                break;
+            }
+            let minted = self.counter(MINTED, member.as_str())?;
+            tally.credentials += minted.credentials;
+            tally.latest_expiry = tally.latest_expiry.max(minted.latest_expiry);
+            tally.ended_tasks += u64::from(self.nearest_end(&member)?.is_none());
+        }
+        Ok(tally)
+    }
+}
+
+#[cfg(test)]
+impl Tables<'_> {
+    pub(super) fn tamper(&mut self, name: &str, record: Option<&str>) -> Result<(), StorageError> {
+        match record {
+            Some(record) => drop(self.records.insert(name, record)?),
+            None => drop(self.records.remove(name)?),
+        }
+        Ok(())
+    }
+}
