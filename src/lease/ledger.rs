@@ -1,15 +1,32 @@
 //! The typed face of the store: seals what goes in, believes nothing that comes out before its seal was checked.
 
-use serde::{Deserialize, Serialize};
-use std::{path::PathBuf, sync::Arc};
+mod keys;
+mod known;
 
-use super::{InDoubt, Lease, StoreKey, Tally};
+pub use keys::{PublishedKey, Use};
+
+use chrono::TimeDelta;
+use serde::{Deserialize, Serialize};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    Claim, Ended, Ending, InDoubt, Index, Key, Lease, Mint, Minted, Sealed, Store, StoreKey, Tally, record::Sealer,
+    redb::RedbStore, redis::RedisStore,
+};
 use crate::{
-    clock::Time,
-    id::{LeaseId, TaskId},
-    jose::PublicJwk,
+    clock::{Clock, Time},
+    id::{self, LeaseId, TaskId},
     task::{End, Task},
 };
+use known::Known;
+
+/// How long a task is kept past its deadline, so that it can still be looked at.
+const TASK_KEPT: TimeDelta = TimeDelta::hours(24);
+/// How long a lease is kept past its expiry: more than any clock is expected to be wrong by.
+const LEASE_KEPT: TimeDelta = TimeDelta::hours(25);
 
 /// The `[store]` section.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,7 +40,24 @@ pub struct Config {
 
 /// Leases, tasks and ends, over whichever store is configured. Cheap to clone.
 #[derive(Clone)]
-pub struct Ledger {}
+pub struct Ledger(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn Store>,
+    sealer: Sealer,
+    generation: u64,
+    /// The marker as it stood when the store was opened.
+    marker: String,
+    known: Known,
+}
+
+/// What makes a store this one.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Marker {
+    store: String,
+    generation: u64,
+}
 
 /// A task as it stands: what was declared, and the end that applies to it (its own or an ancestor's), if any.
 #[derive(Debug, Clone)]
@@ -68,39 +102,48 @@ pub struct Remembered {
     pub body: String,
 }
 
-/// What a public key is for; one kind is never accepted as another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Use {
-    /// Access tokens: stands in `/jwks`.
-    AccessToken,
-    /// JWT-SVIDs: stands in `/spiffe/bundle`.
-    JwtSvid,
-}
-
-/// A broker's public signing key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PublishedKey {
-    /// What it is for.
-    pub purpose: Use,
-    /// The key.
-    pub jwk: PublicJwk,
-}
-
 impl Ledger {
     /// Connects, refuses a store that could forget or that belongs to brokers with another key, and writes or reads its marker.
+    /// `strict`: a configuration file asks for it, so that what would do for a trial will not do.
     ///
     /// # Errors
     /// A sentence that says what to change.
-    pub async fn open(_config: &Config, _key: StoreKey, _strict: bool) -> Result<Self, InDoubt> {
-        Ok(Self {})
+    pub async fn open(config: &Config, key: StoreKey, clock: Arc<dyn Clock>, strict: bool) -> Result<Self, InDoubt> {
+        let now = clock.now();
+        let store: Arc<dyn Store> = match config.url.split_once(':') {
+            Some(("redb", path)) if !path.is_empty() => Arc::new(RedbStore::open(Path::new(path), clock)?),
+            Some(("redis" | "rediss", _)) => Arc::new(RedisStore::open(&config.url, clock, strict).await?),
+            _ => {
+                return Err(InDoubt(
+                    "store.url is none of redb:PATH, redis://HOST[:PORT][/DB], rediss://USER:PASSWORD@HOST[:PORT][/DB]"
+                        .into(),
+                ));
+            }
+        };
+        Self::over(store, &key, now).await
+    }
+
+    /// Over a store that is connected.
+    pub(super) async fn over(store: Arc<dyn Store>, key: &StoreKey, now: Time) -> Result<Self, InDoubt> {
+        // The marker says which generation the store is of, so it is of none itself.
+        let sealer = Sealer::new(key, 0, now);
+        let id = id::random::<16>().map_err(|why| InDoubt(why.to_string()))?;
+        let record = sealer.seal(&Key::Marker, &Marker { store: id::hex(&id), generation: 1 })?;
+        let marker = store.claim(&Claim { key: Key::Marker, record, keep_until: None, index: None }).await?;
+        let Marker { generation, .. } = sealer.open(&Key::Marker, &marker).map_err(|_| {
+            InDoubt(
+                "this store belongs to brokers with another store.key: give this broker a copy of theirs, or another store"
+                    .into(),
+            )
+        })?;
+        let sealer = Sealer::new(key, generation, now);
+        Ok(Self(Arc::new(Inner { store, sealer, generation, marker, known: Known::default() })))
     }
 
     /// The generation of the store: every credential carries it.
     #[must_use]
     pub fn generation(&self) -> u64 {
-        0
+        self.0.generation
     }
 
     /// Whether the store answers and is still the one that was opened.
@@ -108,71 +151,138 @@ impl Ledger {
     /// # Errors
     /// When it is not, or cannot be told.
     pub async fn check(&self) -> Result<(), InDoubt> {
-        Ok(())
+        match self.read([Key::Marker]).await? {
+            [Some(marker)] if marker == self.0.marker => Ok(()),
+            [Some(_)] => Err(InDoubt("the store is another one than was opened".into())),
+            [None] => Err(InDoubt("the store has lost its marker, and so what else it held".into())),
+        }
     }
 
     /// What was declared, from memory where it has been seen before: says nothing about an end.
     ///
     /// # Errors
     /// When the store is in doubt.
-    pub async fn declared(&self, _id: &TaskId) -> Result<Option<Arc<Task>>, InDoubt> {
-        Ok(None)
+    pub async fn declared(&self, id: &TaskId) -> Result<Option<Arc<Task>>, InDoubt> {
+        if let Some(task) = self.0.known.get(id) {
+            return Ok(Some(task));
+        }
+        let [record] = self.read([Key::Task(id.clone())]).await?;
+        record.map_or(Ok(None), |record| self.believe(id, &record))
     }
 
     /// A task as it stands now.
     ///
     /// # Errors
     /// When the store is in doubt.
-    pub async fn task(&self, _id: &TaskId) -> Result<Option<Held>, InDoubt> {
-        Ok(None)
+    pub async fn task(&self, id: &TaskId) -> Result<Option<Held>, InDoubt> {
+        let records = self.0.store.read(&held_keys(id)).await?;
+        self.held(id, &records)
     }
 
     /// A page of all tasks, newest first, strictly older than `before`, and the cursor of the next page (`None` at the end).
+    /// A task whose record is not to be believed is left out, and logged: one bad record must not hide all the others.
     ///
     /// # Errors
     /// When the store is in doubt.
-    pub async fn tasks(&self, _before: Option<&TaskId>, _limit: usize) -> Result<(Vec<Held>, Option<TaskId>), InDoubt> {
-        Ok((Vec::new(), None))
+    pub async fn tasks(&self, before: Option<&TaskId>, limit: usize) -> Result<(Vec<Held>, Option<TaskId>), InDoubt> {
+        let names = self.0.store.list(Index::Tasks, before.map(TaskId::as_str), limit).await?;
+        let ids: Vec<TaskId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        let keys: Vec<Key> = ids.iter().flat_map(held_keys).collect();
+        let records = self.0.store.read(&keys).await?;
+        let (mut held, mut rest) = (Vec::new(), records.as_slice());
+        for id in &ids {
+            let (records, others) = rest.split_at_checked(held_keys(id).len()).ok_or_else(short)?;
+            rest = others;
+            match self.held(id, records) {
+                Ok(task) => held.extend(task),
+                Err(error) => tracing::error!(task = %id, %error, "left out of the list of tasks"),
+            }
+        }
+        let next = if names.len() < limit { None } else { ids.into_iter().next_back() };
+        Ok((held, next))
     }
 
     /// Writes a task and its first leases, all or nothing.
     ///
     /// # Errors
-    /// When the store is in doubt.
-    pub async fn declare(&self, _task: &Arc<Task>, _leases: &[Lease]) -> Result<Written, InDoubt> {
-        Ok(Written::Missing)
+    /// When the store is in doubt, or the task is of another generation than the store.
+    pub async fn declare(&self, task: &Arc<Task>, leases: &[Lease]) -> Result<Written, InDoubt> {
+        if task.generation != self.0.generation {
+            return Err(InDoubt("the task is of another generation than the store".into()));
+        }
+        let record = self.0.sealer.seal(&Key::Task(task.id.clone()), task.as_ref())?;
+        self.write(task, Some(record), leases).await
     }
 
     /// Writes leases of a task, all or nothing, unless it or an ancestor has ended.
     ///
     /// # Errors
     /// When the store is in doubt, or the task's record is not the one that was decided on.
-    pub async fn mint(&self, _task: &Arc<Task>, _leases: &[Lease]) -> Result<Written, InDoubt> {
-        Ok(Written::Missing)
+    pub async fn mint(&self, task: &Arc<Task>, leases: &[Lease]) -> Result<Written, InDoubt> {
+        self.write(task, None, leases).await
     }
 
     /// A lease that is alive as far as the store knows: it is there, so is its task, and nothing in the lineage has ended.
+    /// Whether it has expired is for the caller to say.
     ///
     /// # Errors
     /// When the store is in doubt.
-    pub async fn live(&self, _task: &TaskId, _lease: &LeaseId) -> Result<Option<(Lease, Arc<Task>)>, InDoubt> {
-        Ok(None)
+    pub async fn live(&self, task: &TaskId, lease: &LeaseId) -> Result<Option<(Lease, Arc<Task>)>, InDoubt> {
+        let lineage: Vec<TaskId> = task.lineage().collect();
+        let key = Key::Lease(task.clone(), lease.clone());
+        let mut keys = vec![key.clone()];
+        keys.extend(lineage.iter().cloned().map(Key::Task));
+        keys.extend(lineage.iter().cloned().map(Key::End));
+        let records = self.0.store.read(&keys).await?;
+        let (Some((found, rest)), true) = (records.split_first(), records.len() == keys.len()) else {
+            return Err(short());
+        };
+        let (tasks, ends) = rest.split_at(lineage.len());
+        if let Some(end) = ends.iter().flatten().next_back() {
+            return self.nearest(task, end).map(|_| None);
+        }
+        let Some(found) = found else { return Ok(None) };
+        let Some(found) = self.0.sealer.open_if_current::<Lease>(&key, found)? else { return Ok(None) };
+        let mut own = None;
+        for (id, record) in lineage.iter().zip(tasks) {
+            let Some(record) = record else { return Ok(None) };
+            own = self.believe(id, record)?;
+            if own.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(own.map(|own| (found, own)))
     }
 
-    /// A lease, whatever became of it or its task.
+    /// Leases, whatever became of them or their task; `None` where the store has none in this generation.
     ///
     /// # Errors
     /// When the store is in doubt.
-    pub async fn leases(&self, _task: &TaskId, _leases: &[LeaseId]) -> Result<Vec<Option<Lease>>, InDoubt> {
-        Ok(Vec::new())
+    pub async fn leases(&self, task: &TaskId, leases: &[LeaseId]) -> Result<Vec<Option<Lease>>, InDoubt> {
+        let keys: Vec<Key> = leases.iter().map(|lease| Key::Lease(task.clone(), lease.clone())).collect();
+        let records = self.0.store.read(&keys).await?;
+        let open = |(key, record): (&Key, Option<String>)| {
+            record.map_or(Ok(None), |record| self.0.sealer.open_if_current(key, &record))
+        };
+        keys.iter().zip(records).map(open).collect()
     }
 
     /// Records an end. `None`: the store has no such task, and `unseen` did not allow for that.
     ///
     /// # Errors
     /// When the store is in doubt; it may or may not have been recorded.
-    pub async fn end(&self, _end: &End, _keep_until: Time, _unseen: bool) -> Result<Option<Stopped>, InDoubt> {
-        Ok(None)
+    pub async fn end(&self, end: &End, keep_until: Time, unseen: bool) -> Result<Option<Stopped>, InDoubt> {
+        let record = self.0.sealer.seal(&Key::End(end.task.clone()), end)?;
+        let step = Ending { id: end.task.clone(), end: record, keep_until, unseen };
+        let Some(Ended { end: standing, task, tally }) = self.0.store.end(&step).await? else { return Ok(None) };
+        let standing = self.nearest(&end.task, &standing)?;
+        let believed = task.map_or(Ok(None), |task| self.believe(&end.task, &task));
+        // What it was does not change that it has ended.
+        let task = believed.unwrap_or_else(|error| {
+            tracing::error!(task = %end.task, %error, "ended a task whose record is not to be believed");
+            None
+        });
+        Ok(Some(Stopped { end: standing, task, tally }))
     }
 
     /// Remembers what an `Idempotency-Key` (by its digest) stood for, and yields what it stands for: the first one.
@@ -181,26 +291,90 @@ impl Ledger {
     /// When the store is in doubt.
     pub async fn remember(
         &self,
-        _digest: &str,
+        digest: &str,
         remembered: Remembered,
-        _keep_until: Time,
+        keep_until: Time,
     ) -> Result<Remembered, InDoubt> {
-        Ok(remembered)
+        let key = Key::Idempotency(digest.to_owned());
+        let record = self.0.sealer.seal(&key, &remembered)?;
+        let claim = Claim { key, record, keep_until: Some(keep_until), index: None };
+        let standing = self.0.store.claim(&claim).await?;
+        self.0.sealer.open(&claim.key, &standing)
     }
 
-    /// Publishes a public key, for good.
-    ///
-    /// # Errors
-    /// When the store is in doubt.
-    pub async fn publish(&self, _key: &PublishedKey) -> Result<(), InDoubt> {
-        Ok(())
+    async fn write(&self, task: &Arc<Task>, record: Option<Sealed>, leases: &[Lease]) -> Result<Written, InDoubt> {
+        let id = &task.id;
+        let mut sealed = Vec::with_capacity(leases.len());
+        for lease in leases {
+            if lease.task != *id {
+                return Err(InDoubt("a lease of another task".into()));
+            }
+            let key = Key::Lease(id.clone(), lease.id.clone());
+            sealed.push((lease.id.clone(), self.0.sealer.seal(&key, lease)?, kept(lease.expires_at, LEASE_KEPT)));
+        }
+        let latest_expiry = leases.iter().map(|lease| lease.expires_at.timestamp()).max().unwrap_or_default();
+        let keep_task_until = kept(task.expires_at, TASK_KEPT);
+        let step = Mint { id: id.clone(), task: record, keep_task_until, leases: sealed, latest_expiry };
+        match self.0.store.mint(&step).await? {
+            Minted::Written(records) => self.relied_on(task, &records),
+            Minted::Exists => Ok(Written::Exists),
+            Minted::Ended(end) => self.nearest(id, &end).map(Written::Ended),
+            Minted::Missing => Ok(Written::Missing),
+        }
     }
 
-    /// The keys of all brokers.
-    ///
-    /// # Errors
-    /// When the store is in doubt.
-    pub async fn keys(&self) -> Result<Vec<PublishedKey>, InDoubt> {
-        Ok(Vec::new())
+    /// Checks every record that a step of the store relied on: what it wrote is of no use to anyone before that.
+    fn relied_on(&self, task: &Arc<Task>, records: &[String]) -> Result<Written, InDoubt> {
+        if records.len() != task.id.depth() + 1 {
+            return Err(short());
+        }
+        let mut own = None;
+        for (id, record) in task.id.lineage().zip(records) {
+            own = self.believe(&id, record)?;
+            if own.is_none() {
+                return Ok(Written::Missing);
+            }
+        }
+        match own {
+            Some(own) if Arc::ptr_eq(&own, task) || own == *task => Ok(Written::Done),
+            _ => Err(InDoubt("the task in the store is not the one that was decided on".into())),
+        }
     }
+
+    fn believe(&self, id: &TaskId, record: &str) -> Result<Option<Arc<Task>>, InDoubt> {
+        self.0.known.believe(&self.0.sealer, id, record)
+    }
+
+    /// The end in a record that stands under `id` or an ancestor of it.
+    fn nearest(&self, id: &TaskId, record: &str) -> Result<End, InDoubt> {
+        let mut ends = id.lineage().filter_map(|id| self.0.sealer.open_of_any_generation(&Key::End(id), record).ok());
+        ends.next().ok_or_else(|| InDoubt("the record of an end is not to be believed".into()))
+    }
+
+    /// What [`held_keys`] were read for.
+    fn held(&self, id: &TaskId, records: &[Option<String>]) -> Result<Option<Held>, InDoubt> {
+        let Some((record, ends)) = records.split_first() else { return Err(short()) };
+        let Some(record) = record else { return Ok(None) };
+        let Some(task) = self.believe(id, record)? else { return Ok(None) };
+        let end = ends.iter().flatten().next_back();
+        let end = end.map(|end| self.nearest(id, end)).transpose()?;
+        Ok(Some(Held { task, end }))
+    }
+
+    async fn read<const N: usize>(&self, keys: [Key; N]) -> Result<[Option<String>; N], InDoubt> {
+        self.0.store.read(&keys).await?.try_into().map_err(|_| short())
+    }
+}
+
+/// A task, and the ends that apply to it, root first.
+fn held_keys(id: &TaskId) -> Vec<Key> {
+    std::iter::once(Key::Task(id.clone())).chain(id.lineage().map(Key::End)).collect()
+}
+
+fn kept(from: Time, longer: TimeDelta) -> Time {
+    from.checked_add_signed(longer).unwrap_or(from)
+}
+
+fn short() -> InDoubt {
+    InDoubt("the store answered less than it was asked for".into())
 }
