@@ -11,6 +11,8 @@ mod record;
 mod redb;
 mod redis;
 mod store_key;
+#[cfg(test)]
+mod tests;
 
 pub use ledger::{Config, Held, Ledger, PublishedKey, Remembered, Stopped, Use, Written};
 pub use record::{Key, Sealed};

@@ -1,0 +1,209 @@
+//! What only one of the stores can get wrong.
+
+use super::*;
+use crate::{clock::ManualClock, lease::Index};
+use std::time::Instant;
+
+async fn calls(server: &Server) -> u64 {
+    let stats: String =
+        ::redis::cmd("INFO").arg("commandstats").query_async(&mut server.connect().await).await.unwrap();
+    let counted = |line: &str| {
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        // What the test's own connections do.
+        let own = ["info", "client|setinfo", "client|setname", "hello", "select"].contains(&name);
+        (!own).then(|| rest.split(',').next()?.parse::<u64>().ok()).flatten()
+    };
+    stats.lines().filter_map(counted).sum()
+}
+
+fn redis(world: &World) -> &Server {
+    match &world.place {
+        Place::Redis(server) => server,
+        Place::Redb(_) => panic!("not on redis"),
+    }
+}
+
+#[tokio::test]
+async fn an_end_costs_the_same_for_one_credential_and_a_thousand() {
+    let world = World::redis().await;
+    let mut costs = Vec::new();
+    for leases in [1, 1000] {
+        let (task, _) = declared(&world.ledger, &root()).await;
+        let more: Vec<Lease> = (1..leases).map(|_| lease(&task.id)).collect();
+        for batch in more.chunks(32) {
+            assert!(matches!(world.ledger.mint(&task, batch).await.unwrap(), Written::Done));
+        }
+        let before = calls(redis(&world)).await;
+        let stopped = revoke(&world.ledger, &task.id).await;
+        assert_eq!(stopped.tally.credentials, leases);
+        costs.push(calls(redis(&world)).await - before);
+    }
+    assert!(costs[0] > 1, "{costs:?}");
+    // The first run loads the script, and asks for it in vain before.
+    assert_eq!(costs[0] - 2, costs[1], "{costs:?}");
+}
+
+#[tokio::test]
+async fn a_mint_is_one_round_trip() {
+    let world = World::redis().await;
+    let (task, _) = declared(&world.ledger, &root()).await;
+    let stats = async || -> u64 {
+        let mut connection = redis(&world).connect().await;
+        let stats: String = ::redis::cmd("INFO").arg("commandstats").query_async(&mut connection).await.unwrap();
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap();
+        line.split(',').next().unwrap().parse().unwrap()
+    };
+    let before = stats().await;
+    for _ in 0..10 {
+        world.ledger.mint(&task, &[lease(&task.id), lease(&task.id)]).await.unwrap();
+    }
+    assert_eq!(stats().await - before, 10);
+}
+
+#[tokio::test]
+async fn a_script_that_redis_forgot_is_loaded_again() {
+    let world = World::redis().await;
+    let (task, _) = declared(&world.ledger, &root()).await;
+    for flushes in 0..3 {
+        ::redis::cmd("SCRIPT").arg("FLUSH").exec_async(&mut redis(&world).connect().await).await.unwrap();
+        match flushes {
+            0 => drop(world.ledger.mint(&task, &[lease(&task.id)]).await.unwrap()),
+            1 => drop(declared(&world.ledger, &root()).await),
+            _ => drop(revoke(&world.ledger, &task.id).await),
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_memory_an_end_still_works_and_a_mint_does_not() {
+    let world = World::redis().await;
+    let (task, of_task) = declared(&world.ledger, &root()).await;
+    let mut connection = redis(&world).connect().await;
+    ::redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(1).exec_async(&mut connection).await.unwrap();
+    let doubt = world.ledger.mint(&task, &[lease(&task.id)]).await.unwrap_err();
+    assert!(doubt.to_string().contains("OOM"), "{doubt}");
+    assert!(world.ledger.declare(&super::task(&root()), &[]).await.is_err());
+    revoke(&world.ledger, &task.id).await;
+    assert!(!lives(&world.ledger, &of_task).await);
+}
+
+#[tokio::test]
+async fn a_redis_that_is_down_is_in_doubt_soon_and_comes_back() {
+    let mut world = World::redis().await;
+    let (task, of_task) = declared(&world.ledger, &root()).await;
+    let Place::Redis(server) = &mut world.place else { panic!("not on redis") };
+    server.process.kill().unwrap();
+    server.process.wait().unwrap();
+    for _ in 0..3 {
+        let start = Instant::now();
+        assert!(world.ledger.live(&task.id, &of_task.id).await.is_err());
+        assert!(world.ledger.mint(&task, &[lease(&task.id)]).await.is_err());
+        assert!(world.ledger.check().await.is_err());
+        assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    }
+    *server = Server::start_on(server.port, world.directory.path(), &["--save", "", "--appendonly", "yes"]);
+    let start = Instant::now();
+    while world.ledger.check().await.is_err() {
+        assert!(start.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(lives(&world.ledger, &of_task).await);
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_is_in_doubt_soon() {
+    let world = World::redis().await;
+    let (task, of_task) = declared(&world.ledger, &root()).await;
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(redis(&world).process.id()).unwrap());
+    let signal = |signal: &str| Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
+    signal("-STOP");
+    let start = Instant::now();
+    assert!(world.ledger.live(&task.id, &of_task.id).await.is_err());
+    assert!(start.elapsed() < Duration::from_secs(5));
+    signal("-CONT");
+    assert!(lives(&world.ledger, &of_task).await);
+}
+
+#[tokio::test]
+async fn a_redis_that_could_forget_is_refused() {
+    for (arguments, strict, word) in [
+        (&["--appendonly", "yes", "--maxmemory-policy", "volatile-lru"][..], false, "noeviction"),
+        (&["--save", "", "--appendonly", "no"], false, "keeps nothing on disk"),
+        (&["--save", "60 1", "--appendonly", "no"], true, "append-only"),
+        (&["--appendonly", "yes", "--replicaof", "127.0.0.1 1"], false, "replica"),
+        (&["--appendonly", "yes", "--cluster-enabled", "yes"], false, "cluster"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let server = Server::start(directory.path(), arguments);
+        let refused = server.open(strict).await.err().expect("refused").to_string();
+        assert!(refused.contains(word), "{refused}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    Server::start(directory.path(), &["--save", "60 1", "--appendonly", "no"]).open(false).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_password_never_shows() {
+    for url in ["redis://user:hunter2@127.0.0.1:1/0", "rediss://:hunter2@127.0.0.1:1", "hunter2://x", "redis:hunter2"] {
+        let refused = open_url(url.to_owned(), 7, false).await.err().expect("refused").to_string();
+        assert!(!refused.contains("hunter2"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn names_of_what_was_collected_are_dropped() {
+    let world = World::redis().await;
+    let (recent, _) = declared(&world.ledger, &root()).await;
+    let old = TaskId::root(now() - TimeDelta::hours(72)).unwrap();
+    let (kept, _) = declared(&world.ledger, &TaskId::root(now() - TimeDelta::hours(96)).unwrap()).await;
+    let mut connection = redis(&world).connect().await;
+    for name in [old.as_str(), "task_0", "aaa", "zzz"] {
+        ::redis::cmd("ZADD").arg("remit:tasks").arg(0).arg(name).exec_async(&mut connection).await.unwrap();
+    }
+    let store = RedisStore::open(&redis(&world).url(), Arc::new(SystemClock), true).await.unwrap();
+    assert_eq!(store.list(Index::Tasks, None, 2).await.unwrap(), [recent.id.as_str(), kept.id.as_str()]);
+    assert_eq!(store.list(Index::Tasks, Some(kept.id.as_str()), 2).await.unwrap(), Vec::<String>::new());
+    let left: u64 = ::redis::cmd("ZCARD").arg("remit:tasks").query_async(&mut connection).await.unwrap();
+    assert_eq!(left, 2);
+}
+
+#[tokio::test]
+async fn a_file_is_closed_to_others_and_to_a_second_broker() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("data/store.redb");
+    let store = RedbStore::open(&path, Arc::new(SystemClock)).unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+    assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+    let refused = RedbStore::open(&path, Arc::new(SystemClock)).err().expect("refused");
+    assert!(refused.to_string().contains("in use by another broker"), "{refused}");
+    drop(store);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let refused = RedbStore::open(&path, Arc::new(SystemClock)).err().expect("refused");
+    assert!(refused.to_string().contains("chmod 600"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_file_is_swept_of_what_has_run_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(now()));
+    let store = Arc::new(RedbStore::open(&directory.path().join("store.redb"), clock.clone()).unwrap());
+    let ledger = Ledger::over(store.clone(), &StoreKey::for_test(7), now()).await.unwrap();
+    let (old, of_old) = declared(&ledger, &root()).await;
+    revoke(&ledger, &old.id).await;
+    clock.advance(TimeDelta::hours(23));
+    declared(&ledger, &root()).await;
+    assert!(ledger.task(&old.id).await.unwrap().unwrap().end.is_some());
+    clock.advance(TimeDelta::hours(3));
+    declared(&ledger, &root()).await;
+    assert!(ledger.task(&old.id).await.unwrap().is_none());
+    assert_eq!(ledger.leases(&old.id, &[of_old.id]).await.unwrap(), [None]);
+    assert_eq!(store.read(&[Key::End(old.id.clone()), Key::Marker]).await.unwrap().iter().flatten().count(), 1);
+    clock.advance(TimeDelta::hours(26));
+    ledger
+        .remember("digest", super::super::Remembered { task: root(), body: String::new() }, tomorrow())
+        .await
+        .unwrap();
+    assert_eq!(store.list(Index::Tasks, None, 10).await.unwrap(), Vec::<String>::new());
+    ledger.check().await.unwrap();
+}

@@ -1,0 +1,234 @@
+//! What every store does.
+
+use super::*;
+use crate::lease::{Remembered, Tally};
+
+/// Runs every scenario over every store.
+macro_rules! over_both {
+    ($($scenario:ident),* $(,)?) => {
+        mod redis { $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $scenario() {
+            super::$scenario(super::World::redis().await).await;
+        })* }
+        mod redb { $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $scenario() {
+            super::$scenario(super::World::redb().await).await;
+        })* }
+    };
+}
+pub(super) use over_both;
+
+over_both![
+    a_task_lives_until_it_ends,
+    a_task_is_declared_once,
+    nothing_is_minted_for_a_task_that_is_not_there,
+    an_end_takes_the_subtree_and_nothing_above,
+    a_completed_child_stays_completed,
+    an_end_may_overtake_the_declaration,
+    an_end_is_recorded_once,
+    no_mint_survives_the_end_it_raced,
+    tasks_are_listed_newest_first,
+    a_retry_finds_the_first_answer,
+    keys_are_published_once,
+    a_restart_forgets_nothing,
+];
+
+async fn a_task_lives_until_it_ends(world: World) {
+    let ledger = &world.ledger;
+    assert_eq!(ledger.generation(), 1);
+    ledger.check().await.unwrap();
+    let (task, first) = declared(ledger, &root()).await;
+    let second = lease(&task.id);
+    assert!(matches!(ledger.mint(&task, std::slice::from_ref(&second)).await.unwrap(), Written::Done));
+
+    let cold = world.another(7).await.unwrap();
+    for ledger in [ledger, &cold] {
+        assert_eq!(ledger.live(&task.id, &first.id).await.unwrap(), Some((first.clone(), task.clone())));
+        assert!(lives(ledger, &second).await);
+        assert_eq!(ledger.live(&task.id, &LeaseId::random().unwrap()).await.unwrap(), None);
+        assert_eq!(ledger.declared(&task.id).await.unwrap(), Some(task.clone()));
+        assert!(ledger.task(&task.id).await.unwrap().unwrap().end.is_none());
+    }
+
+    let stopped = revoke(ledger, &task.id).await;
+    assert_eq!(stopped.task, Some(task.clone()));
+    let latest_expiry = first.expires_at.max(second.expires_at).timestamp();
+    assert_eq!(stopped.tally, Tally { ended_tasks: 1, credentials: 2, latest_expiry });
+    for ledger in [ledger, &cold] {
+        assert!(!lives(ledger, &first).await && !lives(ledger, &second).await);
+        let refused = ledger.mint(&task, &[lease(&task.id)]).await.unwrap();
+        assert!(matches!(refused, Written::Ended(end) if end == stopped.end));
+        assert_eq!(ledger.task(&task.id).await.unwrap().unwrap().end, Some(stopped.end.clone()));
+        let found = ledger.leases(&task.id, &[first.id.clone(), LeaseId::random().unwrap()]).await.unwrap();
+        assert_eq!(found, [Some(first.clone()), None]);
+    }
+}
+
+async fn a_task_is_declared_once(world: World) {
+    let (declared, _) = declared(&world.ledger, &root()).await;
+    let again = lease(&declared.id);
+    let written = world.ledger.declare(&task(&declared.id), std::slice::from_ref(&again)).await.unwrap();
+    assert!(matches!(written, Written::Exists));
+    assert!(!lives(&world.ledger, &again).await);
+    assert_eq!(world.ledger.task(&declared.id).await.unwrap().unwrap().task, declared);
+}
+
+async fn nothing_is_minted_for_a_task_that_is_not_there(world: World) {
+    let (ledger, unknown) = (&world.ledger, root());
+    assert!(matches!(ledger.mint(&task(&unknown), &[lease(&unknown)]).await.unwrap(), Written::Missing));
+    let orphan = unknown.child().unwrap();
+    assert!(matches!(ledger.declare(&task(&orphan), &[]).await.unwrap(), Written::Missing));
+    assert!(ledger.task(&orphan).await.unwrap().is_none());
+    assert!(ledger.declared(&unknown).await.unwrap().is_none());
+    assert!(ledger.end(&end_of(&unknown, State::Revoked), tomorrow(), false).await.unwrap().is_none());
+
+    let (task, of_task) = declared(ledger, &root()).await;
+    world.tamper(&Key::Task(task.id.clone()), None).await;
+    assert!(matches!(ledger.mint(&task, &[lease(&task.id)]).await.unwrap(), Written::Missing));
+    assert!(!lives(ledger, &of_task).await);
+}
+
+async fn an_end_takes_the_subtree_and_nothing_above(world: World) {
+    let ledger = &world.ledger;
+    let (root, of_root) = declared(ledger, &root()).await;
+    let (child, of_child) = declared(ledger, &root.id.child().unwrap()).await;
+    let (grandchild, of_grandchild) = declared(ledger, &child.id.child().unwrap()).await;
+    let (_, of_sibling) = declared(ledger, &root.id.child().unwrap()).await;
+
+    let stopped = revoke(ledger, &child.id).await;
+    assert_eq!((stopped.tally.ended_tasks, stopped.tally.credentials), (2, 2));
+    assert!(lives(ledger, &of_root).await && lives(ledger, &of_sibling).await);
+    assert!(!lives(ledger, &of_child).await && !lives(ledger, &of_grandchild).await);
+    let refused = ledger.mint(&grandchild, &[lease(&grandchild.id)]).await.unwrap();
+    assert!(matches!(refused, Written::Ended(end) if end.task == child.id));
+    let late = grandchild.id.child().unwrap();
+    assert!(matches!(ledger.declare(&task(&late), &[]).await.unwrap(), Written::Ended(_)));
+
+    let stopped = revoke(ledger, &root.id).await;
+    assert_eq!((stopped.tally.ended_tasks, stopped.tally.credentials), (2, 4));
+    assert!(!lives(ledger, &of_root).await && !lives(ledger, &of_sibling).await);
+}
+
+async fn a_completed_child_stays_completed(world: World) {
+    let ledger = &world.ledger;
+    let (root, _) = declared(ledger, &root()).await;
+    let (child, _) = declared(ledger, &root.id.child().unwrap()).await;
+    let completed = ledger.end(&end_of(&child.id, State::Completed), tomorrow(), false).await.unwrap().unwrap();
+    let revoked = revoke(ledger, &root.id).await;
+    let held = ledger.task(&child.id).await.unwrap().unwrap();
+    assert_eq!(held.end, Some(completed.end.clone()));
+    let again = revoke(ledger, &child.id).await;
+    assert_eq!((again.end, again.tally), (completed.end, completed.tally));
+    let again = revoke(ledger, &root.id).await;
+    assert_eq!((again.end, again.tally.ended_tasks), (revoked.end, 1));
+}
+
+async fn an_end_may_overtake_the_declaration(world: World) {
+    let (ledger, id) = (&world.ledger, root());
+    let stopped = ledger.end(&end_of(&id, State::Revoked), tomorrow(), true).await.unwrap().unwrap();
+    assert_eq!((stopped.task, stopped.tally), (None, Tally::default()));
+    let refused = ledger.declare(&task(&id), &[lease(&id)]).await.unwrap();
+    assert!(matches!(refused, Written::Ended(end) if end == stopped.end));
+    let refused = ledger.declare(&task(&id.child().unwrap()), &[]).await.unwrap();
+    assert!(matches!(refused, Written::Ended(end) if end == stopped.end));
+    assert!(ledger.task(&id).await.unwrap().is_none());
+}
+
+async fn an_end_is_recorded_once(world: World) {
+    let ledger = &world.ledger;
+    let (task, _) = declared(ledger, &root()).await;
+    let first = revoke(ledger, &task.id).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let again = revoke(ledger, &task.id).await;
+    assert_eq!((again.end, again.tally, again.task), (first.end, first.tally, first.task));
+}
+
+async fn no_mint_survives_the_end_it_raced(world: World) {
+    let ledger = world.ledger.clone();
+    let (task, _) = declared(&ledger, &root()).await;
+    let racing = (0..64).map(|_| {
+        let (ledger, task) = (ledger.clone(), task.clone());
+        async move {
+            let mut minted = Vec::new();
+            for _ in 0..100 {
+                let lease = lease(&task.id);
+                match ledger.mint(&task, std::slice::from_ref(&lease)).await.unwrap() {
+                    Written::Done => minted.push(lease),
+                    Written::Ended(_) => break,
+                    Written::Exists | Written::Missing => panic!("the task was declared"),
+                }
+            }
+            minted
+        }
+    });
+    let ending = async {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let stopped = revoke(&ledger, &task.id).await;
+        assert!(matches!(ledger.mint(&task, &[lease(&task.id)]).await.unwrap(), Written::Ended(_)));
+        stopped
+    };
+    let (minted, stopped) = tokio::join!(futures_util::future::join_all(racing), ending);
+    let minted: Vec<Lease> = minted.into_iter().flatten().collect();
+    assert_eq!(stopped.tally.credentials, 1 + minted.len() as u64);
+    for lease in &minted {
+        assert!(!lives(&ledger, lease).await);
+    }
+}
+
+async fn tasks_are_listed_newest_first(world: World) {
+    let ledger = &world.ledger;
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(declared(ledger, &root()).await.0.id.clone());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    ids.push(declared(ledger, &ids[4].child().unwrap()).await.0.id.clone());
+    ids.reverse();
+    revoke(ledger, &ids[1]).await;
+    let (mut listed, mut before) = (Vec::new(), None);
+    for page in 0.. {
+        assert!(page < 4);
+        let (held, next) = ledger.tasks(before.as_ref(), 2).await.unwrap();
+        listed.extend(held);
+        before = next;
+        if before.is_none() {
+            break;
+        }
+    }
+    assert_eq!(listed.iter().map(|held| held.task.id.clone()).collect::<Vec<_>>(), ids);
+    let ended: Vec<bool> = listed.iter().map(|held| held.end.is_some()).collect();
+    assert_eq!(ended, [true, true, false, false, false, false]);
+}
+
+async fn a_retry_finds_the_first_answer(world: World) {
+    let first = Remembered { task: root(), body: "a".into() };
+    let other = Remembered { task: root(), body: "b".into() };
+    for remembered in [&first, &other] {
+        assert_eq!(world.ledger.remember("digest", remembered.clone(), tomorrow()).await.unwrap(), first);
+    }
+    assert_eq!(world.ledger.remember("another", other.clone(), tomorrow()).await.unwrap(), other);
+}
+
+async fn keys_are_published_once(world: World) {
+    let document = crate::jose::SigningKey::generate().unwrap();
+    let jwk = crate::jose::SigningKey::from_pkcs8(&document).unwrap().public().clone();
+    let key = crate::lease::PublishedKey { purpose: crate::lease::Use::AccessToken, jwk };
+    assert_eq!(world.ledger.keys().await.unwrap(), []);
+    for ledger in [&world.ledger, &world.another(7).await.unwrap()] {
+        ledger.publish(&key).await.unwrap();
+        assert_eq!(ledger.keys().await.unwrap(), std::slice::from_ref(&key));
+    }
+    let other = crate::lease::PublishedKey { purpose: crate::lease::Use::JwtSvid, ..key };
+    assert!(world.ledger.publish(&other).await.is_err());
+}
+
+async fn a_restart_forgets_nothing(world: World) {
+    let (alive, of_alive) = declared(&world.ledger, &root()).await;
+    let (dead, of_dead) = declared(&world.ledger, &root()).await;
+    let stopped = revoke(&world.ledger, &dead.id).await;
+    let world = world.restart().await;
+    world.ledger.check().await.unwrap();
+    assert!(lives(&world.ledger, &of_alive).await && !lives(&world.ledger, &of_dead).await);
+    let again = revoke(&world.ledger, &dead.id).await;
+    assert_eq!((again.end, again.tally), (stopped.end, stopped.tally));
+    assert!(matches!(world.ledger.mint(&alive, &[lease(&alive.id)]).await.unwrap(), Written::Done));
+    assert_eq!(world.ledger.tasks(None, 10).await.unwrap().0.len(), 2);
+}
