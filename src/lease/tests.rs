@@ -35,11 +35,20 @@ struct Server {
 
 impl Server {
     fn start(directory: &Path, arguments: &[&str]) -> Self {
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        Self::start_on(port, directory, arguments)
+        // Between being found free and being taken, a port can go to someone else.
+        let attempt = |_| {
+            let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+            Self::try_start(port, directory, arguments)
+        };
+        (0..5).find_map(attempt).expect("redis-server starts")
     }
 
     fn start_on(port: u16, directory: &Path, arguments: &[&str]) -> Self {
+        Self::try_start(port, directory, arguments).expect("redis-server starts")
+    }
+
+    /// `None` where the server stopped again instead of listening.
+    fn try_start(port: u16, directory: &Path, arguments: &[&str]) -> Option<Self> {
         let process = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--dir"])
             .arg(directory)
@@ -47,13 +56,18 @@ impl Server {
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed");
+        let mut server = Self { process, port };
         for _ in 0..500 {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                break;
-            }
             std::thread::sleep(Duration::from_millis(10));
+            let listens = TcpStream::connect(("127.0.0.1", port)).is_ok();
+            if server.process.try_wait().unwrap().is_some() {
+                return None;
+            }
+            if listens {
+                return Some(server);
+            }
         }
-        Self { process, port }
+        None
     }
 
     fn durable(directory: &Path) -> Self {
