@@ -4,9 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    attest::Kind,
     id::{LeaseId, Location, SpiffeId, TaskId},
-    task::{AccessDetail, CredentialType, Privilege},
+    task::{AccessDetail, CredentialType, Kind, Privilege},
 };
 
 /// The claims of an access token (RFC 9068) and of a JWT-SVID.

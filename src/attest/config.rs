@@ -1,7 +1,7 @@
 //! The `[[attestor]]` sections of the configuration, as they are written. [`super::Attestors::build`] checks them.
 
 use serde::Deserialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Kind;
 
@@ -101,6 +101,15 @@ impl Config {
     #[must_use]
     pub fn development() -> Self {
         Self::Unix(UnixConfig { name: "unix".into(), kind: ai_agent(), workload: unix_workload(), owners: None })
+    }
+
+    /// Takes relative paths as relative to `base`.
+    pub(crate) fn resolve(&mut self, base: &Path) {
+        if let Self::Oidc(config) = self {
+            for path in config.keys_file.iter_mut().chain(&mut config.ca_file) {
+                *path = base.join(&path);
+            }
+        }
     }
 
     /// What it is called.

@@ -12,52 +12,16 @@ mod peer;
 mod process;
 mod settings;
 mod template;
-pub mod unix;
+mod unix;
 
+pub use crate::task::{Kind, Mark};
 pub use attestors::Attestors;
 pub use config::{Config, FactTemplates, OidcConfig, Preset, UnixConfig};
+pub use unix::Peer;
 
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 use crate::{clock::Time, id::SpiffeId};
-
-/// What sort of thing a workload is, by the attestor's configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// An AI agent.
-    AiAgent,
-    /// A CI job.
-    Ci,
-    /// A service.
-    Service,
-    /// A person.
-    Human,
-}
-
-impl Kind {
-    /// The word in tokens and policies.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Kind::AiAgent => "ai_agent",
-            Kind::Ci => "ci",
-            Kind::Service => "service",
-            Kind::Human => "human",
-        }
-    }
-}
-
-/// What attestation could not make certain; shown wherever the task is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mark {
-    /// The kernel could not pin the peer process (no `SO_PEERPIDFD`): only uid and gid are certain.
-    Unpinned,
-    /// The caller has the broker's own uid and could read its files.
-    Unseparated,
-}
 
 /// Facts that evidence proved about the work, beside who does it. Policies see them as `context.attested.*`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,7 +42,7 @@ pub enum Evidence {
     /// A JWT of some issuer.
     Jwt(secrecy::SecretString),
     /// The process at the other end of a Unix socket.
-    Peer(unix::Peer),
+    Peer(Peer),
 }
 
 /// Why evidence was not accepted. The text is for the audit; callers learn only that it was not.

@@ -40,15 +40,8 @@ pub struct Entry {
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "as", rename_all = "snake_case")]
 pub enum Actor {
-    /// Nobody that could be named.
-    Unknown,
     /// An operator, by name.
     Operator {
-        /// The configured name.
-        name: String,
-    },
-    /// A service, by name.
-    Service {
         /// The configured name.
         name: String,
     },
@@ -69,11 +62,6 @@ pub enum Actor {
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// Evidence or a caller's credential was not accepted.
-    AttestationRefused {
-        /// Why, in words that callers do not see.
-        why: String,
-    },
     /// A task was declared.
     TaskDeclared {
         /// What for.
@@ -95,6 +83,8 @@ pub enum Event {
         purpose: String,
         /// Who would have been accountable.
         owner: String,
+        /// In a sentence.
+        why: String,
         /// What was refused, and by which policies.
         denied: Vec<Denied>,
     },
@@ -115,14 +105,9 @@ pub enum Event {
     },
     /// A credential was refused.
     MintDenied {
-        /// The audience asked for.
-        resource: String,
-        /// The privilege asked for.
-        privilege: String,
-        /// Why: the stable code, or `task_not_active`.
-        why: String,
-        /// The policies that forbade it.
-        policies: Vec<String>,
+        /// What was refused, and by which policies.
+        #[serde(flatten)]
+        denied: Denied,
     },
     /// Somebody is about to end a task.
     EndRequested {

@@ -83,6 +83,13 @@ const MAX_VALUES: usize = 32;
 const MAX_VALUE_LENGTH: usize = 256;
 
 impl AccessDetail {
+    /// The detail that names one location and one privilege and restricts nothing else.
+    #[must_use]
+    pub fn of(location: Location, privilege: Privilege) -> Self {
+        let (locations, privileges) = (vec![location], vec![privilege]);
+        Self { kind: DetailType::Access, locations, privileges, actions: None, datatypes: None, identifier: None }
+    }
+
     /// The detail cut down to one location and one privilege, or `None` where it does not reach them.
     #[must_use]
     pub fn slice(&self, location: &Location, privilege: Privilege) -> Option<AccessDetail> {
@@ -130,6 +137,8 @@ pub struct Authority(Vec<AccessDetail>);
 impl Authority {
     /// How many details a declaration may have.
     pub const MAX_DETAILS: usize = 16;
+    /// How many (location, privilege) pairs it may name in all: each is a policy decision of its own.
+    pub const MAX_PAIRS: usize = 128;
 
     /// Checks and wraps the details of a declaration.
     ///
@@ -140,6 +149,9 @@ impl Authority {
             return Err(Malformed("authorization_details has 1 to 16 objects"));
         }
         details.iter().try_for_each(AccessDetail::validate)?;
+        if details.iter().map(|detail| detail.pairs().count()).sum::<usize>() > Self::MAX_PAIRS {
+            return Err(Malformed("authorization_details names at most 128 pairs of location and privilege"));
+        }
         Ok(Self(details))
     }
 

@@ -85,7 +85,7 @@ pub enum CredentialType {
 }
 
 /// How many credentials one call may ask for.
-pub const MAX_CREDENTIALS: usize = 32;
+const MAX_CREDENTIALS: usize = 32;
 
 impl Declaration {
     /// Checks the sizes and forms that the types alone do not, and yields the authority that is asked for.
@@ -93,16 +93,16 @@ impl Declaration {
     /// # Errors
     /// [`Error::InvalidRequest`], naming the member.
     pub fn validate(&self) -> Result<Authority, Error> {
-        text("purpose", Some(&self.purpose), 1024)?;
-        text("owner", Some(&self.owner), 256)?;
-        text("environment", self.environment.as_ref(), 128)?;
-        text("sandbox", self.sandbox.as_ref(), 256)?;
-        text("data_classification", self.data_classification.as_ref(), 128)?;
-        text("context.repo", self.context.repo.as_ref(), 512)?;
-        text("context.branch", self.context.branch.as_ref(), 512)?;
-        text("context.command", self.context.command.as_ref(), 4096)?;
+        check_text("purpose", Some(&self.purpose), 1024)?;
+        check_text("owner", Some(&self.owner), 256)?;
+        check_text("environment", self.environment.as_ref(), 128)?;
+        check_text("sandbox", self.sandbox.as_ref(), 256)?;
+        check_text("data_classification", self.data_classification.as_ref(), 128)?;
+        check_text("context.repo", self.context.repo.as_ref(), 512)?;
+        check_text("context.branch", self.context.branch.as_ref(), 512)?;
+        check_text("context.command", self.context.command.as_ref(), 4096)?;
         ttl(self.ttl)?;
-        requests(&self.credentials)?;
+        check_requests(&self.credentials)?;
         Authority::new(self.authorization_details.clone())
             .map_err(|why| Error::InvalidRequest { part: Part::AuthorizationDetails, detail: why.to_string() })
     }
@@ -112,7 +112,7 @@ impl Declaration {
 ///
 /// # Errors
 /// [`Error::InvalidRequest`] for a list that is too long or a `ttl` of 0.
-pub(crate) fn requests(requests: &[CredentialRequest]) -> Result<(), Error> {
+pub(crate) fn check_requests(requests: &[CredentialRequest]) -> Result<(), Error> {
     if requests.len() > MAX_CREDENTIALS {
         return Err(Error::invalid("`credentials` has at most 32 objects"));
     }
@@ -124,7 +124,7 @@ fn ttl(ttl: Option<u32>) -> Result<(), Error> {
 }
 
 /// Words of a caller that are stored and shown: not empty, bounded, no control characters.
-pub(crate) fn text(member: &str, value: Option<&String>, most: usize) -> Result<(), Error> {
+pub(crate) fn check_text(member: &str, value: Option<&String>, most: usize) -> Result<(), Error> {
     match value {
         Some(value) if value.trim().is_empty() || value.len() > most || value.chars().any(char::is_control) => {
             Err(Error::invalid(format!("`{member}` is 1 to {most} octets without control characters")))

@@ -2,14 +2,16 @@
 
 mod authority;
 mod declaration;
+mod workload;
 
 pub use authority::{AccessDetail, Authority, Privilege};
 pub use declaration::{Context, CredentialRequest, CredentialType, Declaration};
+pub(crate) use declaration::{check_requests, check_text};
+pub use workload::{Kind, Mark};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    attest::{Kind, Mark},
     clock::Time,
     error::Denied,
     id::{LeaseId, SpiffeId, TaskId},
@@ -98,9 +100,9 @@ impl Task {
     #[must_use]
     pub fn state(&self, end: Option<&End>, now: Time) -> State {
         match end {
-            Some(end) => end.state,
-            None if now >= self.expires_at => State::Expired,
-            None => State::Active,
+            Some(end) if end.at < self.expires_at => end.state,
+            None if now < self.expires_at => State::Active,
+            _ => State::Expired,
         }
     }
 }

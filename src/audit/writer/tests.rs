@@ -15,9 +15,9 @@ fn entry(why: &str) -> Entry {
     Entry {
         time: DateTime::from_timestamp(1_770_000_000, 0).unwrap(),
         request: "req-1".to_owned(),
-        actor: Actor::Unknown,
+        actor: Actor::Operator { name: "ada".into() },
         task: None,
-        event: Event::AttestationRefused { why: why.to_owned() },
+        event: Event::Looked { at: why.to_owned() },
     }
 }
 
@@ -33,7 +33,7 @@ fn lines(dir: &Path) -> Vec<Value> {
 }
 
 fn whys(dir: &Path) -> Vec<String> {
-    lines(dir).iter().map(|line| line["why"].as_str().unwrap().to_owned()).collect()
+    lines(dir).iter().map(|line| line["at"].as_str().unwrap().to_owned()).collect()
 }
 
 fn assert_numbered(dir: &Path, from: u64, to: u64) {
@@ -111,7 +111,7 @@ async fn entries_are_on_disk_in_order_once_recorded() {
     let first = std::fs::read_to_string(dir.join(FILE)).unwrap();
     assert!(
         first.starts_with(
-            r#"{"sequence":1,"time":"2026-02-02T02:40:00Z","request":"req-1","actor":{"as":"unknown"},"event":"#
+            r#"{"sequence":1,"time":"2026-02-02T02:40:00Z","request":"req-1","actor":{"as":"operator","name":"ada"},"event":"#
         ),
         "{first}"
     );
@@ -180,12 +180,12 @@ async fn callers_share_syncs_and_none_is_split() {
 
 #[tokio::test]
 async fn what_a_crash_left_incomplete_is_cut_off() {
-    let whole = "{\"sequence\":1,\"why\":\"a\"}\n{\"sequence\":2,\"why\":\"b\"}\n";
+    let whole = "{\"sequence\":1,\"at\":\"a\"}\n{\"sequence\":2,\"at\":\"b\"}\n";
     let tails: [&[u8]; 4] = [
         b"{\"sequence\":3,\"wh",
         b"\0\0\0\0\0\0\0\0",
-        b"{\"sequence\":3,\"why\":\"c\0\0\0\0\n{\"sequence\":5,\"why\":\"e\"}\n",
-        b"{\"sequence\":3,\"why\":\"c\"}",
+        b"{\"sequence\":3,\"at\":\"c\0\0\0\0\n{\"sequence\":5,\"at\":\"e\"}\n",
+        b"{\"sequence\":3,\"at\":\"c\"}",
     ];
     for tail in tails {
         let (_root, dir) = log();
@@ -224,7 +224,8 @@ async fn a_long_log_is_opened_by_its_end() {
     let (_root, dir) = log();
     std::fs::create_dir_all(&dir).unwrap();
     let filler = "x".repeat(1000);
-    let text: String = (1..=4000).map(|number| format!("{{\"sequence\":{number},\"why\":\"{filler}\"}}\n")).collect();
+    let lines: Vec<_> = (1..=4000).map(|number| format!("{{\"sequence\":{number},\"at\":\"{filler}\"}}\n")).collect();
+    let text = lines.concat();
     std::fs::write(dir.join(FILE), text + "{\"seq").unwrap();
     let audit = Audit::open(&dir).unwrap();
     audit.record(&[entry("last")]).await.unwrap();
@@ -296,6 +297,8 @@ async fn a_disk_that_hangs_is_not_waited_for() {
     faults.gate(true);
     let refused = audit.record(&[entry("a")]).await.unwrap_err();
     assert!(refused.0.contains("did not take the entries"), "{refused}");
+    // The caller waits from when it asked, the writer from when it began: a moment later both have given up.
+    tokio::time::sleep(deadline / 3).await;
     assert!(!audit.is_healthy());
     let again = Instant::now();
     audit.record(&[entry("b")]).await.unwrap_err();
@@ -323,7 +326,7 @@ async fn no_text_makes_a_second_line() {
         let text = std::fs::read_to_string(dir.join(FILE)).unwrap();
         let line = text.trim_end_matches('\n').rsplit('\n').next().unwrap();
         assert!(!line.contains(is_active), "{line:?}");
-        assert_eq!(serde_json::from_str::<Value>(line).unwrap()["why"], why, "escaped, not changed");
+        assert_eq!(serde_json::from_str::<Value>(line).unwrap()["at"], why, "escaped, not changed");
     }
     assert_numbered(&dir, 1, 0xa0 + 5);
 }
