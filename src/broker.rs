@@ -1,0 +1,458 @@
+//! The use cases, in order: declare, mint, introspect, complete, revoke, look. The only place that knows the order of steps.
+//!
+//! **Mint**: one `now` → attest → policy decides → lease written, atomically with the check that the task and all its ancestors are
+//! active → decision and mint durable in the audit log → sign → look once more whether anything ended it → send. A crash leaves a
+//! lease without a credential, never the reverse.
+//!
+//! **Revoke**: durable intent in the audit log → one atomic step on the tree, whatever the number of credentials → outcome in
+//! the audit log → answer.
+//!
+//! Whatever cannot be told (store, audit log, policy engine) ends in [`Error::Unavailable`]: nothing is minted, nothing verifies.
+
+mod declare;
+mod revoke;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use std::sync::Arc;
+
+use crate::{
+    attest::{Attested, Attestors, Evidence, Peer, Rejected},
+    audit::{Actor, Audit, Entry, Event},
+    claims::Claims,
+    clock::{Clock, Time},
+    credential::{Bounds, Credential, Draft, Keyring},
+    error::{Denied, Error, Input, Limit},
+    id::TaskId,
+    lease::{Held, InDoubt, Ledger, PublishedKey, Use, Written},
+    party::{Operator, Parties, Party, Role, Service},
+    policy::{Ask, Policies, Verdict, Words},
+    revocation::EndSet,
+    task::{AccessDetail, CredentialRequest, CredentialType, Task, check_requests},
+    verify::Token,
+};
+
+pub use declare::{Declared, IdempotencyKey};
+pub use revoke::{Reach, Revoked};
+
+/// Everything a broker is made of.
+pub struct Parts {
+    /// Its name, to the octet.
+    pub issuer: String,
+    /// Who can prove what they are.
+    pub attestors: Attestors,
+    /// Who is known by configuration.
+    pub parties: Parties,
+    /// What is allowed.
+    pub policies: Policies,
+    /// What was minted.
+    pub ledger: Ledger,
+    /// What it signs with.
+    pub keys: Keyring,
+    /// What happened.
+    pub audit: Audit,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The broker.
+pub struct Broker {
+    parts: Parts,
+    ends: EndSet,
+    unseen: revoke::Quota,
+}
+
+/// What came with a request that says who is calling; none of it believed yet.
+pub struct Presented {
+    /// `Authorization: Bearer`. Beats the kernel.
+    pub bearer: Option<SecretString>,
+    /// The peer of a Unix socket.
+    pub peer: Option<Peer>,
+}
+
+/// A request, as far as every use case needs it.
+pub struct Request {
+    /// Who is calling.
+    pub presented: Presented,
+    /// `x-request-id`.
+    pub id: String,
+}
+
+/// Who is calling.
+enum Caller {
+    Workload(Box<Attested>),
+    Service(Arc<Service>),
+    Operator(Arc<Operator>),
+}
+
+/// The answer to an introspection (RFC 7662). There is one inactive answer, whatever the reason.
+#[derive(Debug)]
+pub enum Introspection {
+    /// Alive at this moment.
+    Active(Box<Claims>, CredentialType),
+    /// Unknown, expired, ended, foreign, or in doubt.
+    Inactive,
+}
+
+impl Broker {
+    /// Assembles a broker.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self { parts, ends: EndSet::default(), unseen: revoke::Quota::default() }
+    }
+
+    /// The issuer.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.parts.issuer
+    }
+
+    /// Mints credentials for a task: all of them or none.
+    ///
+    /// # Errors
+    /// Everything but [`Error::IdempotencyKeyReused`].
+    pub async fn mint(
+        &self,
+        request: Request,
+        id: &TaskId,
+        asked: &[CredentialRequest],
+    ) -> Result<Vec<Credential>, Error> {
+        let now = self.now();
+        let attested = self.attest(request.presented, now).await?;
+        check_requests(asked)?;
+        let task = self.own_task(&attested, id).await?;
+        if now >= task.expires_at || self.ends.covers(id) {
+            return Err(Error::TaskNotActive);
+        }
+        let actor = actor_of(&attested);
+        let (drafts, denied) = self.decide(&attested, &task, asked, now)?;
+        if !denied.is_empty() {
+            let entries = denied.iter().map(|d| entry(now, &request.id, &actor, id, mint_denied(&d.denied))).collect();
+            self.record(entries).await?;
+            return Err(refusal(denied));
+        }
+        let leases: Vec<_> = drafts.iter().map(|draft| draft.lease().clone()).collect();
+        match self.parts.ledger.mint(&task, &leases).await.map_err(|why| in_doubt(&why))? {
+            Written::Done => {}
+            Written::Ended(_) => return Err(Error::TaskNotActive),
+            Written::Missing | Written::Exists => return Err(Error::NotFound),
+        }
+        let entries = drafts.iter().map(|draft| entry(now, &request.id, &actor, id, minted(draft))).collect();
+        self.release(&task, drafts, entries).await
+    }
+
+    /// Whether a token is alive at this moment. A service sees its own audiences, an operator all of them.
+    ///
+    /// # Errors
+    /// [`Error::EvidenceInvalid`] when the caller is neither.
+    pub async fn introspect(&self, request: Request, token: &str) -> Result<Introspection, Error> {
+        let now = self.now();
+        let caller = self.identify(request.presented, now).await?;
+        let sees = |claims: &Claims| match &caller {
+            Caller::Service(service) => service.answers_for(&claims.aud),
+            Caller::Operator(_) => true,
+            Caller::Workload(_) => false,
+        };
+        match &caller {
+            Caller::Workload(_) => return Err(Error::EvidenceInvalid),
+            Caller::Operator(operator) => self.note_look(operator, &request.id, now, "introspection").await?,
+            Caller::Service(_) => {}
+        }
+        Ok(self.alive(token, sees, now).await.unwrap_or(Introspection::Inactive))
+    }
+
+    /// `None` where the token is not alive, or where that cannot be told.
+    async fn alive(&self, token: &str, sees: impl Fn(&Claims) -> bool, now: Time) -> Option<Introspection> {
+        let token = Token::parse(token).ok()?;
+        let key = self.verifying_key(&token).await?;
+        let verified = token.verify(&key, &self.parts.issuer, now).ok()?;
+        let claims = verified.claims();
+        if !sees(claims)
+            || claims.task.generation != self.parts.ledger.generation()
+            || self.ends.covers(&claims.task.id)
+        {
+            return None;
+        }
+        let live = self.parts.ledger.live(&claims.task.id, &claims.jti).await;
+        let (lease, task) = live
+            .inspect_err(|why| tracing::error!(%why, "the store is in doubt: introspection answers inactive"))
+            .ok()??;
+        let same = lease.resource == claims.aud
+            && lease.privilege == claims.scope
+            && lease.kind == verified.form()
+            && lease.expires_at.timestamp() == claims.exp
+            && task.id == claims.task.id
+            && task.workload == claims.client_id;
+        let alive = same && lease.expires_at > now && task.expires_at > now;
+        alive.then(|| Introspection::Active(Box::new(claims.clone()), verified.form()))
+    }
+
+    /// A task, for an operator or for its own instance.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for what is unknown and for what is another's, alike.
+    pub async fn show(&self, request: Request, id: &TaskId) -> Result<(Held, Time), Error> {
+        let now = self.now();
+        let caller = self.identify(request.presented, now).await?;
+        let held = self.parts.ledger.task(id).await.map_err(|why| in_doubt(&why))?;
+        match caller {
+            Caller::Operator(operator) => self.note_look(&operator, &request.id, now, "task").await?,
+            Caller::Workload(attested) if held.as_ref().is_some_and(|held| owns(&attested, &held.task)) => {}
+            Caller::Workload(_) => return Err(Error::NotFound),
+            Caller::Service(_) => return Err(wrong_role("a service sees no tasks")),
+        }
+        held.map(|held| (held, now)).ok_or(Error::NotFound)
+    }
+
+    /// A page of tasks, newest first: all of them for an operator, its own for a workload. With it the cursor of the next page.
+    ///
+    /// # Errors
+    /// [`Error::EvidenceInvalid`], [`Error::Unavailable`].
+    pub async fn list(
+        &self,
+        request: Request,
+        before: Option<&TaskId>,
+        limit: usize,
+    ) -> Result<(Vec<Held>, Option<TaskId>, Time), Error> {
+        let now = self.now();
+        let caller = self.identify(request.presented, now).await?;
+        let (mut tasks, next) = self.parts.ledger.tasks(before, limit).await.map_err(|why| in_doubt(&why))?;
+        match caller {
+            Caller::Operator(operator) => self.note_look(&operator, &request.id, now, "tasks").await?,
+            Caller::Workload(attested) => tasks.retain(|held| owns(&attested, &held.task)),
+            Caller::Service(_) => return Err(wrong_role("a service sees no tasks")),
+        }
+        Ok((tasks, next, now))
+    }
+
+    /// The public keys of one kind, of all brokers on the store. Where the store does not answer, at least our own: keys are
+    /// public and do not expire by the hour, so an old set denies nothing that it should not.
+    pub async fn public_keys(&self, purpose: Use) -> Vec<PublishedKey> {
+        let mut keys: Vec<_> = self.parts.keys.public().into();
+        match self.parts.ledger.keys().await {
+            Ok(published) => keys.extend(published),
+            Err(why) => tracing::error!(%why, "the store is in doubt: publishing only our own keys"),
+        }
+        keys.retain(|key| key.purpose == purpose);
+        keys.sort_by(|a, b| a.jwk.kid.cmp(&b.jwk.kid));
+        keys.dedup();
+        keys
+    }
+
+    /// Publishes our public keys; to be done before anything is signed.
+    ///
+    /// # Errors
+    /// When the store is in doubt.
+    pub async fn publish_keys(&self) -> Result<(), InDoubt> {
+        for key in self.parts.keys.public() {
+            self.parts.ledger.publish(&key).await?;
+        }
+        Ok(())
+    }
+
+    /// What is missing for this broker to mint; empty when it is ready.
+    pub async fn missing(&self) -> Vec<Input> {
+        let mut missing = Vec::new();
+        if !self.parts.audit.is_healthy() {
+            missing.push(Input::Audit);
+        }
+        if let Err(why) = self.parts.ledger.check().await {
+            tracing::warn!(%why, "not ready");
+            missing.push(Input::Store);
+        }
+        missing
+    }
+
+    // --- the steps that the use cases share ---
+
+    fn now(&self) -> Time {
+        self.parts.clock.now()
+    }
+
+    /// Who is calling: an explicit `Authorization` beats the kernel.
+    async fn identify(&self, presented: Presented, now: Time) -> Result<Caller, Error> {
+        let evidence = match presented {
+            Presented { bearer: Some(token), .. } => match self.parts.parties.by_token(token.expose_secret()) {
+                Some(Party::Service(service)) => return Ok(Caller::Service(service)),
+                Some(Party::Operator(operator)) => return Ok(Caller::Operator(operator)),
+                None => Evidence::Jwt(token),
+            },
+            Presented { peer: Some(peer), .. } => Evidence::Peer(peer),
+            Presented { bearer: None, peer: None } => return Err(Error::EvidenceInvalid),
+        };
+        match self.parts.attestors.attest(&evidence, now).await {
+            Ok(attested) => Ok(Caller::Workload(Box::new(attested))),
+            Err(Rejected::Refused(why)) => {
+                tracing::info!(%why, "evidence refused");
+                Err(Error::EvidenceInvalid)
+            }
+            Err(Rejected::Unavailable(why)) => {
+                tracing::error!(%why, "evidence cannot be checked");
+                Err(Error::Unavailable(Input::Issuer))
+            }
+        }
+    }
+
+    /// The caller, who must be a workload: only workloads hold tasks.
+    async fn attest(&self, presented: Presented, now: Time) -> Result<Attested, Error> {
+        match self.identify(presented, now).await? {
+            Caller::Workload(attested) => Ok(*attested),
+            Caller::Operator(_) | Caller::Service(_) => {
+                Err(wrong_role("only an attested workload holds tasks and credentials"))
+            }
+        }
+    }
+
+    /// A task of this very instance; anybody else's does not exist.
+    async fn own_task(&self, attested: &Attested, id: &TaskId) -> Result<Arc<Task>, Error> {
+        let task = self.parts.ledger.declared(id).await.map_err(|why| in_doubt(&why))?.ok_or(Error::NotFound)?;
+        if owns(attested, &task) { Ok(task) } else { Err(Error::NotFound) }
+    }
+
+    /// Decides on each credential on its own.
+    fn decide(
+        &self,
+        attested: &Attested,
+        task: &Task,
+        asked: &[CredentialRequest],
+        now: Time,
+    ) -> Result<(Vec<Draft>, Vec<Refused>), Error> {
+        let (mut drafts, mut denied) = (Vec::new(), Vec::new());
+        for request in asked {
+            let details = task.authority.slice(&request.resource, request.privilege);
+            let refuse = |limit, policies| {
+                let detail = AccessDetail::of(request.resource.clone(), request.privilege);
+                Refused { limit, denied: Denied { detail, policies } }
+            };
+            if !self.parts.parties.serves(&request.resource) || !task.authority.reaches(&request.resource) {
+                denied.push(refuse(Limit::Location, Vec::new()));
+                continue;
+            }
+            if details.is_empty() {
+                denied.push(refuse(Limit::Privilege, Vec::new()));
+                continue;
+            }
+            let ask =
+                Ask { words: Words::from(task), location: &request.resource, privilege: request.privilege, details };
+            match self.parts.policies.mint(attested, ask, now).map_err(|why| undecided(&why))? {
+                Verdict::Permit(permit) => {
+                    let bounds = Bounds { task, evidence: attested.expires_at(), ttl: request.ttl, form: request.kind };
+                    drafts.push(Draft::prepare(permit, &bounds, now)?);
+                }
+                Verdict::Denied(policies) => denied.push(refuse(Limit::Policy, policies)),
+            }
+        }
+        Ok((drafts, denied))
+    }
+
+    /// The last steps of every mint: leases are written; now the audit record becomes durable while the drafts are signed,
+    /// and the credentials leave only if nothing ended the task meanwhile.
+    async fn release(&self, task: &Task, drafts: Vec<Draft>, entries: Vec<Entry>) -> Result<Vec<Credential>, Error> {
+        let sign = async {
+            drafts
+                .into_iter()
+                .map(|draft| draft.sign(task, &self.parts.issuer, &self.parts.keys))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let (recorded, credentials) = tokio::join!(self.record(entries), sign);
+        recorded?;
+        if self.ends.covers(&task.id) {
+            return Err(Error::TaskNotActive);
+        }
+        credentials
+    }
+
+    async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
+        self.parts.audit.record(&entries).await.map_err(|why| {
+            tracing::error!(%why, "the audit log took nothing");
+            Error::Unavailable(Input::Audit)
+        })
+    }
+
+    async fn note_look(&self, operator: &Operator, request: &str, now: Time, at: &str) -> Result<(), Error> {
+        let actor = Actor::Operator { name: operator.name().to_owned() };
+        let event = Event::Looked { at: at.to_owned() };
+        self.record(vec![Entry { time: now, request: request.to_owned(), actor, task: None, event }]).await
+    }
+
+    async fn verifying_key(&self, token: &Token<'_>) -> Option<crate::jose::VerifyingKey> {
+        let purpose = match token.form() {
+            CredentialType::AccessToken => Use::AccessToken,
+            CredentialType::Jwt => Use::JwtSvid,
+        };
+        let keys = self.public_keys(purpose).await;
+        let jwk = keys.iter().find(|key| key.jwk.kid == token.kid())?;
+        crate::jose::VerifyingKey::from_jwk(&serde_json::to_value(&jwk.jwk).ok()?, jsonwebtoken::Algorithm::ES256).ok()
+    }
+}
+
+/// One credential that was refused, and which line it would have crossed.
+struct Refused {
+    limit: Limit,
+    denied: Denied,
+}
+
+fn owns(attested: &Attested, task: &Task) -> bool {
+    attested.workload() == &task.workload && attested.instance() == task.instance
+}
+
+fn actor_of(attested: &Attested) -> Actor {
+    Actor::Workload {
+        workload: attested.workload().to_string(),
+        instance: attested.instance().to_owned(),
+        attestor: attested.attestor().to_owned(),
+        evidence: attested.digest().to_owned(),
+    }
+}
+
+fn entry(now: Time, request: &str, actor: &Actor, task: &TaskId, event: Event) -> Entry {
+    Entry { time: now, request: request.to_owned(), actor: actor.clone(), task: Some(task.clone()), event }
+}
+
+fn minted(draft: &Draft) -> Event {
+    let lease = draft.lease();
+    Event::CredentialMinted {
+        lease: lease.id.clone(),
+        resource: lease.resource.to_string(),
+        privilege: lease.privilege.to_string(),
+        form: lease.kind.typ().to_owned(),
+        expires_at: lease.expires_at,
+        policies: draft.policies().to_vec(),
+    }
+}
+
+fn mint_denied(denied: &Denied) -> Event {
+    Event::MintDenied { denied: denied.clone() }
+}
+
+/// The answer where credentials were refused: the first line that was crossed, and all that was refused.
+fn refusal(refused: Vec<Refused>) -> Error {
+    let limit = refused.first().map_or(Limit::Policy, |first| first.limit);
+    let detail = match limit {
+        Limit::Location => "a location is not in the task's authority, or no service has it as its audience",
+        Limit::Privilege => "a privilege is not in the task's authority for that location",
+        Limit::Policy | Limit::Role => "policy does not allow it",
+    };
+    Error::PolicyDenied {
+        limit,
+        denied: refused.into_iter().map(|one| one.denied).collect(),
+        detail: detail.to_owned(),
+    }
+}
+
+fn wrong_role(detail: &str) -> Error {
+    Error::PolicyDenied { limit: Limit::Role, denied: Vec::new(), detail: detail.to_owned() }
+}
+
+fn require(operator: &Operator, role: Role, name: &str) -> Result<(), Error> {
+    if operator.is(role) { Ok(()) } else { Err(wrong_role(&format!("this takes an operator with the role `{name}`"))) }
+}
+
+fn in_doubt(why: &InDoubt) -> Error {
+    tracing::error!(%why, "the store is in doubt");
+    Error::Unavailable(Input::Store)
+}
+
+fn undecided(why: &crate::policy::Undecided) -> Error {
+    tracing::error!(%why, "the policy engine gave no decision");
+    Error::Unavailable(Input::Policy)
+}

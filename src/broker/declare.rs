@@ -1,0 +1,254 @@
+//! Declaring a task, with or without its first credentials.
+//!
+//! attest → the words are checked → policy decides on every (location, privilege) → the id is claimed under the `Idempotency-Key` →
+//! policy decides on every credential → task and leases are written in one step → audit ‖ signatures → send.
+
+use std::sync::Arc;
+
+use super::{Broker, Draft, Refused, Request, actor_of, entry, in_doubt, minted, refusal, undecided};
+use crate::{
+    attest::Attested,
+    audit::{Actor, Entry, Event},
+    clock::{Time, after},
+    credential::Credential,
+    error::{Denied, Error, Input, Limit},
+    id::{TaskId, sha256_hex},
+    lease::{Held, Remembered, Written},
+    policy::{Ask, Verdict, Words},
+    task::{Authority, Declaration, State, Task},
+};
+
+/// A task's lifetime where the declaration asks for none, in seconds; policy's bound may be lower.
+const DEFAULT_TTL: u32 = 900;
+/// The longest lifetime of a task where no policy says less, in seconds.
+pub(super) const MAX_TTL: u32 = 86_400;
+
+/// What a retry must repeat to get the same task.
+#[derive(Debug, Clone)]
+pub struct IdempotencyKey {
+    /// The header.
+    pub key: String,
+    /// SHA-256 of the body, so that another body under the same key is told apart.
+    pub body: String,
+}
+
+/// A task that was declared, and its first credentials.
+#[derive(Debug)]
+pub struct Declared {
+    /// The task.
+    pub held: Held,
+    /// The credentials, in the order they were asked for.
+    pub credentials: Vec<Credential>,
+    /// The time of the answer.
+    pub now: Time,
+}
+
+/// Who is declaring, in which request, and when.
+struct Declarer {
+    attested: Attested,
+    actor: Actor,
+    request: String,
+    now: Time,
+}
+
+/// What policy makes of the authority that is asked for.
+struct Weighed {
+    authority: Option<Authority>,
+    refused: Vec<Refused>,
+    policies: Vec<String>,
+    max_ttl: u32,
+}
+
+impl Broker {
+    /// Declares a task and mints its first credentials: all of it or nothing.
+    ///
+    /// # Errors
+    /// Every variant but [`Error::NotFound`].
+    pub async fn declare(
+        &self,
+        request: Request,
+        declaration: &Declaration,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Declared, Error> {
+        let now = self.now();
+        let attested = self.attest(request.presented, now).await?;
+        let by = Declarer { actor: actor_of(&attested), attested, request: request.id, now };
+        let asked = declaration.validate()?;
+        match self.carry_out(&by, declaration, &asked, key).await {
+            Err(error @ Error::PolicyDenied { .. }) => {
+                self.record(vec![denial(&by, declaration, &error)]).await?;
+                Err(error)
+            }
+            answer => answer,
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        by: &Declarer,
+        declaration: &Declaration,
+        asked: &Authority,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Declared, Error> {
+        let weighed = self.weigh(by, declaration, asked)?;
+        let partial = declaration.partial;
+        let Some(authority) = weighed.authority.filter(|_| partial || weighed.refused.is_empty()) else {
+            return Err(refusal(weighed.refused));
+        };
+        let expires_at = lifetime(declaration, weighed.max_ttl, by.now)?;
+        let mut task = self.new_task(by, declaration, authority, expires_at)?;
+        task.policies = weighed.policies;
+        if let Some(key) = key {
+            task.id = self.claim(by, &key, &task.id).await?;
+            if let Some(held) = self.parts.ledger.task(&task.id).await.map_err(|why| in_doubt(&why))? {
+                return self.repeat(by, held).await;
+            }
+        }
+        let (drafts, refused) = self.decide(&by.attested, &task, &declaration.credentials, by.now)?;
+        if !partial && !refused.is_empty() {
+            return Err(refusal(refused));
+        }
+        task.denied = weighed.refused.into_iter().chain(refused).map(|one| one.denied).collect();
+        task.leases = drafts.iter().map(|draft| draft.lease().id.clone()).collect();
+        self.write(by, Arc::new(task), drafts).await
+    }
+
+    /// Decides on every (location, privilege). What no service answers for is refused whatever policy says.
+    fn weigh(&self, by: &Declarer, declaration: &Declaration, asked: &Authority) -> Result<Weighed, Error> {
+        if by.attested.owners().is_some_and(|owners| !owners.contains(&declaration.owner)) {
+            let detail = "`owner` is not among those that the attestor's configuration allows for this workload";
+            return Err(Error::PolicyDenied { limit: Limit::Policy, denied: Vec::new(), detail: detail.into() });
+        }
+        let mut refused = Vec::new();
+        let served = asked.filter(|detail, location, privilege| {
+            let served = self.parts.parties.serves(location);
+            if !served && let Some(detail) = detail.slice(location, privilege) {
+                refused.push(Refused { limit: Limit::Location, denied: Denied { detail, policies: Vec::new() } });
+            }
+            served
+        });
+        let Some(served) = served else {
+            return Ok(Weighed { authority: None, refused, policies: Vec::new(), max_ttl: MAX_TTL });
+        };
+        let words = Words::from(declaration);
+        let grant = self.parts.policies.declare(&by.attested, words, &served, by.now).map_err(|why| undecided(&why))?;
+        refused.extend(grant.denied.into_iter().map(|denied| Refused { limit: Limit::Policy, denied }));
+        let max_ttl = grant.max_ttl.unwrap_or(MAX_TTL);
+        Ok(Weighed { authority: grant.authority, refused, policies: grant.policies, max_ttl })
+    }
+
+    fn new_task(
+        &self,
+        by: &Declarer,
+        said: &Declaration,
+        authority: Authority,
+        expires_at: Time,
+    ) -> Result<Task, Error> {
+        let attested = &by.attested;
+        Ok(Task {
+            id: TaskId::root(by.now).map_err(|_| Error::Unavailable(Input::Store))?,
+            workload: attested.workload().clone(),
+            instance: attested.instance().to_owned(),
+            kind: attested.kind(),
+            attestor: attested.attestor().to_owned(),
+            evidence_issuer: attested.issuer().map(str::to_owned),
+            marks: attested.marks().to_vec(),
+            purpose: said.purpose.clone(),
+            owner: said.owner.clone(),
+            environment: said.environment.clone(),
+            sandbox: said.sandbox.clone(),
+            data_classification: said.data_classification.clone(),
+            context: said.context.clone(),
+            authority,
+            denied: Vec::new(),
+            policies: Vec::new(),
+            leases: Vec::new(),
+            generation: self.parts.ledger.generation(),
+            created_at: by.now,
+            expires_at,
+        })
+    }
+
+    /// The id that this `Idempotency-Key` of this very instance stands for.
+    async fn claim(&self, by: &Declarer, key: &IdempotencyKey, id: &TaskId) -> Result<TaskId, Error> {
+        // Length-prefixed, so that no two (workload, instance, key) can be written alike.
+        let (workload, instance) = (by.attested.workload().as_str(), by.attested.instance());
+        let scope = format!("{}:{workload}{}:{instance}{}", workload.len(), instance.len(), key.key);
+        let new = Remembered { task: id.clone(), body: key.body.clone() };
+        let keep_until = after(by.now, MAX_TTL).unwrap_or(by.now);
+        let digest = sha256_hex(scope.as_bytes());
+        let stands = self.parts.ledger.remember(&digest, new, keep_until).await.map_err(|why| in_doubt(&why))?;
+        if stands.body == key.body { Ok(stands.task) } else { Err(Error::IdempotencyKeyReused) }
+    }
+
+    async fn write(&self, by: &Declarer, task: Arc<Task>, drafts: Vec<Draft>) -> Result<Declared, Error> {
+        let leases: Vec<_> = drafts.iter().map(|draft| draft.lease().clone()).collect();
+        match self.parts.ledger.declare(&task, &leases).await.map_err(|why| in_doubt(&why))? {
+            Written::Done => {}
+            // The same key, at the same moment, in another request: that one declared it.
+            Written::Exists => {
+                let held = self.parts.ledger.task(&task.id).await.map_err(|why| in_doubt(&why))?;
+                return self.repeat(by, held.ok_or(Error::TaskNotActive)?).await;
+            }
+            Written::Ended(_) | Written::Missing => return Err(Error::TaskNotActive),
+        }
+        let mut entries = vec![entry(by.now, &by.request, &by.actor, &task.id, declared(&task))];
+        entries.extend(drafts.iter().map(|draft| entry(by.now, &by.request, &by.actor, &task.id, minted(draft))));
+        let credentials = self.release(&task, drafts, entries).await?;
+        Ok(Declared { held: Held { task, end: None }, credentials, now: by.now })
+    }
+
+    /// A retry: the same task and the same leases, signed again, if policy still permits them.
+    async fn repeat(&self, by: &Declarer, held: Held) -> Result<Declared, Error> {
+        let task = held.task.clone();
+        if task.state(held.end.as_ref(), by.now) != State::Active || self.ends.covers(&task.id) {
+            return Err(Error::TaskNotActive);
+        }
+        let leases = self.parts.ledger.leases(&task.id, &task.leases).await.map_err(|why| in_doubt(&why))?;
+        let mut drafts = Vec::new();
+        for lease in leases {
+            let lease = lease.ok_or(Error::TaskNotActive)?;
+            let details = task.authority.slice(&lease.resource, lease.privilege);
+            let (location, privilege) = (lease.resource.clone(), lease.privilege);
+            let ask = Ask { words: Words::from(&*task), location: &location, privilege, details };
+            match self.parts.policies.mint(&by.attested, ask, by.now).map_err(|why| undecided(&why))? {
+                Verdict::Permit(permit) => drafts.push(Draft::again(permit, lease, by.now)?),
+                Verdict::Denied(policies) => {
+                    let detail = crate::task::AccessDetail::of(location, privilege);
+                    return Err(refusal(vec![Refused { limit: Limit::Policy, denied: Denied { detail, policies } }]));
+                }
+            }
+        }
+        let entries =
+            drafts.iter().map(|draft| entry(by.now, &by.request, &by.actor, &task.id, minted(draft))).collect();
+        let credentials = self.release(&task, drafts, entries).await?;
+        Ok(Declared { held, credentials, now: by.now })
+    }
+}
+
+/// A `ttl` above policy is refused; the default is brought down to it.
+fn lifetime(declaration: &Declaration, most: u32, now: Time) -> Result<Time, Error> {
+    if declaration.ttl.is_some_and(|ttl| ttl > most) {
+        return Err(Error::invalid(format!("policy allows this task to live at most {most} seconds")));
+    }
+    let ttl = declaration.ttl.unwrap_or(DEFAULT_TTL.min(most));
+    after(now, ttl).ok_or_else(|| Error::invalid("`ttl` is past the end of time"))
+}
+
+fn declared(task: &Task) -> Event {
+    Event::TaskDeclared {
+        purpose: task.purpose.clone(),
+        owner: task.owner.clone(),
+        authority: task.authority.clone(),
+        denied: task.denied.clone(),
+        policies: task.policies.clone(),
+        expires_at: task.expires_at,
+    }
+}
+
+fn denial(by: &Declarer, declaration: &Declaration, error: &Error) -> Entry {
+    let denied = if let Error::PolicyDenied { denied, .. } = error { denied.clone() } else { Vec::new() };
+    let (purpose, owner) = (declaration.purpose.clone(), declaration.owner.clone());
+    let event = Event::DeclarationDenied { purpose, owner, why: error.to_string(), denied };
+    Entry { time: by.now, request: by.request.clone(), actor: by.actor.clone(), task: None, event }
+}

@@ -1,0 +1,154 @@
+//! Ending a task: by its own instance (complete), or by whoever has the right to (revoke).
+//!
+//! Intent in the audit log → one atomic step on the tree → outcome in the audit log → answer. The step costs the same for one
+//! credential and for a hundred thousand, because what ends is the task, and every credential names its task.
+
+use chrono::{DateTime, TimeDelta};
+use std::sync::{Mutex, PoisonError};
+
+use super::{Broker, Caller, Request, actor_of, declare::MAX_TTL, entry, in_doubt, owns, require, wrong_role};
+use crate::{
+    audit::{Actor, Event},
+    clock::Time,
+    error::Error,
+    id::TaskId,
+    lease::{Held, Stopped, Tally},
+    party::Role,
+    task::{End, State},
+};
+
+/// How long an end is kept after the task's own deadline, so that a person can still read it.
+const RETENTION: TimeDelta = TimeDelta::hours(24);
+
+/// What a revoke came to.
+#[derive(Debug)]
+pub struct Revoked {
+    /// The task.
+    pub task: TaskId,
+    /// Its state now: `revoked`, or how it had ended before.
+    pub state: State,
+    /// Whether the broker had seen it.
+    pub known: bool,
+    /// What it took with it; the same however often it is asked.
+    pub tally: Tally,
+    /// The generation.
+    pub generation: u64,
+    /// When every verifier that asks denies it.
+    pub effective_by: Time,
+    /// By when each class of verifier denies it.
+    pub reach: Vec<Reach>,
+}
+
+/// By when a class of verifier denies what was revoked.
+#[derive(Debug)]
+pub struct Reach {
+    /// `introspection` or `jwks_only`.
+    pub class: &'static str,
+    /// By then, at the latest.
+    pub by: Time,
+}
+
+impl Broker {
+    /// Ends a task because its work is done. Idempotent.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for anybody but its own instance; [`Error::Unavailable`] when it may not have been recorded.
+    pub async fn complete(&self, request: Request, id: &TaskId, reason: Option<String>) -> Result<(Held, Time), Error> {
+        let now = self.now();
+        let attested = self.attest(request.presented, now).await?;
+        self.own_task(&attested, id).await?;
+        let end =
+            End { task: id.clone(), state: State::Completed, at: now, reason, by: attested.workload().to_string() };
+        let stopped = self.stop(&end, false, &actor_of(&attested), &request.id).await?.ok_or(Error::NotFound)?;
+        let task = stopped.task.ok_or(Error::NotFound)?;
+        Ok((Held { task, end: Some(stopped.end) }, now))
+    }
+
+    /// Ends a task and everything below it, at once. Idempotent: a second call gets the first one's instants.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a workload that neither holds the task nor an ancestor; [`Error::QuotaExceeded`] for too many
+    /// unseen ids; [`Error::Unavailable`] when it may not have been recorded: call again.
+    pub async fn revoke(&self, request: Request, id: &TaskId, reason: String) -> Result<Revoked, Error> {
+        let now = self.now();
+        let (actor, by, operator) = match self.identify(request.presented, now).await? {
+            Caller::Operator(operator) => {
+                require(&operator, Role::Responder, "responder")?;
+                (Actor::Operator { name: operator.name().to_owned() }, operator.name().to_owned(), true)
+            }
+            Caller::Workload(attested) => {
+                let mut holds = false;
+                for ancestor in id.lineage() {
+                    let task = self.parts.ledger.declared(&ancestor).await.map_err(|why| in_doubt(&why))?;
+                    holds |= task.is_some_and(|task| owns(&attested, &task));
+                }
+                if !holds {
+                    return Err(Error::NotFound);
+                }
+                (actor_of(&attested), attested.workload().to_string(), false)
+            }
+            Caller::Service(_) => return Err(wrong_role("a service revokes nothing")),
+        };
+        if operator && self.parts.ledger.declared(id).await.map_err(|why| in_doubt(&why))?.is_none() {
+            self.unseen.take(now)?;
+        }
+        let end = End { task: id.clone(), state: State::Revoked, at: now, reason: Some(reason), by };
+        let stopped = self.stop(&end, operator, &actor, &request.id).await?.ok_or(Error::NotFound)?;
+        Ok(self.account(id, &stopped))
+    }
+
+    /// The steps of every end.
+    async fn stop(&self, end: &End, unseen: bool, actor: &Actor, request: &str) -> Result<Option<Stopped>, Error> {
+        let line = |event| entry(end.at, request, actor, &end.task, event);
+        self.record(vec![line(Event::EndRequested { state: end.state, reason: end.reason.clone() })]).await?;
+        // One maximum life of a task covers every task that this end can concern, seen or not.
+        let keep_until = end.at + TimeDelta::seconds(i64::from(MAX_TTL)) + RETENTION;
+        let stopped = self.parts.ledger.end(end, keep_until, unseen).await.map_err(|why| in_doubt(&why))?;
+        if let Some(stopped) = &stopped {
+            self.ends.insert(&stopped.end.task, keep_until, end.at);
+            let Tally { ended_tasks, credentials, .. } = stopped.tally;
+            let (state, known) = (stopped.end.state, stopped.task.is_some());
+            self.record(vec![line(Event::TaskEnded { state, known, ended_tasks, credentials })]).await?;
+        }
+        Ok(stopped)
+    }
+
+    fn account(&self, id: &TaskId, stopped: &Stopped) -> Revoked {
+        let Stopped { end, task, tally } = stopped;
+        let state = task.as_ref().map_or(end.state, |task| task.state(Some(end), end.at));
+        // A verifier that asks learns of it with its next question; one that only knows the keys, when the last token expires.
+        let last = DateTime::from_timestamp(tally.latest_expiry, 0).unwrap_or(end.at).max(end.at);
+        Revoked {
+            task: id.clone(),
+            state,
+            known: task.is_some(),
+            tally: *tally,
+            generation: self.parts.ledger.generation(),
+            effective_by: end.at,
+            reach: vec![Reach { class: "introspection", by: end.at }, Reach { class: "jwks_only", by: last }],
+        }
+    }
+}
+
+/// How many unseen ids may be recorded in a minute, by all operators together: a revoke may overtake the first issue of its
+/// task, but nobody fills the store with made-up ids.
+const UNSEEN_PER_MINUTE: u32 = 100;
+
+/// Counts in windows of a minute.
+#[derive(Debug, Default)]
+pub(super) struct Quota(Mutex<(i64, u32)>);
+
+impl Quota {
+    fn take(&self, now: Time) -> Result<(), Error> {
+        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let minute = now.timestamp() / 60;
+        if window.0 != minute {
+            *window = (minute, 0);
+        }
+        if window.1 >= UNSEEN_PER_MINUTE {
+            return Err(Error::QuotaExceeded("too many unknown task ids were revoked in this minute"));
+        }
+        window.1 += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,237 @@
+//! Services and operators: the callers that are known by configuration rather than by attestation. Only the SHA-256 of
+//! a bearer token is ever configured.
+
+use serde::{Deserialize, Serialize};
+use std::{collections::HashMap, sync::Arc};
+
+use crate::id::{Location, sha256_hex};
+
+/// A `[[service]]`: who is called, and verifies.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceConfig {
+    /// Its name, in the audit.
+    pub name: String,
+    /// What tokens for it have as `aud`, byte for byte.
+    pub audiences: Vec<Location>,
+    /// Whether its tokens are bound to a key of their holder.
+    pub binding: Binding,
+    /// How it learns of a revoke.
+    pub revocation: Revocation,
+    /// SHA-256 of its bearer tokens, in lower-case hexadecimal.
+    #[serde(default)]
+    pub token_sha256: Vec<String>,
+}
+
+/// Whether the tokens of a service are bound to a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Binding {
+    /// Never.
+    None,
+    /// Where the workload brings a key.
+    Offered,
+    /// Always. Refused at start until bound tokens exist.
+    Required,
+}
+
+/// How a service learns of a revoke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Revocation {
+    /// It asks at every call.
+    Introspection,
+    /// It does not: what it accepts lives until its `exp`.
+    None,
+}
+
+/// An `[[operator]]`: a person or tool of the security team.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorConfig {
+    /// The name, in the audit.
+    pub name: String,
+    /// What they may do. None implies another but `viewer`.
+    pub roles: Vec<Role>,
+    /// SHA-256 of the bearer token, in lower-case hexadecimal.
+    pub token_sha256: String,
+}
+
+/// What an operator may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Keys and recovery.
+    Admin,
+    /// Approve tasks, release locks.
+    Approver,
+    /// Revoke, lock.
+    Responder,
+    /// Look.
+    Viewer,
+}
+
+/// A service that is known.
+#[derive(Debug)]
+pub struct Service(ServiceConfig);
+
+impl Service {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Whether it is the audience.
+    #[must_use]
+    pub fn answers_for(&self, audience: &Location) -> bool {
+        self.0.audiences.contains(audience)
+    }
+}
+
+/// An operator who is known.
+#[derive(Debug)]
+pub struct Operator(OperatorConfig);
+
+impl Operator {
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Whether they have the role. Every operator is a viewer.
+    #[must_use]
+    pub fn is(&self, role: Role) -> bool {
+        role == Role::Viewer || self.0.roles.contains(&role)
+    }
+}
+
+/// Who a bearer token belongs to.
+#[derive(Debug, Clone)]
+pub enum Party {
+    /// A service.
+    Service(Arc<Service>),
+    /// An operator.
+    Operator(Arc<Operator>),
+}
+
+/// Everybody who is known by configuration.
+#[derive(Debug, Default)]
+pub struct Parties {
+    services: Vec<Arc<Service>>,
+    by_token: HashMap<String, Party>,
+}
+
+impl Parties {
+    /// Takes the configured services and operators.
+    ///
+    /// # Errors
+    /// Every mistake, each a sentence.
+    pub fn build(services: Vec<ServiceConfig>, operators: Vec<OperatorConfig>) -> Result<Self, Vec<String>> {
+        let mut mistakes = Vec::new();
+        let mut parties = Self::default();
+        for config in services {
+            check_service(&config, &parties.services, &mut mistakes);
+            let service = Arc::new(Service(config));
+            for digest in &service.0.token_sha256 {
+                parties.know(digest, Party::Service(service.clone()), service.name(), &mut mistakes);
+            }
+            parties.services.push(service);
+        }
+        let mut names = Vec::new();
+        for config in operators {
+            if config.name.is_empty() || names.contains(&config.name) {
+                mistakes.push(format!("operator `{}`: every operator needs a name of their own", config.name));
+            }
+            if config.roles.is_empty() {
+                mistakes
+                    .push(format!("operator `{}`: `roles` lists viewer, responder, approver or admin", config.name));
+            }
+            names.push(config.name.clone());
+            let operator = Arc::new(Operator(config));
+            parties.know(&operator.0.token_sha256, Party::Operator(operator.clone()), operator.name(), &mut mistakes);
+        }
+        if mistakes.is_empty() { Ok(parties) } else { Err(mistakes) }
+    }
+
+    fn know(&mut self, digest: &str, party: Party, name: &str, mistakes: &mut Vec<String>) {
+        let fits = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if !fits {
+            mistakes.push(format!(
+                "`{name}`: `token_sha256` is 64 hexadecimal digits in lower case (`sha256sum` prints them)"
+            ));
+        } else if self.by_token.insert(digest.to_owned(), party).is_some() {
+            mistakes.push(format!("`{name}`: `token_sha256` is already another's; every token belongs to one party"));
+        }
+    }
+
+    /// Who a bearer token belongs to. Digests are compared, so timing says nothing about the token.
+    #[must_use]
+    pub fn by_token(&self, token: &str) -> Option<Party> {
+        self.by_token.get(&sha256_hex(token.as_bytes())).cloned()
+    }
+
+    /// Whether a credential may be minted for this audience: it is a service's, or no service is configured at all.
+    #[must_use]
+    pub fn serves(&self, audience: &Location) -> bool {
+        self.services.is_empty() || self.services.iter().any(|service| service.answers_for(audience))
+    }
+}
+
+fn check_service(config: &ServiceConfig, before: &[Arc<Service>], mistakes: &mut Vec<String>) {
+    let name = &config.name;
+    if name.is_empty() || before.iter().any(|other| other.name() == name) {
+        mistakes.push(format!("service `{name}`: every service needs a name of its own"));
+    }
+    if config.audiences.is_empty() {
+        mistakes.push(format!("service `{name}`: `audiences` lists at least one URI"));
+    }
+    for audience in &config.audiences {
+        if before.iter().any(|other| other.answers_for(audience)) {
+            mistakes.push(format!("service `{name}`: the audience {audience} is already another service's"));
+        }
+    }
+    if config.binding == Binding::Required {
+        mistakes.push(format!(
+            "service `{name}`: `binding = \"required\"` is not available yet: this version makes no bound tokens; use \"offered\" or \"none\""
+        ));
+    }
+    if config.revocation == Revocation::Introspection && config.token_sha256.is_empty() {
+        mistakes.push(format!(
+            "service `{name}`: `revocation = \"introspection\"` needs a `token_sha256` to authenticate with"
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(toml: &str) -> ServiceConfig {
+        toml::from_str(toml).unwrap()
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let services = vec![
+            service("name='git'\naudiences=['https://git']\nbinding='required'\nrevocation='introspection'"),
+            service("name='git'\naudiences=['https://git']\nbinding='none'\nrevocation='none'\ntoken_sha256=['ABC']"),
+        ];
+        let operators = vec![OperatorConfig { name: "alice".into(), roles: vec![], token_sha256: "x".into() }];
+        let mistakes = Parties::build(services, operators).unwrap_err();
+        assert_eq!(mistakes.len(), 7, "{mistakes:#?}");
+    }
+
+    #[test]
+    fn a_token_finds_its_party_and_roles_do_not_imply_each_other() {
+        let operator =
+            OperatorConfig { name: "alice".into(), roles: vec![Role::Responder], token_sha256: sha256_hex(b"secret") };
+        let parties = Parties::build(Vec::new(), vec![operator]).unwrap();
+        let Some(Party::Operator(alice)) = parties.by_token("secret") else { panic!("unknown") };
+        assert!(
+            alice.is(Role::Responder) && alice.is(Role::Viewer) && !alice.is(Role::Admin) && !alice.is(Role::Approver)
+        );
+        assert!(parties.by_token("Secret").is_none());
+    }
+}
