@@ -1,0 +1,142 @@
+//! What handlers are given: who is calling, and a body that was read strictly.
+
+use axum::{
+    body::Bytes,
+    extract::{ConnectInfo, FromRequest, FromRequestParts, OptionalFromRequest, Request},
+    http::{HeaderMap, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use secrecy::SecretString;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+
+use super::{Caller, MAX_BODY, RequestId, error::Problem};
+use crate::{
+    broker::{self, Presented},
+    error::Error,
+    jose::NoRepeats,
+};
+
+/// The caller, as far as the transport and the headers tell.
+pub(super) struct Called {
+    pub(super) request: broker::Request,
+    /// Whether an `Authorization` header came with it.
+    pub(super) authorized: bool,
+}
+
+impl<S: Sync> FromRequestParts<S> for Called {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let bearer = bearer(&parts.headers)?;
+        let peer = match parts.extensions.get::<ConnectInfo<Caller>>() {
+            Some(ConnectInfo(Caller::Process(peer))) => peer.clone(),
+            Some(ConnectInfo(Caller::Anybody)) | None => None,
+        };
+        let id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+        let authorized = bearer.is_some();
+        Ok(Self { request: broker::Request { presented: Presented { bearer, peer }, id }, authorized })
+    }
+}
+
+/// The one bearer token of a request (RFC 6750 section 2.1). Another scheme is no evidence we know.
+fn bearer(headers: &HeaderMap) -> Result<Option<SecretString>, Error> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Error::invalid("more than one `Authorization` header"));
+    }
+    let value = value.to_str().map_err(|_| Error::EvidenceInvalid)?;
+    match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && !token.contains(' ') => {
+            Ok(Some(SecretString::from(token)))
+        }
+        _ => Err(Error::EvidenceInvalid),
+    }
+}
+
+/// A JSON body: no repeated members, no unknown ones, nothing after it.
+pub(super) struct Json<T> {
+    pub(super) value: T,
+    /// SHA-256 of the octets.
+    pub(super) digest: String,
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Response;
+    async fn from_request(request: Request, _: &S) -> Result<Self, Response> {
+        let body = read(request, "application/json").await.map_err(IntoResponse::into_response)?;
+        let digest = crate::id::sha256_hex(&body);
+        let value = parse(&body).map_err(|error| Problem(error).into_response())?;
+        Ok(Self { value, digest })
+    }
+}
+
+/// A body that may be left out altogether.
+impl<T: DeserializeOwned, S: Send + Sync> OptionalFromRequest<S> for Json<T> {
+    type Rejection = Response;
+    async fn from_request(request: Request, state: &S) -> Result<Option<Self>, Response> {
+        if request.headers().contains_key(header::CONTENT_TYPE) {
+            <Self as FromRequest<S>>::from_request(request, state).await.map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+}
+
+/// Reads a body as `T`; the error says where it does not fit, without repeating it.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    let NoRepeats(value) =
+        serde_json::from_slice(body).map_err(|_| Error::invalid("the body is not JSON, or repeats a member"))?;
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let why = error.inner().to_string();
+        // Serde's own messages about values and unknown names quote the input; those about missing members, and our own
+        // rules, do not.
+        let quotes =
+            ["invalid type", "invalid value", "unknown", "invalid length"].iter().any(|start| why.starts_with(start));
+        let why = if quotes { "is unknown or has the wrong type".to_owned() } else { format!("does not fit: {why}") };
+        Error::invalid(if path == "." { format!("the body {why}") } else { format!("`{path}` {why}") })
+    })
+}
+
+/// The parameters of a form (RFC 6749 section 3.2): none is repeated, and empty ones are as good as absent.
+pub(super) struct Form(pub(super) BTreeMap<String, String>);
+
+/// Why a form is none.
+pub(super) enum NoForm {
+    Unread(StatusCode),
+    Malformed(&'static str),
+    Repeated(String),
+}
+
+impl Form {
+    /// Reads a form.
+    pub(super) async fn read(request: Request) -> Result<Self, NoForm> {
+        let body = read(request, "application/x-www-form-urlencoded").await.map_err(NoForm::Unread)?;
+        let mut parameters = BTreeMap::new();
+        for (name, value) in form_urlencoded::parse(&body) {
+            if name.contains('\u{fffd}') || value.contains(['\u{fffd}', '\0']) {
+                return Err(NoForm::Malformed("the body is not a form in UTF-8"));
+            }
+            if parameters.insert(name.clone().into_owned(), value.into_owned()).is_some() {
+                return Err(NoForm::Repeated(name.into_owned()));
+            }
+        }
+        parameters.retain(|_, value| !value.is_empty());
+        Ok(Self(parameters))
+    }
+
+    /// Takes a parameter.
+    pub(super) fn take(&mut self, name: &str) -> Option<String> {
+        self.0.remove(name)
+    }
+}
+
+async fn read(request: Request, kind: &str) -> Result<Bytes, StatusCode> {
+    let given = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = given.split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case(kind) {
+        return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
+    axum::body::to_bytes(request.into_body(), MAX_BODY).await.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE)
+}

@@ -1,0 +1,65 @@
+//! Public documents: server metadata (RFC 8414), keys of access tokens (RFC 7517), keys of JWT-SVIDs (SPIFFE bundle).
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderName, HeaderValue, header},
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+use crate::{broker::Broker, lease::Use};
+
+/// How long a verifier may keep the keys, in seconds.
+const MAX_AGE: u32 = 300;
+
+type Document = ([(HeaderName, HeaderValue); 1], Json<Value>);
+
+fn cacheable(document: Value) -> Document {
+    let header =
+        HeaderValue::from_str(&format!("public, max-age={MAX_AGE}")).unwrap_or(HeaderValue::from_static("no-cache"));
+    ([(header::CACHE_CONTROL, header)], Json(document))
+}
+
+async fn keys(broker: &Broker, purpose: Use, word: &str) -> Vec<Value> {
+    let keys = broker.public_keys(purpose).await.into_iter();
+    keys.filter_map(|key| {
+        let mut jwk = serde_json::to_value(key.jwk).ok()?;
+        jwk.as_object_mut()?.insert("use".into(), word.into());
+        Some(jwk)
+    })
+    .collect()
+}
+
+pub(super) async fn jwks(State(broker): State<Arc<Broker>>) -> Document {
+    cacheable(json!({"keys": keys(&broker, Use::AccessToken, "sig").await}))
+}
+
+pub(super) async fn bundle(State(broker): State<Arc<Broker>>) -> Document {
+    let keys = keys(&broker, Use::JwtSvid, "jwt-svid").await;
+    // Keys are only ever added to the union, so their number never falls.
+    cacheable(json!({"spiffe_sequence": keys.len(), "spiffe_refresh_hint": MAX_AGE, "keys": keys}))
+}
+
+/// Every member whose default would be wrong is stated.
+pub(super) async fn metadata(State(broker): State<Arc<Broker>>) -> Document {
+    let issuer = broker.issuer();
+    cacheable(json!({
+        "issuer": issuer,
+        "jwks_uri": format!("{issuer}/jwks"),
+        "token_endpoint": format!("{issuer}/oauth2/token"),
+        "token_endpoint_auth_methods_supported": ["none"],
+        "introspection_endpoint": format!("{issuer}/oauth2/introspect"),
+        "introspection_endpoint_auth_methods_supported": ["Bearer"],
+        "grant_types_supported": ["urn:ietf:params:oauth:grant-type:token-exchange", "client_credentials"],
+        "response_types_supported": [],
+        "response_modes_supported": [],
+        "scopes_supported": ["read", "write", "secret"],
+        "authorization_details_types_supported": ["remit:access", "remit:task"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+        "request_uri_parameter_supported": false,
+        "remit_tasks_endpoint": format!("{issuer}/v1/tasks"),
+        "remit_spiffe_bundle_uri": format!("{issuer}/spiffe/bundle"),
+    }))
+}

@@ -1,0 +1,102 @@
+//! The HTTP edge: parse, call the broker, map the error. The same router serves TCP and the Unix socket.
+
+mod error;
+mod extract;
+mod health;
+mod keys;
+mod oauth;
+mod tasks;
+
+use axum::{
+    Router,
+    extract::{Request, connect_info::Connected},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    middleware::{Next, from_fn},
+    response::{IntoResponse as _, Response},
+    routing::{get, post},
+    serve::IncomingStream,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::net::{TcpListener, UnixListener};
+use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
+
+use crate::{attest::Peer, broker::Broker, id};
+use error::Fault;
+
+pub use error::{EvidenceRole, OAUTH, PROBLEM};
+
+/// The largest body that is read, in octets.
+const MAX_BODY: usize = 64 * 1024;
+/// How long a request may take, its body included.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Who is at the other end of a connection, as far as the transport can tell.
+#[derive(Clone)]
+pub enum Caller {
+    /// Somebody on TCP.
+    Anybody,
+    /// A process on this machine, as the kernel saw it when it connected; `None` where the kernel would not say.
+    Process(Option<Peer>),
+}
+
+impl Connected<IncomingStream<'_, TcpListener>> for Caller {
+    fn connect_info(_: IncomingStream<'_, TcpListener>) -> Self {
+        Caller::Anybody
+    }
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Caller::Process(Peer::of(stream.io()).inspect_err(|error| tracing::warn!(%error, "a peer is unknown")).ok())
+    }
+}
+
+/// The id of a request: `x-request-id` of its answer.
+#[derive(Clone)]
+struct RequestId(String);
+
+/// Every route of the broker.
+pub fn router(broker: Arc<Broker>) -> Router {
+    Router::new()
+        .route("/.well-known/oauth-authorization-server", get(keys::metadata))
+        .route("/.well-known/openid-configuration", get(keys::metadata))
+        .route("/jwks", get(keys::jwks))
+        .route("/spiffe/bundle", get(keys::bundle))
+        .route("/oauth2/token", post(oauth::token))
+        .route("/oauth2/introspect", post(oauth::introspect))
+        .route("/v1/tasks", post(tasks::declare).get(tasks::list))
+        .route("/v1/tasks/{id}", get(tasks::show))
+        .route("/v1/tasks/{id}/credentials", post(tasks::mint))
+        .route("/v1/tasks/{id}/complete", post(tasks::complete))
+        .route("/v1/tasks/{id}/revoke", post(tasks::revoke))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .fallback(|| async { StatusCode::NOT_FOUND })
+        .layer(CatchPanicLayer::custom(|_| StatusCode::SERVICE_UNAVAILABLE.into_response()))
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, DEADLINE))
+        .layer(from_fn(finish))
+        .with_state(broker)
+}
+
+/// Gives every request an id and every answer its headers, and turns faults, the framework's own included, into
+/// the error body of their endpoint.
+async fn finish(mut request: Request, next: Next) -> Response {
+    let Ok(id) = id::random::<16>().map(|bytes| id::hex(&bytes)) else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let oauth = request.uri().path().starts_with("/oauth2/");
+    let mut response = next.run(request).await;
+    if let Some(fault) = Fault::of(&mut response, oauth) {
+        response = fault.into_response(&id, response.headers().get(header::ALLOW).cloned());
+    }
+    let headers = response.headers_mut();
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID.clone(), value);
+    }
+    response
+}
