@@ -1,16 +1,70 @@
 //! Remit, a just-in-time credential broker.
+//!
+//! A workload proves what it is, declares the one task it is about to do, and gets credentials that are good for that task and
+//! nothing else. When the task ends, or an operator says so, every credential of the task and of all it delegated is dead.
+//!
+//! # The whole, in one chain
+//!
+//! What is not verified has another type than what is, and every step consumes the one before:
+//!
+//! ```text
+//! Evidence ─attest→ Attested ─policy→ Permit ─credential→ Draft ─lease written, audit durable→ Credential
+//! ```
+//!
+//! - [`attest`]: a JWT of a configured issuer, or what the kernel says of the peer of a Unix socket. Only this module makes
+//!   an `Attested`: workload, instance, kind.
+//! - [`task`]: what the workload declares. Its words are kept apart from what was attested, everywhere.
+//! - [`policy`]: Cedar decides, on every (location, privilege) on its own; only this module makes a `Permit`.
+//! - [`credential`]: a `Permit` becomes a `Draft` with an id and an expiry; only a `Draft` can be signed.
+//! - [`lease`]: the record of every credential, task and end, in Redis or in an embedded file. The store is not trusted: records
+//!   carry a MAC, and what a script relied on is checked before anything is signed.
+//! - [`audit`]: one line for every decision and act, durable before the answer leaves.
+//! - [`revocation`]: what has ended. An end is one record for a task id, and a task id names all its ancestors, so a revoke
+//!   costs the same for one credential and for a hundred thousand.
+//!
+//! [`broker`] is the only place that knows the order of these steps: read it next. [`http`] and [`cli`] are edges that parse, call the
+//! broker and map the [`error`]. [`serve`] puts the parts together. [`verify`] is what a service embeds; it knows nothing of the
+//! server and builds alone (`--no-default-features --features verify`).
+//!
+//! # How a credential is accepted
+//!
+//! *Online* (introspection): its lease is there, nothing in its task's lineage has ended, the generation is the current one, and
+//! all records are genuine. So losing any record denies. *By keys alone* (`/jwks`): until its `exp`, which no revoke can shorten.
+//!
+//! # Direction
+//!
+//! Edges → broker → leaves. The only sideways edge is the chain above: `credential → policy → attest → id`. A test fails when
+//! an import goes another way.
 
+#[cfg(feature = "broker")]
 pub mod attest;
+#[cfg(feature = "broker")]
 pub mod audit;
+#[cfg(feature = "broker")]
+pub mod broker;
 pub mod claims;
 pub mod clock;
+#[cfg(feature = "broker")]
+pub mod config;
+#[cfg(feature = "broker")]
 pub mod credential;
 pub mod error;
+#[cfg(feature = "broker")]
+pub mod http;
 pub mod id;
 pub mod jose;
+#[cfg(feature = "broker")]
 pub mod lease;
+#[cfg(feature = "broker")]
+pub mod party;
+#[cfg(feature = "broker")]
 pub mod policy;
+#[cfg(feature = "broker")]
 pub mod revocation;
+#[cfg(feature = "broker")]
 pub mod secret_file;
+#[cfg(feature = "broker")]
+pub mod serve;
 pub mod task;
+#[cfg(feature = "verify")]
 pub mod verify;

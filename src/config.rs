@@ -1,0 +1,253 @@
+//! The configuration: strict, and complete before anything starts. Each module owns its section; here is only how they
+//! come together, and what is unsafe in combination. All mistakes are told at once, by key, never by value.
+
+use serde::Deserialize;
+use std::{
+    fmt, fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    attest,
+    id::{TrustDomain, hex, random, sha256_hex},
+    lease,
+    party::{OperatorConfig, Role, ServiceConfig},
+    secret_file,
+};
+
+/// What is wrong with a configuration: one sentence a line, each saying what to change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistakes(pub Vec<String>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+/// A whole configuration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The broker's name: `iss` of every token, to the octet.
+    pub issuer: String,
+    /// The SPIFFE trust domain of the workloads it names.
+    pub trust_domain: TrustDomain,
+    /// Where it listens.
+    pub listen: Listen,
+    /// The lease store.
+    pub store: lease::Config,
+    /// Its own keys and its audit log.
+    #[serde(default)]
+    pub files: Files,
+    /// What is allowed.
+    pub policy: Policy,
+    /// Who can prove what they are.
+    #[serde(default, rename = "attestor")]
+    pub attestors: Vec<attest::Config>,
+    /// Who is called, and verifies.
+    #[serde(default, rename = "service")]
+    pub services: Vec<ServiceConfig>,
+    /// The security team.
+    #[serde(default, rename = "operator")]
+    pub operators: Vec<OperatorConfig>,
+    /// Whether a file said so: then what is merely unwise is refused as well.
+    #[serde(skip)]
+    pub strict: bool,
+}
+
+/// The `[listen]` section.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// Plain HTTP, on loopback only.
+    pub http: SocketAddr,
+    /// The Unix socket, on which the kernel says who calls.
+    pub unix: Option<PathBuf>,
+}
+
+/// The `[files]` section: directories of this broker alone.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Files {
+    /// Its signing keys.
+    pub keys: PathBuf,
+    /// Its audit log.
+    pub audit: PathBuf,
+}
+
+impl Default for Files {
+    fn default() -> Self {
+        Self { keys: "/var/lib/remit/keys".into(), audit: "/var/lib/remit/audit".into() }
+    }
+}
+
+/// The `[policy]` section.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// The directory of Cedar policies; `None` (without a configuration file): the sample.
+    pub dir: Option<PathBuf>,
+}
+
+/// The settings of `remit serve` without a configuration.
+#[derive(Debug, Clone)]
+pub struct Development {
+    /// Store, audit log, socket, operator token.
+    pub data: PathBuf,
+    /// Keys; `None`: in `data`.
+    pub keys: Option<PathBuf>,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The store; `None`: the embedded one in `data`.
+    pub store: Option<String>,
+}
+
+impl Config {
+    /// Reads and checks a file. Paths in it are relative to where it stands.
+    ///
+    /// # Errors
+    /// Everything that is unknown, missing or unsafe.
+    pub fn load(path: &Path) -> Result<Self, Mistakes> {
+        let one = |why: String| Mistakes(vec![format!("{}: {why}", path.display())]);
+        let text = fs::read_to_string(path).map_err(|error| one(error.to_string()))?;
+        // The message of the parser quotes the line; its position and reason are enough.
+        let mut config: Self = toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
+            one(format!("line {line}: {}", error.message()))
+        })?;
+        config.strict = true;
+        config.resolve(path.parent().unwrap_or(Path::new(".")));
+        let mistakes = config.mistakes();
+        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+    }
+
+    /// A whole working broker for one machine. Makes the data directory and the operator's token where there are none.
+    ///
+    /// # Errors
+    /// When they cannot be made, or the listener is not on loopback.
+    pub fn development(settings: Development) -> Result<Self, Mistakes> {
+        let Development { data, keys, listen, store } = settings;
+        let token = secret_file::load_or_create(&data.join("operator.token"), || {
+            let secret = random::<32>().map_err(|why| why.to_string())?;
+            Ok(Zeroizing::new(format!("{}\n", hex(&secret))))
+        })
+        .map_err(|why| Mistakes(vec![why]))?;
+        let keys = keys.unwrap_or_else(|| data.join("keys"));
+        let url = store.unwrap_or_else(|| format!("redb:{}", data.join("remit.redb").display()));
+        let operator = OperatorConfig {
+            name: "operator".into(),
+            roles: vec![Role::Viewer, Role::Responder, Role::Approver, Role::Admin],
+            token_sha256: sha256_hex(token.trim().as_bytes()),
+        };
+        let config = Self {
+            issuer: format!("http://{listen}"),
+            trust_domain: "localhost".parse().map_err(|why| Mistakes(vec![format!("{why}")]))?,
+            listen: Listen { http: listen, unix: Some(data.join("remit.sock")) },
+            store: lease::Config { url, mac_key_file: keys.join("store.key") },
+            files: Files { audit: data.join("audit"), keys },
+            policy: Policy { dir: None },
+            attestors: vec![attest::Config::development()],
+            services: Vec::new(),
+            operators: vec![operator],
+            strict: false,
+        };
+        let mistakes = config.mistakes();
+        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+    }
+
+    fn resolve(&mut self, base: &Path) {
+        let paths = [&mut self.store.mac_key_file, &mut self.files.keys, &mut self.files.audit];
+        for path in paths.into_iter().chain(&mut self.policy.dir).chain(&mut self.listen.unix) {
+            *path = base.join(&path);
+        }
+        if let Some(path) = self.store.url.strip_prefix("redb:") {
+            self.store.url = format!("redb:{}", base.join(path).display());
+        }
+        for attestor in &mut self.attestors {
+            attestor.resolve(base);
+        }
+    }
+
+    fn mistakes(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        let issuer = url::Url::parse(&self.issuer).ok();
+        let loopback = issuer.as_ref().is_some_and(|url| match url.host() {
+            Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+            Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+            Some(url::Host::Domain(name)) => name == "localhost",
+            None => false,
+        });
+        let shaped = issuer.is_some_and(|url| {
+            url.query().is_none()
+                && url.fragment().is_none()
+                && !self.issuer.ends_with('/')
+                && (url.scheme() == "https" || url.scheme() == "http" && loopback)
+        });
+        if !shaped {
+            mistakes
+                .push("`issuer` is an https URL (http on loopback) without query, fragment and trailing slash".into());
+        }
+        if !self.listen.http.ip().is_loopback() {
+            mistakes.push(
+                "`listen.http` is plain HTTP and must be a loopback address; the TLS listener is not available yet"
+                    .into(),
+            );
+        }
+        if self.strict && self.policy.dir.is_none() {
+            mistakes
+                .push("`policy.dir` names the directory of your Cedar policies; nothing is allowed without one".into());
+        }
+        if self.attestors.is_empty() {
+            mistakes.push("at least one [[attestor]] is needed: without it nobody can prove what they are".into());
+        }
+        mistakes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_unsafe_setting_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("broker.toml");
+        fs::write(
+            &path,
+            "issuer = 'http://broker.example.com/'\ntrust_domain = 'example.com'\n[listen]\nhttp = '0.0.0.0:1'\n[store]\nurl = 'redb:x'\nmac_key_file = 'k'\n[policy]\n",
+        )
+        .unwrap();
+        let Mistakes(mistakes) = Config::load(&path).unwrap_err();
+        assert_eq!(mistakes.len(), 4, "{mistakes:#?}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_without_quoting_values() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("broker.toml");
+        fs::write(&path, "issuer = 'https://b'\nsecret_thing = 'hunter2'\n").unwrap();
+        let Mistakes(mistakes) = Config::load(&path).unwrap_err();
+        assert!(mistakes[0].contains("line 2") && mistakes[0].contains("secret_thing"), "{mistakes:?}");
+        assert!(!mistakes[0].contains("hunter2"));
+    }
+
+    #[test]
+    fn a_development_broker_makes_its_operator_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Development {
+            data: dir.path().join("data"),
+            keys: None,
+            listen: "127.0.0.1:8420".parse().unwrap(),
+            store: None,
+        };
+        let first = Config::development(settings.clone()).unwrap();
+        let second = Config::development(settings.clone()).unwrap();
+        assert_eq!(first.operators, second.operators);
+        assert!(Config::development(Development { listen: "0.0.0.0:1".parse().unwrap(), ..settings }).is_err());
+    }
+}
