@@ -10,6 +10,7 @@
 //! Whatever cannot be told (store, audit log, policy engine) ends in [`Error::Unavailable`]: nothing is minted, nothing verifies.
 
 mod declare;
+mod keys;
 mod revoke;
 
 use secrecy::{ExposeSecret as _, SecretString};
@@ -23,7 +24,7 @@ use crate::{
     credential::{Bounds, Credential, Draft, Keyring},
     error::{Denied, Error, Input, Limit},
     id::TaskId,
-    lease::{Held, InDoubt, Ledger, PublishedKey, Use, Written},
+    lease::{Held, InDoubt, Ledger, Written},
     party::{Operator, Parties, Party, Role, Service},
     policy::{Ask, Policies, Verdict, Words},
     revocation::EndSet,
@@ -59,6 +60,7 @@ pub struct Broker {
     parts: Parts,
     ends: EndSet,
     unseen: revoke::Quota,
+    known_keys: keys::KnownKeys,
 }
 
 /// What came with a request that says who is calling; none of it believed yet.
@@ -97,7 +99,12 @@ impl Broker {
     /// Assembles a broker.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self { parts, ends: EndSet::default(), unseen: revoke::Quota::default() }
+        Self {
+            parts,
+            ends: EndSet::default(),
+            unseen: revoke::Quota::default(),
+            known_keys: keys::KnownKeys::default(),
+        }
     }
 
     /// The issuer.
@@ -224,31 +231,6 @@ impl Broker {
         Ok((tasks, next, now))
     }
 
-    /// The public keys of one kind, of all brokers on the store. Where the store does not answer, at least our own: keys are
-    /// public and do not expire by the hour, so an old set denies nothing that it should not.
-    pub async fn public_keys(&self, purpose: Use) -> Vec<PublishedKey> {
-        let mut keys: Vec<_> = self.parts.keys.public().into();
-        match self.parts.ledger.keys().await {
-            Ok(published) => keys.extend(published),
-            Err(why) => tracing::error!(%why, "the store is in doubt: publishing only our own keys"),
-        }
-        keys.retain(|key| key.purpose == purpose);
-        keys.sort_by(|a, b| a.jwk.kid.cmp(&b.jwk.kid));
-        keys.dedup();
-        keys
-    }
-
-    /// Publishes our public keys; to be done before anything is signed.
-    ///
-    /// # Errors
-    /// When the store is in doubt.
-    pub async fn publish_keys(&self) -> Result<(), InDoubt> {
-        for key in self.parts.keys.public() {
-            self.parts.ledger.publish(&key).await?;
-        }
-        Ok(())
-    }
-
     /// What is missing for this broker to mint; empty when it is ready.
     pub async fn missing(&self) -> Vec<Input> {
         let mut missing = Vec::new();
@@ -372,16 +354,6 @@ impl Broker {
         let actor = Actor::Operator { name: operator.name().to_owned() };
         let event = Event::Looked { at: at.to_owned() };
         self.record(vec![Entry { time: now, request: request.to_owned(), actor, task: None, event }]).await
-    }
-
-    async fn verifying_key(&self, token: &Token<'_>) -> Option<crate::jose::VerifyingKey> {
-        let purpose = match token.form() {
-            CredentialType::AccessToken => Use::AccessToken,
-            CredentialType::Jwt => Use::JwtSvid,
-        };
-        let keys = self.public_keys(purpose).await;
-        let jwk = keys.iter().find(|key| key.jwk.kid == token.kid())?;
-        crate::jose::VerifyingKey::from_jwk(&serde_json::to_value(&jwk.jwk).ok()?, jsonwebtoken::Algorithm::ES256).ok()
     }
 }
 

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use std::{
     fmt, fs,
     net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 use zeroize::Zeroizing;
@@ -132,6 +133,9 @@ impl Config {
     /// When they cannot be made, or the listener is not on loopback.
     pub fn development(settings: Development) -> Result<Self, Mistakes> {
         let Development { data, keys, listen, store } = settings;
+        // Others must be able to reach the socket in it; every secret in it is closed to them on its own.
+        let made = fs::DirBuilder::new().recursive(true).mode(0o711).create(&data);
+        made.map_err(|error| Mistakes(vec![format!("{} cannot be made: {error}", data.display())]))?;
         let token = secret_file::load_or_create(&data.join("operator.token"), || {
             let secret = random::<32>().map_err(|why| why.to_string())?;
             Ok(Zeroizing::new(format!("{}\n", hex(&secret))))

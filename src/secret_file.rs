@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{ErrorKind, Write as _},
+    io::{self, ErrorKind, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::Path,
 };
@@ -31,26 +31,28 @@ pub fn load_or_create(
 /// A sentence that names the file and says what to change.
 pub fn load(path: &Path) -> Result<Option<Zeroizing<String>>, String> {
     let name = path.display();
-    let file = match fs::metadata(path) {
+    let failed = |error: io::Error| format!("{name} cannot be read: {error}");
+    let file = match fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("{name}: {error}")),
+        Err(error) => return Err(failed(error)),
     };
-    if file.permissions().mode() & 0o077 != 0 {
+    // Asked of the open file: what was checked is what is read.
+    let about = file.metadata().map_err(failed)?;
+    if about.permissions().mode() & 0o077 != 0 {
         return Err(format!(
-            "{name}: others than its owner can read it; `chmod 600 {name}`, and replace it if they may have"
+            "{name} can be read by others than its owner: run chmod 600 {name}, and replace it if they may have"
         ));
     }
-    if !file.is_file() || file.len() > MAX_SIZE {
-        return Err(format!("{name}: not a file with a key"));
-    }
-    fs::read_to_string(path).map(|secret| Some(Zeroizing::new(secret))).map_err(|error| format!("{name}: {error}"))
+    let mut secret = Zeroizing::new(String::new());
+    file.take(MAX_SIZE).read_to_string(&mut secret).map_err(failed)?;
+    Ok(Some(secret))
 }
 
 /// Writes a secret that did not exist. Whoever comes second reads what the first one wrote.
 fn create(path: &Path, secret: &Zeroizing<String>) -> Result<Zeroizing<String>, String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
-    let dir = path.parent().unwrap_or(Path::new("."));
+    let failed = |error: io::Error| format!("{} cannot be made: {error}", path.display());
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     // Written aside and linked into place, so that no reader ever sees half a key.
     let aside = tempfile::Builder::new()
@@ -65,7 +67,7 @@ fn create(path: &Path, secret: &Zeroizing<String>) -> Result<Zeroizing<String>, 
             dir.sync_all().map_err(failed)?;
             Ok(secret.clone())
         }
-        Err(_) => load(path)?.ok_or_else(|| format!("{}: could not be made", path.display())),
+        Err(_) => load(path)?.ok_or_else(|| format!("{} cannot be made", path.display())),
     }
 }
 

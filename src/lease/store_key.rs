@@ -1,16 +1,10 @@
 //! The MAC key of the store: one file, the same on every broker, made by the first.
 
 use ring::hmac;
-use std::{
-    fmt,
-    fs::{self, DirBuilder, File},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
-    path::Path,
-};
+use std::{fmt, path::Path};
 use zeroize::Zeroizing;
 
-use crate::id;
+use crate::{id, secret_file};
 
 const LENGTH: usize = 32;
 
@@ -29,52 +23,17 @@ impl StoreKey {
     /// # Errors
     /// A sentence that says what to change: the file is open to others, is no key, or cannot be read or made.
     pub fn load_or_create(path: &Path) -> Result<Self, String> {
-        match File::open(path) {
-            Ok(file) => Self::read(file, path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::create(path),
-            Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
-        }
+        let text = secret_file::load_or_create(path, || {
+            let key = Zeroizing::new(id::random::<LENGTH>().map_err(|why| why.to_string())?);
+            Ok(Zeroizing::new(id::hex(key.as_ref()) + "\n"))
+        })?;
+        let no_key = || format!("{} is no store key: it has to be 64 hexadecimal digits", path.display());
+        parse(text.strip_suffix('\n').unwrap_or(&text)).map(Self).ok_or_else(no_key)
     }
 
     /// The key in the form that MACs are made with.
     pub(super) fn hmac(&self) -> hmac::Key {
         hmac::Key::new(hmac::HMAC_SHA256, self.0.as_ref())
-    }
-
-    /// Linked into place whole, so that a crash leaves no half of a key and two brokers that start at once agree on one.
-    fn create(path: &Path) -> Result<Self, String> {
-        let failed = |error: io::Error| format!("{} cannot be made: {error}", path.display());
-        let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
-        let key = Zeroizing::new(id::random::<LENGTH>().map_err(|why| why.to_string())?);
-        let text = Zeroizing::new(id::hex(key.as_ref()));
-        let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).map_err(failed)?;
-        file.as_file().sync_all().map_err(failed)?;
-        match file.persist_noclobber(path) {
-            Ok(_) => {
-                File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
-                Ok(Self(key))
-            }
-            Err(lost) if lost.error.kind() == io::ErrorKind::AlreadyExists => {
-                Self::read(File::open(path).map_err(failed)?, path)
-            }
-            Err(lost) => Err(failed(lost.error)),
-        }
-    }
-
-    fn read(file: File, path: &Path) -> Result<Self, String> {
-        let shown = path.display();
-        let failed = |error: io::Error| format!("{shown} cannot be read: {error}");
-        let metadata: fs::Metadata = file.metadata().map_err(failed)?;
-        if metadata.mode() & 0o077 != 0 {
-            return Err(format!("{shown} can be read by others than its owner: run chmod 600 {shown}"));
-        }
-        let mut text = Zeroizing::new(String::with_capacity(LENGTH * 2 + 2));
-        file.take(LENGTH as u64 * 2 + 2).read_to_string(&mut text).map_err(failed)?;
-        parse(text.strip_suffix('\n').unwrap_or(&text))
-            .map(Self)
-            .ok_or_else(|| format!("{shown} is no store key: it has to be 64 hexadecimal digits"))
     }
 }
 
@@ -101,7 +60,10 @@ impl StoreKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    };
 
     #[test]
     fn a_key_is_made_once_and_closed_to_others() {

@@ -12,7 +12,7 @@ use crate::jose::PublicJwk;
 const PAGE: usize = 256;
 
 /// What a public key is for; one kind is never accepted as another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Use {
     /// Access tokens: stands in `/jwks`.

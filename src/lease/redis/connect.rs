@@ -84,11 +84,20 @@ async fn check(connection: &mut ConnectionManager, strict: bool) -> Result<(), I
     let info: String = within(cmd("INFO").query_async(connection)).await?;
     let facts: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
     // A user without `CONFIG GET` is a sensible one. What then cannot be told is not assumed.
-    let snapshots = match within(cmd("CONFIG").arg("GET").arg("save").query_async(connection)).await {
-        Ok(Value::Array(pair)) => Some(matches!(pair.get(1), Some(Value::BulkString(text)) if !text.is_empty())),
-        Ok(_) | Err(_) => None,
-    };
+    let snapshots = setting(connection, "save").await.map(|points| !points.is_empty());
+    if setting(connection, "appendfsync").await.is_some_and(|when| when != "always") {
+        tracing::warn!(
+            "this Redis syncs its append-only file now and then, so a crash can undo a revoke that was answered; set `appendfsync always`"
+        );
+    }
     judge(&|name| facts.get(name).copied().unwrap_or_default(), snapshots, strict).map_err(InDoubt)
+}
+
+/// A setting, if this user may ask for it.
+async fn setting(connection: &mut ConnectionManager, name: &str) -> Option<String> {
+    let answer: Value = within(cmd("CONFIG").arg("GET").arg(name).query_async(connection)).await.ok()?;
+    let pair: Vec<String> = redis::from_redis_value(answer).ok()?;
+    pair.into_iter().nth(1)
 }
 
 /// Whether a Redis that says this of itself may hold leases; `snapshots`: whether it has save points, if that can be told.
