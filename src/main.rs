@@ -1,1 +1,23 @@
-fn main() {}
+//! The `remit` command.
+
+use clap::Parser as _;
+use std::{
+    io::{IsTerminal as _, stderr},
+    process::ExitCode,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = remit::cli::Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(cli.log_filter())
+        .with_writer(stderr)
+        .with_ansi(stderr().is_terminal())
+        .init();
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(remit::cli::run(cli)),
+        Err(error) => remit::cli::not_started(&format!("no runtime: {error}")),
+    }
+}

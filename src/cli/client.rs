@@ -1,0 +1,276 @@
+//! A thin client of the HTTP API: where the broker is, as whom to call it, and what it answered.
+
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use serde_json::Value;
+use std::{error::Error as _, fmt, path::PathBuf, str::FromStr, time::Duration};
+use url::{Host, Url};
+
+use super::exit::Failure;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The most that is read of an answer: a page of tasks is far below it.
+const MAX_ANSWER: usize = 4 * 1024 * 1024;
+
+/// Where a broker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Target {
+    /// Its Unix socket, where the kernel says who calls.
+    Unix(PathBuf),
+    /// Its URL.
+    Web(Url),
+}
+
+impl FromStr for Target {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const RULE: &str = "expected http://HOST, https://HOST or unix:/path/remit.sock";
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() { Err(RULE) } else { Ok(Self::Unix(PathBuf::from(path))) };
+        }
+        let url = Url::parse(text).map_err(|_| RULE)?;
+        let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+        if !plain || url.fragment().is_some() || url.host().is_none() {
+            return Err(RULE);
+        }
+        match url.scheme() {
+            "https" => Ok(Self::Web(url)),
+            "http" if is_loopback(&url) => Ok(Self::Web(url)),
+            "http" => {
+                Err("plain http:// is for this machine alone: evidence and tokens would cross the network in the clear")
+            }
+            _ => Err(RULE),
+        }
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Unix(path) => write!(f, "unix:{}", path.display()),
+            Target::Web(url) => f.write_str(url.as_str().trim_end_matches('/')),
+        }
+    }
+}
+
+/// As whom the broker was called: the same error means another thing to each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// A workload that the kernel vouches for.
+    Kernel,
+    /// A workload with a JWT.
+    Evidence,
+    /// A workload that presents nothing.
+    Nobody,
+    /// An operator.
+    Operator,
+    /// A service.
+    Service,
+}
+
+/// An answer that is not what was asked for.
+#[derive(Debug, Default)]
+pub(super) struct Problem {
+    pub(super) status: u16,
+    pub(super) caller: Option<Caller>,
+    /// The body, unchanged.
+    pub(super) body: String,
+    pub(super) said: Said,
+}
+
+/// What the body says: problem+json, or OAuth's own form.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Said {
+    #[serde(alias = "error")]
+    pub(super) code: String,
+    pub(super) title: String,
+    #[serde(alias = "error_description")]
+    pub(super) detail: String,
+    pub(super) request_id: String,
+    pub(super) denied: Vec<Value>,
+}
+
+/// What the broker answered.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// The body, unchanged.
+    pub(super) text: String,
+    /// The same, parsed.
+    pub(super) json: Value,
+}
+
+/// A connection to one broker as one caller.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    http: reqwest::Client,
+    target: Target,
+    caller: Caller,
+    bearer: Option<SecretString>,
+}
+
+impl Client {
+    /// A client that sends `bearer` in `Authorization`, or nothing.
+    pub(super) fn new(target: Target, caller: Caller, bearer: Option<SecretString>) -> Result<Self, Failure> {
+        Ok(Self { http: http(&target)?, target, caller, bearer })
+    }
+
+    /// The same connection with another token.
+    pub(super) fn with_bearer(&self, bearer: SecretString) -> Self {
+        Self { bearer: Some(bearer), ..self.clone() }
+    }
+
+    pub(super) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Answer, Failure> {
+        let mut url = self.url(path)?;
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        self.send(self.http.get(url)).await
+    }
+
+    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Answer, Failure> {
+        self.send(self.http.post(self.url(path)?).json(body)).await
+    }
+
+    /// A retry with the same key does nothing twice.
+    pub(super) async fn post_once(&self, path: &str, body: &Value, key: &str) -> Result<Answer, Failure> {
+        let key = HeaderValue::from_str(key)
+            .map_err(|_| Failure::Input("an idempotency key is printable ASCII".to_owned()))?;
+        self.send(self.http.post(self.url(path)?).header("idempotency-key", key).json(body)).await
+    }
+
+    pub(super) async fn form(&self, path: &str, form: &[(&str, &str)]) -> Result<Answer, Failure> {
+        self.send(self.http.post(self.url(path)?).form(form)).await
+    }
+
+    fn url(&self, path: &str) -> Result<Url, Failure> {
+        let base = match &self.target {
+            Target::Unix(_) => "http://localhost",
+            Target::Web(url) => url.as_str().trim_end_matches('/'),
+        };
+        Url::parse(&format!("{base}{path}")).map_err(|error| Failure::Input(format!("{base}{path}: {error}")))
+    }
+
+    async fn send(&self, mut request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
+        if let Some(bearer) = &self.bearer {
+            request = request.header(AUTHORIZATION, authorization(bearer)?);
+        }
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status().as_u16();
+        let text = read(response).await.map_err(|why| Failure::OutOfReach(format!("{}: {why}", self.target)))?;
+        let json = serde_json::from_str(&text);
+        match json {
+            Ok(json) if (200..300).contains(&status) => Ok(Answer { text, json }),
+            Ok(json) => Err(self.problem(status, text, serde_json::from_value(json).unwrap_or_default())),
+            Err(_) => Err(self.problem(status, text, Said::default())),
+        }
+    }
+
+    fn problem(&self, status: u16, body: String, mut said: Said) -> Failure {
+        if said.code.is_empty() && said.title.is_empty() {
+            said.title = format!("{} answered {status}, and not as a broker does", self.target);
+        }
+        // A body that is none of the broker's, with a status that says all is well, is no answer either.
+        let status = if (200..300).contains(&status) { 502 } else { status };
+        Failure::Answered(Box::new(Problem { status, caller: Some(self.caller), body, said }))
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        let target = &self.target;
+        Failure::OutOfReach(if error.is_timeout() && !error.is_connect() {
+            format!("{target} did not answer within {} s; whether it was done is in doubt", TIMEOUT.as_secs())
+        } else {
+            format!("cannot reach the broker at {target}: {}", innermost(error))
+        })
+    }
+}
+
+/// Fetches a public document of up to a few megabytes.
+pub(super) async fn fetch(url: &Url) -> Result<String, Failure> {
+    let failed = |why: String| Failure::OutOfReach(format!("{url}: {why}"));
+    let target = url.as_str().parse().map_err(|rule: &str| Failure::Input(format!("{url}: {rule}")))?;
+    let response = http(&target)?.get(url.clone()).send().await.map_err(|error| failed(innermost(&error)))?;
+    if !response.status().is_success() {
+        return Err(failed(format!("answered {}", response.status().as_u16())));
+    }
+    read(response).await.map_err(failed)
+}
+
+/// An HTTP client with one way to `target`: no redirect, and no proxy for what stays on this machine.
+fn http(target: &Target) -> Result<reqwest::Client, Failure> {
+    // Whoever comes second finds it installed, which is what is wanted.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(TIMEOUT)
+        .user_agent(concat!("remit/", env!("CARGO_PKG_VERSION")));
+    // Without TLS the machine's certificates need not be read, which takes longer than everything else together.
+    let local = |builder: reqwest::ClientBuilder| builder.no_proxy().tls_certs_only([]);
+    match target {
+        Target::Unix(path) => builder = local(builder).unix_socket(path.as_path()),
+        Target::Web(url) if url.scheme() == "http" => builder = local(builder),
+        Target::Web(_) => {}
+    }
+    builder.build().map_err(|error| Failure::Stopped(format!("no HTTP client: {}", innermost(&error))))
+}
+
+fn authorization(bearer: &SecretString) -> Result<HeaderValue, Failure> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", bearer.expose_secret()))
+        .map_err(|_| Failure::Input("the token to present holds characters that no token has".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+async fn read(mut response: reqwest::Response) -> Result<String, String> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| innermost(&error))? {
+        if body.len() + chunk.len() > MAX_ANSWER {
+            return Err(format!("answered with more than {MAX_ANSWER} octets"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    String::from_utf8(body).map_err(|_| "answered with something that is not text".to_owned())
+}
+
+/// The cause that a person can act on stands at the end of the chain.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause = error.source();
+    let mut text = "the request failed".to_owned();
+    while let Some(error) = cause {
+        text = error.to_string();
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_a_url_or_a_socket() {
+        assert_eq!("unix:/run/remit.sock".parse(), Ok(Target::Unix("/run/remit.sock".into())));
+        for good in
+            ["http://127.0.0.1:8420", "http://localhost:8420", "http://[::1]:8420", "https://broker.example.com"]
+        {
+            assert_eq!(good.parse::<Target>().unwrap().to_string(), good);
+        }
+        for bad in
+            ["", "unix:", "127.0.0.1:8420", "ftp://h", "http://broker.example.com", "https://user@h", "https://h?a"]
+        {
+            assert!(bad.parse::<Target>().is_err(), "{bad}");
+        }
+    }
+}

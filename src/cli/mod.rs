@@ -1,0 +1,127 @@
+//! The command line. It speaks the HTTP API alone, as anyone's client would; only `verify` does more.
+
+mod client;
+mod connection;
+mod exit;
+mod mint;
+mod show;
+mod task;
+mod verify;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::process::ExitCode;
+
+use crate::clock::SystemClock;
+use connection::Connection;
+use exit::{Exit, Failure};
+
+/// A just-in-time credential broker: one task, short-lived credentials, one revoke.
+#[derive(Debug, Parser)]
+#[command(name = "remit", version, after_help = after_help())]
+pub struct Cli {
+    /// What is printed: aligned text, or the broker's own JSON unchanged.
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// What is logged on standard error, e.g. `debug` or `remit=trace` [default: warn]
+    #[arg(long, global = true, env = "REMIT_LOG", value_name = "FILTER", value_parser = log_filter)]
+    log: Option<String>,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Forms of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Json,
+    Text,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Declare, look at and end tasks.
+    #[command(subcommand)]
+    Task(task::TaskCommand),
+    /// Get a credential for a task.
+    #[command(subcommand)]
+    Mint(mint::MintCommand),
+    /// Check a token as the service that it was presented to.
+    Verify(verify::Verify),
+}
+
+impl Cli {
+    /// Which log lines are wanted.
+    #[must_use]
+    pub fn log_filter(&self) -> &str {
+        self.log.as_deref().unwrap_or("warn")
+    }
+}
+
+/// Carries out a command and says how it ended.
+pub async fn run(cli: Cli) -> ExitCode {
+    let Cli { connection, output, command, .. } = cli;
+    let done = match command {
+        Command::Task(task) => task.run(&connection, output, &SystemClock).await,
+        Command::Mint(mint) => mint.run(&connection, output).await,
+        Command::Verify(verify) => verify.run(output, &SystemClock).await,
+    };
+    let exit = match done {
+        Ok(()) => Exit::Done,
+        Err(failure) => {
+            let text = if output == Output::Json { failure.json() } else { failure.text() };
+            if !text.is_empty() {
+                eprintln!("{text}");
+            }
+            failure.exit()
+        }
+    };
+    ExitCode::from(exit.code())
+}
+
+/// A failure before there was anything to run with.
+#[must_use]
+pub fn not_started(why: &str) -> ExitCode {
+    eprintln!("error: {why}");
+    ExitCode::from(Failure::Stopped(why.to_owned()).exit().code())
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    tracing_subscriber::EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn after_help() -> String {
+    format!("{}\n\n{}", include_str!("examples.txt").trim_end(), Exit::help())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_example_in_the_help_parses() {
+        let example = |line: &str| line.trim().strip_prefix("remit ").map(str::to_owned);
+        let examples: Vec<_> = include_str!("examples.txt").lines().filter_map(example).collect();
+        assert!(examples.len() > 5);
+        for line in examples {
+            let words = line.split_whitespace().map(|word| word.trim_matches('\'')).map(|word| match word {
+                "TASK" => "task_01jd0000000000000000000000",
+                other => other,
+            });
+            let parsed = Cli::try_parse_from(std::iter::once("remit").chain(words));
+            assert!(parsed.is_ok(), "{line}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn the_help_holds_the_exit_codes() {
+        let help = Cli::command().render_help().to_string();
+        assert!(help.contains("Exit codes:") && help.contains("78  serve:"), "{help}");
+    }
+}

@@ -1,0 +1,317 @@
+//! What a person reads: aligned, without colour when piped, safe to look at whatever an agent declared.
+
+use chrono::TimeDelta;
+use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use serde_json::Value;
+use std::{fmt::Write as _, io::Write as _};
+
+use super::{
+    client::{Caller, Problem},
+    exit::next_step,
+};
+use crate::clock::Time;
+
+/// Writes to standard output. Whoever closed it early (`| head`) has read enough.
+pub(super) fn say(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// A member as text that is safe on a terminal.
+pub(super) fn text(value: &Value, member: &str) -> String {
+    match &value[member] {
+        Value::Null => String::new(),
+        Value::String(text) => clean(text),
+        other @ (Value::Array(_) | Value::Bool(_) | Value::Number(_) | Value::Object(_)) => clean(&other.to_string()),
+    }
+}
+
+/// Purpose, owner and the like are the words of whoever declared: nothing in them may move the cursor or turn the line
+/// around.
+fn clean(text: &str) -> String {
+    let unsafe_char = |c: char| {
+        c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        if unsafe_char(c) {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+        out
+    })
+}
+
+fn short(text: String, most: usize) -> String {
+    if text.chars().count() <= most { text } else { text.chars().take(most - 1).chain(['…']).collect() }
+}
+
+/// A span of time in the one or two units that matter.
+pub(super) fn span(span: TimeDelta) -> String {
+    let seconds = span.num_seconds().abs();
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..172_800 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+fn when(value: &Value, member: &str, now: Time) -> String {
+    let text = text(value, member);
+    match text.parse::<Time>() {
+        Ok(time) => format!("{text}  ({})", relative(time, now)),
+        Err(_) => text,
+    }
+}
+
+/// Where `time` lies as seen from `now`.
+pub(super) fn relative(time: Time, now: Time) -> String {
+    if time > now { format!("in {}", span(time - now)) } else { format!("{} ago", span(now - time)) }
+}
+
+/// A table without borders. Nothing is wrapped: an id must survive being copied.
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    if !header.is_empty() {
+        table.set_header(header);
+    }
+    table
+}
+
+/// Its lines, starting at the left edge.
+fn aligned(mut table: Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
+}
+
+/// Names and values, those without a value left out.
+pub(super) fn facts(facts: &[(&str, String)]) -> String {
+    let mut table = table(&[]);
+    for (name, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
+        table.add_row([*name, value.as_str()]);
+    }
+    aligned(table)
+}
+
+fn items<'a>(value: &'a Value, member: &str) -> &'a [Value] {
+    value[member].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn words(value: &Value, member: &str) -> String {
+    items(value, member).iter().filter_map(Value::as_str).map(clean).collect::<Vec<_>>().join(", ")
+}
+
+fn state(state: &str) -> Cell {
+    let colour = match state {
+        "active" => Color::Green,
+        "revoked" | "revoking" => Color::Red,
+        "pending_approval" => Color::Yellow,
+        _ => Color::DarkGrey,
+    };
+    Cell::new(state).fg(colour)
+}
+
+/// One task: the body of declare, show and complete.
+pub(super) fn task(task: &Value, now: Time) -> String {
+    let context = &task["context"];
+    let mut out = facts(&[
+        ("task", text(task, "task")),
+        ("state", text(task, "state")),
+        ("purpose", text(task, "purpose")),
+        ("owner", text(task, "owner")),
+        ("workload", text(task, "workload")),
+        ("instance", text(task, "instance")),
+        ("attested by", text(task, "attestor")),
+        ("kind", text(task, "kind")),
+        ("marks", words(task, "marks")),
+        ("sandbox", text(task, "sandbox")),
+        ("environment", text(task, "environment")),
+        ("data", text(task, "data_classification")),
+        ("repo", text(context, "repo")),
+        ("branch", text(context, "branch")),
+        ("command", text(context, "command")),
+        ("declared", when(task, "created_at", now)),
+        ("deadline", when(task, "expires_at", now)),
+        ("ended", when(task, "ended_at", now)),
+        ("reason", text(task, "reason")),
+        ("permitted by", words(task, "policies")),
+        ("generation", text(task, "generation")),
+        ("authority", text(task, "authority_hash")),
+    ]);
+    section(&mut out, "granted", &grants(items(task, "authorization_details"), false));
+    section(&mut out, "refused", &grants(items(task, "denied"), true));
+    section(&mut out, "credentials (their tokens: --output json)", &credentials(items(task, "credentials"), now));
+    out
+}
+
+fn section(out: &mut String, title: &str, body: &str) {
+    if !body.is_empty() {
+        let _ = write!(out, "\n\n{title}\n{body}");
+    }
+}
+
+/// Details of an authority; the refused ones name the policies that decided.
+fn grants(details: &[Value], with_policies: bool) -> String {
+    let mut table = table(&[]);
+    for detail in details {
+        let mut row = vec![format!("  {}", words(detail, "privileges")), words(detail, "locations")];
+        if with_policies {
+            let policies = words(detail, "policies");
+            row.push(if policies.is_empty() { "no policy permits it".to_owned() } else { format!("by {policies}") });
+        } else {
+            row.push([words(detail, "actions"), words(detail, "datatypes"), text(detail, "identifier")].join(" "));
+        }
+        table.add_row(row);
+    }
+    aligned(table)
+}
+
+/// Credentials without their tokens.
+pub(super) fn credentials(credentials: &[Value], now: Time) -> String {
+    let mut table = table(&[]);
+    for credential in credentials {
+        table.add_row([
+            format!("  {}", text(credential, "privilege")),
+            text(credential, "resource"),
+            format!("lease {}", text(credential, "lease")),
+            format!("until {}", when(credential, "expires_at", now)),
+        ]);
+    }
+    aligned(table)
+}
+
+/// A page of tasks.
+pub(super) fn tasks(page: &Value, now: Time) -> String {
+    let tasks = items(page, "tasks");
+    if tasks.is_empty() {
+        return "no tasks".to_owned();
+    }
+    let mut table = table(&["TASK", "STATE", "DEADLINE", "OWNER", "WORKLOAD", "PURPOSE"]);
+    for task in tasks {
+        let deadline = text(task, "expires_at").parse::<Time>().map_or_else(|_| String::new(), |at| relative(at, now));
+        table.add_row([
+            Cell::new(text(task, "task")),
+            state(&text(task, "state")),
+            Cell::new(deadline),
+            Cell::new(short(text(task, "owner"), 32)),
+            Cell::new(text(task, "workload")),
+            Cell::new(short(text(task, "purpose"), 48)),
+        ]);
+    }
+    let mut out = aligned(table);
+    if let Some(cursor) = page["next_cursor"].as_str() {
+        let _ = write!(out, "\n\nthere are more: --cursor {}", clean(cursor));
+    }
+    out
+}
+
+/// What a revoke did, and by when every kind of verifier knows.
+pub(super) fn revoked(answer: &Value, now: Time) -> String {
+    let known = if answer["known"] == false { "no: recorded ahead of its first credential" } else { "" };
+    let mut out = facts(&[
+        ("task", text(answer, "task")),
+        ("state", text(answer, "state")),
+        ("known", known.to_owned()),
+        ("ended tasks", text(answer, "ended_tasks")),
+        ("credentials", text(answer, "credentials")),
+        ("effective", when(answer, "effective_by", now)),
+    ]);
+    let mut table = table(&[]);
+    for reach in items(answer, "reach") {
+        let heard = match (reach["acknowledged"].as_u64(), reach["of"].as_u64()) {
+            (Some(heard), Some(of)) => format!("{heard} of {of} acknowledged"),
+            _ => String::new(),
+        };
+        let class = match reach["class"].as_str() {
+            Some("introspection") => "services that introspect",
+            Some("jwks_only") => "services that only check signatures",
+            _ => &text(reach, "class"),
+        };
+        table.add_row([format!("  {class}"), format!("by {}", when(reach, "by", now)), heard]);
+    }
+    section(&mut out, "rejected by", &aligned(table));
+    out
+}
+
+/// An answer that is not what was asked for: what, why, and what to do now.
+pub(super) fn problem(problem: &Problem) -> String {
+    let said = &problem.said;
+    let what = [&said.detail, &said.title, &said.code].into_iter().find(|text| !text.is_empty());
+    let mut out = format!("error: {}", what.map_or_else(|| "refused".to_owned(), |text| clean(text)));
+    let refused = grants(&said.denied, true);
+    if !refused.is_empty() {
+        let _ = write!(out, "\n{refused}");
+    }
+    let code = if said.code.is_empty() { String::new() } else { format!("{}, ", clean(&said.code)) };
+    let next = next_step(&said.code, problem.caller.unwrap_or(Caller::Nobody)).unwrap_or_default();
+    let _ = write!(
+        out,
+        "\n{}",
+        facts(&[
+            ("  code", format!("{code}HTTP {}", problem.status)),
+            ("  request id", clean(&said.request_id)),
+            ("  next", next.to_owned()),
+        ])
+    );
+    out
+}
+
+/// An argument that a shell reads as one word.
+pub(super) fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// How this program was called, so that what it says to paste works where it was pasted from.
+pub(super) fn program() -> String {
+    let name = std::env::args_os().next().unwrap_or_default();
+    let name = name.to_string_lossy();
+    if name.contains('/') { quoted(&name) } else { "remit".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_an_agent_declared_cannot_play_with_the_terminal() {
+        assert_eq!(clean("a\u{1b}[2Jb\u{202e}c\n"), "a\\u{1b}[2Jb\\u{202e}c\\u{a}");
+        assert_eq!(clean("Prüfe die Rechnung №7"), "Prüfe die Rechnung №7");
+    }
+
+    #[test]
+    fn a_page_of_tasks_is_aligned_and_names_the_next() {
+        let now = "2026-11-20T10:00:00Z".parse().unwrap();
+        let page = json!({"next_cursor": "abc", "tasks": [
+            {"task": "task_1", "state": "active", "expires_at": "2026-11-20T10:15:00Z", "owner": "o", "workload": "w",
+             "purpose": "p".repeat(60)}]});
+        let shown = tasks(&page, now);
+        assert!(shown.contains("in 15 min 0 s") && shown.contains("--cursor abc") && shown.contains('…'), "{shown}");
+        assert_eq!(shown.lines().next().unwrap().find("STATE"), shown.lines().nth(1).unwrap().find("active"));
+    }
+
+    #[test]
+    fn a_refusal_names_the_policies_and_what_to_do() {
+        let body = json!({"code": "policy_denied", "detail": "not all of it is permitted", "request_id": "r-1", "denied": [
+            {"type": "remit:access", "locations": ["https://a"], "privileges": ["secret"], "policies": ["no-secrets"]}]});
+        let said = serde_json::from_value(body).unwrap();
+        let shown = problem(&Problem { status: 403, caller: Some(Caller::Kernel), said, ..Problem::default() });
+        for part in ["not all of it is permitted", "no-secrets", "policy_denied, HTTP 403", "r-1", "--partial"] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+    }
+
+    #[test]
+    fn a_word_is_quoted_where_a_shell_would_split_it() {
+        assert_eq!(quoted("/tmp/a-b"), "/tmp/a-b");
+        assert_eq!(quoted("/tmp/it's here"), r"'/tmp/it'\''s here'");
+    }
+}

@@ -1,0 +1,319 @@
+//! `remit task …`
+
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+use std::{io::Read as _, path::PathBuf, str::FromStr};
+
+use super::{
+    Output,
+    client::Answer,
+    connection::Connection,
+    exit::Failure,
+    show::{self, say},
+};
+use crate::{
+    clock::Clock,
+    id::{Location, TaskId},
+    task::{CredentialType, Privilege},
+};
+
+/// The most that is read of a declaration; the broker takes less.
+const MAX_DECLARATION: u64 = 1024 * 1024;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TaskCommand {
+    /// Declare the task that is about to be done, and get credentials for it.
+    #[command(after_help = DECLARE_EXAMPLES)]
+    Declare(Box<Declare>),
+    /// Show one task.
+    Show {
+        /// The task.
+        task: TaskId,
+    },
+    /// List tasks: an operator sees all, a workload its own.
+    List {
+        /// How many, at most.
+        #[arg(long)]
+        limit: Option<u32>,
+        /// Where to go on: what the page before said.
+        #[arg(long)]
+        cursor: Option<String>,
+    },
+    /// End a task that is done. Its credentials die with it.
+    Complete {
+        /// The task.
+        task: TaskId,
+    },
+    /// Stop a task, everything it delegated, and every credential of them.
+    Revoke {
+        /// The task.
+        task: TaskId,
+        /// Why: for the audit, and for whoever looks at the task next.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+}
+
+const DECLARE_EXAMPLES: &str = "Examples:
+  remit task declare --purpose 'Fix the flaky test' --owner team-payments@example.com \\
+    --access https://git.example.com=read,write --credential https://git.example.com=read --ttl 900
+  remit task declare --file task.json        the body of POST /v1/tasks; `-` reads standard input
+
+Tokens stand in the answer of `--output json` alone; `remit mint token TASK` prints one.";
+
+/// A declaration, as a file or in options.
+#[derive(Debug, Args)]
+pub(super) struct Declare {
+    /// The declaration in JSON; `-` reads it from standard input.
+    #[arg(long, conflicts_with_all = FIELDS)]
+    file: Option<PathBuf>,
+    /// What the task is for.
+    #[arg(long, value_name = "TEXT", required_unless_present = "file")]
+    purpose: Option<String>,
+    /// Who is accountable for it.
+    #[arg(long, required_unless_present = "file")]
+    owner: Option<String>,
+    /// What it needs: a service and privileges (read, write, secret); repeatable.
+    #[arg(long, value_name = "LOCATION=PRIVILEGE,…", required_unless_present = "file")]
+    access: Vec<Access>,
+    /// A credential to mint at once, `:jwt` for a JWT-SVID; repeatable.
+    #[arg(long, value_name = "LOCATION=PRIVILEGE[:jwt]")]
+    credential: Vec<Wanted>,
+    /// Its lifetime [default: policy's]
+    #[arg(long, value_name = "SECONDS")]
+    ttl: Option<u32>,
+    /// Go on with what is granted when something is refused.
+    #[arg(long)]
+    partial: bool,
+    /// The sandbox it runs in.
+    #[arg(long)]
+    sandbox: Option<String>,
+    /// Where it runs: staging, production, …
+    #[arg(long)]
+    environment: Option<String>,
+    /// The repository it works on.
+    #[arg(long)]
+    repo: Option<String>,
+    /// The branch it works on.
+    #[arg(long)]
+    branch: Option<String>,
+    /// The command it runs.
+    #[arg(long)]
+    command: Option<String>,
+    /// How sensitive its data is.
+    #[arg(long)]
+    data_classification: Option<String>,
+    /// A retry with the same key gets the same task.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+}
+
+const FIELDS: [&str; 12] = [
+    "purpose",
+    "owner",
+    "access",
+    "credential",
+    "ttl",
+    "partial",
+    "sandbox",
+    "environment",
+    "repo",
+    "branch",
+    "command",
+    "data_classification",
+];
+
+/// `LOCATION=read,write`
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Access {
+    location: Location,
+    privileges: Vec<Privilege>,
+}
+
+impl FromStr for Access {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (location, privileges) = split(text)?;
+        let privileges = privileges.split(',').map(privilege).collect::<Result<_, _>>()?;
+        Ok(Self { location, privileges })
+    }
+}
+
+/// `LOCATION=read` or `LOCATION=read:jwt`
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    location: Location,
+    privilege: Privilege,
+    form: CredentialType,
+}
+
+impl FromStr for Wanted {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (location, rest) = split(text)?;
+        let (word, form) = match rest.split_once(':') {
+            None => (rest, CredentialType::AccessToken),
+            Some((word, "access_token")) => (word, CredentialType::AccessToken),
+            Some((word, "jwt")) => (word, CredentialType::Jwt),
+            Some(_) => return Err("a credential is an `access_token` or a `jwt`".to_owned()),
+        };
+        Ok(Self { location, privilege: privilege(word)?, form })
+    }
+}
+
+/// A location may hold `=`; a privilege never does.
+fn split(text: &str) -> Result<(Location, &str), String> {
+    let (location, rest) = text.rsplit_once('=').ok_or("expected LOCATION=PRIVILEGE")?;
+    Ok((location.parse().map_err(|rule: crate::id::Malformed| rule.to_string())?, rest))
+}
+
+fn privilege(word: &str) -> Result<Privilege, String> {
+    word.parse().map_err(|rule: crate::id::Malformed| rule.to_string())
+}
+
+impl Declare {
+    fn body(&self) -> Result<Value, Failure> {
+        if let Some(file) = &self.file {
+            return read(file);
+        }
+        let details: Vec<_> = self
+            .access
+            .iter()
+            .map(|access| {
+                json!({"type": "remit:access", "locations": [access.location], "privileges": access.privileges})
+            })
+            .collect();
+        let credentials: Vec<_> = self
+            .credential
+            .iter()
+            .map(|wanted| json!({"resource": wanted.location, "privilege": wanted.privilege, "type": wanted.form}))
+            .collect();
+        let context =
+            members([("repo", json!(self.repo)), ("branch", json!(self.branch)), ("command", json!(self.command))]);
+        Ok(members([
+            ("purpose", json!(self.purpose)),
+            ("owner", json!(self.owner)),
+            ("environment", json!(self.environment)),
+            ("sandbox", json!(self.sandbox)),
+            ("data_classification", json!(self.data_classification)),
+            ("context", context),
+            ("authorization_details", json!(details)),
+            ("ttl", json!(self.ttl)),
+            ("partial", json!(self.partial)),
+            ("credentials", json!(credentials)),
+        ]))
+    }
+}
+
+/// An object without the members that were not given.
+fn members<const N: usize>(members: [(&str, Value); N]) -> Value {
+    let given = members.into_iter().filter(|(_, value)| !value.is_null());
+    Value::Object(given.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
+}
+
+/// Whether it is a declaration is for the broker to say; that it is JSON without repeated members is checked here, so that
+/// what is sent is what was read.
+fn read(file: &PathBuf) -> Result<Value, Failure> {
+    let mut bytes = Vec::new();
+    let read = if file.as_os_str() == "-" {
+        std::io::stdin().lock().take(MAX_DECLARATION).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(file).and_then(|file| file.take(MAX_DECLARATION).read_to_end(&mut bytes))
+    };
+    let name = file.display();
+    read.map_err(|error| Failure::Input(format!("{name}: {error}")))?;
+    crate::jose::strict_json(&bytes).map_err(|crate::jose::Invalid(why)| Failure::Input(format!("{name}: {why}")))
+}
+
+impl TaskCommand {
+    pub(super) async fn run(self, connection: &Connection, output: Output, clock: &dyn Clock) -> Result<(), Failure> {
+        let answer = self.call(connection).await?;
+        if output == Output::Json {
+            say(&answer.text);
+            return Ok(());
+        }
+        let (body, now) = (&answer.json, clock.now());
+        say(&match self {
+            TaskCommand::Declare(_) | TaskCommand::Show { .. } | TaskCommand::Complete { .. } => show::task(body, now),
+            TaskCommand::List { .. } => show::tasks(body, now),
+            TaskCommand::Revoke { .. } => show::revoked(body, now),
+        });
+        Ok(())
+    }
+
+    async fn call(&self, connection: &Connection) -> Result<Answer, Failure> {
+        match self {
+            TaskCommand::Declare(declare) => {
+                let (client, body) = (connection.workload()?, declare.body()?);
+                match &declare.idempotency_key {
+                    Some(key) => client.post_once("/v1/tasks", &body, key).await,
+                    None => client.post("/v1/tasks", &body).await,
+                }
+            }
+            TaskCommand::Show { task } => connection.operator()?.get(&format!("/v1/tasks/{task}"), &[]).await,
+            TaskCommand::List { limit, cursor } => {
+                let limit = limit.map(|limit| ("limit", limit.to_string()));
+                let cursor = cursor.clone().map(|cursor| ("cursor", cursor));
+                let query: Vec<_> = limit.into_iter().chain(cursor).collect();
+                connection.operator()?.get("/v1/tasks", &query).await
+            }
+            TaskCommand::Complete { task } => {
+                connection.workload()?.post(&format!("/v1/tasks/{task}/complete"), &json!({})).await
+            }
+            TaskCommand::Revoke { task, reason } => {
+                let body = json!({ "reason": reason });
+                connection.operator()?.post(&format!("/v1/tasks/{task}/revoke"), &body).await
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cli::Cli, task::Declaration};
+    use clap::Parser as _;
+
+    #[test]
+    fn access_is_a_location_and_its_privileges() {
+        let access: Access = "https://git.example.com/?a=b=read,write".parse().unwrap();
+        assert_eq!(access.location.as_str(), "https://git.example.com/?a=b");
+        assert_eq!(access.privileges, [Privilege::Read, Privilege::Write]);
+        for bad in
+            ["", "https://git.example.com", "https://git.example.com=", "https://h=own", "h=read", "https://h=read,"]
+        {
+            assert!(bad.parse::<Access>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_credential_is_a_location_a_privilege_and_a_form() {
+        let form = |text: &str| text.parse::<Wanted>().map(|wanted| (wanted.privilege, wanted.form));
+        assert_eq!(form("http://127.0.0.1:9=read"), Ok((Privilege::Read, CredentialType::AccessToken)));
+        assert_eq!(form("http://127.0.0.1:9=write:jwt"), Ok((Privilege::Write, CredentialType::Jwt)));
+        assert!(form("http://127.0.0.1:9=read:x509").is_err());
+        assert!(form("http://127.0.0.1:9=read,write").is_err());
+    }
+
+    #[test]
+    fn options_make_a_declaration_that_the_broker_takes() {
+        let words = "remit task declare --purpose p --owner o --access https://a=read --credential https://a=read:jwt \
+                     --ttl 60 --sandbox s --repo r --data-classification internal";
+        let cli = Cli::try_parse_from(words.split_whitespace()).unwrap();
+        let super::super::Command::Task(TaskCommand::Declare(declare)) = cli.command else { panic!("another command") };
+        let declaration: Declaration = serde_json::from_value(declare.body().unwrap()).unwrap();
+        declaration.validate().unwrap();
+        assert_eq!(declaration.context.repo.as_deref(), Some("r"));
+        assert_eq!(declaration.credentials[0].kind, CredentialType::Jwt);
+    }
+
+    #[test]
+    fn a_file_stands_for_itself() {
+        assert!(Cli::try_parse_from(["remit", "task", "declare", "--file", "a", "--ttl", "1"]).is_err());
+        assert!(Cli::try_parse_from(["remit", "task", "declare", "--purpose", "p"]).is_err());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("task.json");
+        std::fs::write(&path, r#"{"purpose": "p", "purpose": "q"}"#).unwrap();
+        assert!(matches!(read(&path), Err(Failure::Input(_))));
+    }
+}

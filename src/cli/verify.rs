@@ -1,0 +1,222 @@
+//! `remit verify`: what a service would say to a token.
+
+use clap::Args;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::{Value, json};
+use std::{io::Read as _, path::PathBuf};
+use url::Url;
+
+use super::{
+    Output,
+    client::{Caller, Client, Target, fetch},
+    connection::token_in,
+    exit::Failure,
+    show::{self, say},
+};
+use crate::{
+    clock::{Clock, Time},
+    id::Location,
+    jose::MAX_TOKEN,
+    task::CredentialType,
+    verify::{KeySet, Refused, Token, Verified, Verifier},
+};
+
+/// Checks form, signature, issuer, times and audience; with --introspect also asks the broker whether it was revoked.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Verify {
+    /// The token; `-` or nothing reads it from standard input, where no other process can see it.
+    #[arg(default_value = "-", hide_default_value = true)]
+    token: String,
+    /// The broker, as it stands in `iss`.
+    #[arg(long, value_name = "URL")]
+    issuer: String,
+    /// The service, as it stands in `aud`.
+    #[arg(long, value_name = "URI")]
+    audience: Location,
+    /// The broker's keys [default: /jwks of the issuer, and /spiffe/bundle for JWT-SVIDs]
+    #[arg(long, value_name = "URL|FILE")]
+    jwks: Option<String>,
+    /// Ask the broker too, as a service: only that shows a revoke.
+    #[arg(long, requires = "service_token_file")]
+    introspect: bool,
+    /// The token by which the broker knows the service.
+    #[arg(long, value_name = "FILE")]
+    service_token_file: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "Examples:
+  remit mint token TASK --resource https://git.example.com --privilege read |
+    remit verify --issuer https://broker.example.com --audience https://git.example.com
+  remit verify - --issuer https://broker.example.com --audience https://git.example.com \\
+    --introspect --service-token-file git.token < token";
+
+impl Verify {
+    pub(super) async fn run(self, output: Output, clock: &dyn Clock) -> Result<(), Failure> {
+        let token = self.token()?;
+        let now = clock.now();
+        let verified = match self.check(token.expose_secret(), now).await? {
+            Ok(verified) => verified,
+            Err(why) => return refuse(output, &why.to_string()),
+        };
+        let introspection = match &self.service_token_file {
+            Some(file) if self.introspect => Some(self.introspect(token.expose_secret(), token_in(file)?).await?),
+            _ => None,
+        };
+        if introspection.as_ref().is_some_and(|answer| answer["active"] != true) {
+            return refuse(output, "the broker says it is not active: revoked, ended, or not for this service");
+        }
+        say(&accepted(&verified, introspection.as_ref(), output, now));
+        Ok(())
+    }
+
+    fn token(&self) -> Result<SecretString, Failure> {
+        if self.token != "-" {
+            return Ok(self.token.trim().into());
+        }
+        let mut text = String::new();
+        let most = MAX_TOKEN as u64 + 2;
+        let read = std::io::stdin().lock().take(most).read_to_string(&mut text);
+        read.map_err(|error| Failure::Input(format!("standard input: {error}")))?;
+        match text.trim() {
+            "" => Err(Failure::Input("standard input holds no token".to_owned())),
+            token => Ok(token.into()),
+        }
+    }
+
+    /// The outer error says that it could not be checked, the inner one that it was and why it is no good.
+    async fn check(&self, token: &str, now: Time) -> Result<Result<Verified, Refused>, Failure> {
+        let form = match Token::parse(token) {
+            Ok(outside) => outside.form(),
+            Err(why) => return Ok(Err(why)),
+        };
+        let document = self.keys(form).await?;
+        let bad_keys = |why: Refused| Failure::OutOfReach(format!("the keys of {}: {why}", self.issuer));
+        let verifier = Verifier::new(&self.issuer, self.audience.clone());
+        let verifier = match form {
+            CredentialType::AccessToken => {
+                verifier.with_access_keys(KeySet::from_jwks(document.as_bytes()).map_err(bad_keys)?)
+            }
+            CredentialType::Jwt => verifier.with_svid_keys(KeySet::from_bundle(document.as_bytes()).map_err(bad_keys)?),
+        };
+        Ok(verifier.verify(token, now))
+    }
+
+    /// The document with the keys of this form.
+    async fn keys(&self, form: CredentialType) -> Result<String, Failure> {
+        let path = match form {
+            CredentialType::AccessToken => "/jwks",
+            CredentialType::Jwt => "/spiffe/bundle",
+        };
+        let place = match &self.jwks {
+            Some(place) => place.clone(),
+            None => format!("{}{path}", self.issuer.trim_end_matches('/')),
+        };
+        match Url::parse(&place) {
+            Ok(url) => fetch(&url).await,
+            Err(_) if self.jwks.is_some() => {
+                std::fs::read_to_string(&place).map_err(|error| Failure::Input(format!("{place}: {error}")))
+            }
+            Err(error) => Err(Failure::Input(format!("--issuer: {error}"))),
+        }
+    }
+
+    async fn introspect(&self, token: &str, service: SecretString) -> Result<Value, Failure> {
+        let target: Target = self.issuer.parse().map_err(|rule| Failure::Input(format!("--issuer: {rule}")))?;
+        let client = Client::new(target, Caller::Service, Some(service))?;
+        Ok(client.form("/oauth2/introspect", &[("token", token)]).await?.json)
+    }
+}
+
+fn refuse(output: Output, why: &str) -> Result<(), Failure> {
+    say(&match output {
+        Output::Json => json!({"accepted": false, "why": why}).to_string(),
+        Output::Text => format!("not accepted: {why}"),
+    });
+    Err(Failure::NotAccepted)
+}
+
+fn accepted(verified: &Verified, introspection: Option<&Value>, output: Output, now: Time) -> String {
+    let claims = verified.claims();
+    if output == Output::Json {
+        let mut answer = json!({"accepted": true, "typ": verified.form().typ(), "claims": claims});
+        if let Some(introspection) = introspection {
+            answer["introspection"] = introspection.clone();
+        }
+        return answer.to_string();
+    }
+    let time = |seconds| match chrono::DateTime::from_timestamp(seconds, 0) {
+        Some(time) => format!("{}  ({})", time.format("%Y-%m-%dT%H:%M:%SZ"), show::relative(time, now)),
+        None => seconds.to_string(),
+    };
+    let revoked = match introspection {
+        Some(_) => "active, says the broker".to_owned(),
+        None => "not asked: keys alone show no revoke; --introspect asks the broker".to_owned(),
+    };
+    let claims_json = json!(claims);
+    let facts = show::facts(&[
+        ("subject", show::text(&claims_json, "sub")),
+        ("holder", show::text(&claims_json, "client_id")),
+        ("may", format!("{} at {}", claims.scope, claims.aud)),
+        ("task", claims.task.id.to_string()),
+        ("owner", show::text(&claims_json["urn:remit:task"], "owner")),
+        ("kind", format!("{}, attested by {}", claims.task.kind.as_str(), claims.task.attestor)),
+        ("sandbox", show::text(&claims_json["urn:remit:task"], "sandbox")),
+        ("minted", time(claims.iat)),
+        ("expires", time(claims.exp)),
+        ("lease", claims.jti.to_string()),
+        ("revoked", revoked),
+    ]);
+    format!("accepted ({})\n{facts}", verified.form().typ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock::SystemClock, jose::SigningKey};
+
+    fn verify(jwks: &std::path::Path) -> Verify {
+        Verify {
+            token: "-".to_owned(),
+            issuer: "http://127.0.0.1:8420".to_owned(),
+            audience: "http://127.0.0.1:9000".parse().unwrap(),
+            jwks: Some(jwks.to_string_lossy().into_owned()),
+            introspect: false,
+            service_token_file: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_is_checked_with_keys_from_a_file() {
+        let now: Time = "2026-11-20T10:00:00Z".parse().unwrap();
+        let key = SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap();
+        let mut jwk = serde_json::to_value(key.public()).unwrap();
+        jwk["use"] = "sig".into();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("jwks.json");
+        std::fs::write(&path, json!({ "keys": [jwk] }).to_string()).unwrap();
+        let at = now.timestamp();
+        let claims = json!({
+            "iss": "http://127.0.0.1:8420", "sub": "spiffe://localhost/unix/1", "client_id": "spiffe://localhost/unix/1",
+            "aud": "http://127.0.0.1:9000", "exp": at + 60, "iat": at, "nbf": at, "jti": "0".repeat(32), "scope": "read",
+            "authorization_details": [], "urn:remit:task": {"id": "task_01jd0000000000000000000000", "owner": "o",
+            "kind": "service", "attestor": "unix", "declared_at": at, "generation": 1, "authority_hash": "h",
+            "expires_at": at + 60}});
+        let token = key.sign("at+jwt", &claims).unwrap();
+        let verified = verify(&path).check(&token, now).await.unwrap().unwrap();
+        let shown = accepted(&verified, None, Output::Text, now);
+        assert!(shown.contains("read at http://127.0.0.1:9000") && shown.contains("in 1 min 0 s"), "{shown}");
+        assert!(!shown.contains(&token));
+        let late = now + chrono::TimeDelta::seconds(60);
+        assert!(verify(&path).check(&token, late).await.unwrap().is_err());
+        assert!(verify(&path).check("not.a.token", now).await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn keys_that_are_not_there_are_bad_input_and_not_a_bad_token() {
+        let key = SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap();
+        let mut verify = verify("/nonexistent/jwks".as_ref());
+        verify.token = key.sign("at+jwt", &json!({})).unwrap();
+        assert!(matches!(verify.run(Output::Text, &SystemClock).await, Err(Failure::Input(_))));
+    }
+}
