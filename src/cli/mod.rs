@@ -1,9 +1,10 @@
-//! The command line. It speaks the HTTP API alone, as anyone's client would; only `verify` does more.
+//! The command line. It speaks the HTTP API alone, as anyone's client would; only `serve` and `verify` do more.
 
 mod client;
 mod connection;
 mod exit;
 mod mint;
+mod serve;
 mod show;
 mod task;
 mod verify;
@@ -22,7 +23,7 @@ pub struct Cli {
     /// What is printed: aligned text, or the broker's own JSON unchanged.
     #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
     output: Output,
-    /// What is logged on standard error, e.g. `debug` or `remit=trace` [default: warn]
+    /// What is logged on standard error, e.g. `debug` or `remit=trace` [default: info for serve, warn otherwise]
     #[arg(long, global = true, env = "REMIT_LOG", value_name = "FILTER", value_parser = log_filter)]
     log: Option<String>,
     #[command(flatten)]
@@ -40,6 +41,8 @@ enum Output {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a broker.
+    Serve(serve::Serve),
     /// Declare, look at and end tasks.
     #[command(subcommand)]
     Task(task::TaskCommand),
@@ -54,7 +57,8 @@ impl Cli {
     /// Which log lines are wanted.
     #[must_use]
     pub fn log_filter(&self) -> &str {
-        self.log.as_deref().unwrap_or("warn")
+        let default = if matches!(self.command, Command::Serve(_)) { "info" } else { "warn" };
+        self.log.as_deref().unwrap_or(default)
     }
 }
 
@@ -62,6 +66,7 @@ impl Cli {
 pub async fn run(cli: Cli) -> ExitCode {
     let Cli { connection, output, command, .. } = cli;
     let done = match command {
+        Command::Serve(serve) => serve.run(&connection).await,
         Command::Task(task) => task.run(&connection, output, &SystemClock).await,
         Command::Mint(mint) => mint.run(&connection, output).await,
         Command::Verify(verify) => verify.run(output, &SystemClock).await,
