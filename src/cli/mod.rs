@@ -1,7 +1,10 @@
-//! The command line. It speaks the HTTP API alone, as anyone's client would; only `serve` and `verify` do more.
+//! The command line. It speaks the HTTP API alone, as anyone's client would; only `serve`, `demo` and `verify` do more.
 
 mod client;
 mod connection;
+mod demo;
+mod demo_agent;
+mod demo_service;
 mod exit;
 mod mint;
 mod serve;
@@ -43,6 +46,8 @@ enum Output {
 enum Command {
     /// Run a broker.
     Serve(serve::Serve),
+    /// Watch the whole story once: attest, declare, mint, call, revoke, be refused.
+    Demo(demo::Demo),
     /// Declare, look at and end tasks.
     #[command(subcommand)]
     Task(task::TaskCommand),
@@ -51,6 +56,8 @@ enum Command {
     Mint(mint::MintCommand),
     /// Check a token as the service that it was presented to.
     Verify(verify::Verify),
+    #[command(hide = true)]
+    DemoAgent(demo_agent::DemoAgent),
 }
 
 impl Cli {
@@ -67,9 +74,11 @@ pub async fn run(cli: Cli) -> ExitCode {
     let Cli { connection, output, command, .. } = cli;
     let done = match command {
         Command::Serve(serve) => serve.run(&connection).await,
+        Command::Demo(demo) => demo.run().await,
         Command::Task(task) => task.run(&connection, output, &SystemClock).await,
         Command::Mint(mint) => mint.run(&connection, output).await,
         Command::Verify(verify) => verify.run(output, &SystemClock).await,
+        Command::DemoAgent(agent) => agent.run().await,
     };
     let exit = match done {
         Ok(()) => Exit::Done,
