@@ -1,5 +1,19 @@
-//! Everything that is tested from outside, in one binary.
+//! Everything that is tested from outside, in one binary: through the front door, on real Redis and on the embedded store.
 
 // `cfg(test)` tells clippy that helpers are test code too, which may unwrap.
 #[cfg(test)]
 mod architecture;
+#[cfg(test)]
+mod declare;
+#[cfg(test)]
+mod errors;
+#[cfg(test)]
+mod introspect;
+#[cfg(test)]
+mod mint;
+#[cfg(test)]
+mod revoke;
+#[cfg(test)]
+mod store;
+#[cfg(test)]
+mod support;

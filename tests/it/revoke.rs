@@ -1,0 +1,192 @@
+//! One call ends a task and every credential of it.
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::{
+    both,
+    support::{ADMIN, GIT, RESPONDER, Stand, Store, VIEWER, declaration, text},
+};
+
+both! {
+    async fn a_revoke_kills_the_task_at_once(stand) {
+        let (task, token) = stand.task_with_token().await;
+        let more = stand.mint(&task).await.expect(StatusCode::OK);
+        let second = text(&more["credentials"][0], "access_token");
+        assert_eq!(stand.introspect(&token).await["active"], true);
+        let answer = stand.revoke(&task).await.expect(StatusCode::OK);
+        assert_eq!((&answer["task"], &answer["state"], &answer["known"]), (&json!(task), &json!("revoked"), &json!(true)));
+        assert_eq!((&answer["ended_tasks"], &answer["credentials"], &answer["generation"]), (&json!(1), &json!(2), &json!(1)));
+        let at = text(&answer, "effective_by");
+        assert_eq!(answer["reach"][0], json!({"class": "introspection", "by": at}));
+        assert_eq!(answer["reach"][1]["class"], "jwks_only");
+        let last: chrono::DateTime<chrono::Utc> = text(&answer["reach"][1], "by").parse().unwrap();
+        assert_eq!(last.timestamp(), crate::support::claims(&second)["exp"].as_i64().unwrap());
+        for token in [&token, &second] {
+            assert_eq!(stand.introspect(token).await, json!({"active": false}));
+        }
+        stand.mint(&task).await.refused(409, "task_not_active");
+        let shown = stand.get(&format!("/v1/tasks/{task}"), VIEWER).await.expect(StatusCode::OK);
+        assert_eq!((&shown["state"], &shown["ended_at"], &shown["reason"]), (&json!("revoked"), &json!(at), &json!("a test says so")));
+        // A second call answers with the first one's instants and counts, whatever reason it gives.
+        let again = stand.post(&format!("/v1/tasks/{task}/revoke"), RESPONDER, json!({"reason": "again"})).await.expect(StatusCode::OK);
+        assert_eq!(again, answer);
+    }
+
+    async fn complete_ends_a_task_the_same_way(stand) {
+        let (task, token) = stand.task_with_token().await;
+        let path = format!("/v1/tasks/{task}/complete");
+        stand.post(&path, RESPONDER, json!({})).await.refused(403, "policy_denied");
+        let done = stand.post(&path, &stand.evidence(), json!({"reason": "all green"})).await.expect(StatusCode::OK);
+        assert_eq!((&done["state"], &done["reason"]), (&json!("completed"), &json!("all green")));
+        assert!(done.get("credentials").is_none() && done["ended_at"].is_string());
+        assert_eq!(stand.introspect(&token).await, json!({"active": false}));
+        stand.mint(&task).await.refused(409, "task_not_active");
+        // Without a body as well, and again: nothing changes any more.
+        let again = stand.call(reqwest::Method::POST, &path, Some(&stand.evidence()), None).await.expect(StatusCode::OK);
+        assert_eq!(again, done);
+        // How it ended is final: a revoke afterwards does not rewrite it.
+        assert_eq!(stand.revoke(&task).await.expect(StatusCode::OK)["state"], "completed");
+    }
+
+    /// A revoke may overtake the first issue of its task: an operator can record an id that nobody has seen.
+    async fn an_unseen_id_can_be_revoked_by_an_operator_only(stand) {
+        let id = "task_01jd0000000000000000000000";
+        let path = format!("/v1/tasks/{id}/revoke");
+        stand.post(&path, &stand.evidence(), json!({"reason": "r"})).await.refused(404, "not_found");
+        let answer = stand.revoke(id).await.expect(StatusCode::OK);
+        assert_eq!((&answer["state"], &answer["known"], &answer["ended_tasks"]), (&json!("revoked"), &json!(false), &json!(0)));
+        assert_eq!(stand.revoke(id).await.expect(StatusCode::OK), answer);
+        for bad in ["x", "task_1", "task_01jd0000000000000000000000-short"] {
+            stand.revoke(bad).await.refused(400, "invalid_request");
+        }
+        // Nobody fills the store with made-up ids.
+        let mut refused = 0;
+        for number in 0..130 {
+            let made_up = format!("task_01jd0000000000000000000{number:03}");
+            refused += usize::from(stand.revoke(&made_up).await.status == StatusCode::TOO_MANY_REQUESTS);
+        }
+        assert!(refused >= 1, "no limit");
+    }
+
+    async fn the_roles_that_may_revoke(stand) {
+        let (task, token) = stand.task_with_token().await;
+        let path = format!("/v1/tasks/{task}/revoke");
+        for operator in [VIEWER, ADMIN, crate::support::GIT_TOKEN] {
+            stand.post(&path, operator, json!({"reason": "r"})).await.refused(403, "policy_denied");
+        }
+        for nobody in ["nobody", "", &token] {
+            stand.post(&path, nobody, json!({"reason": "r"})).await.refused(401, "evidence_invalid");
+        }
+        for bad in [json!({}), json!({"reason": ""}), json!({"reason": 1}), json!({"reason": "r", "force": true})] {
+            stand.post(&path, RESPONDER, bad).await.refused(400, "invalid_request");
+        }
+        assert_eq!(stand.introspect(&token).await["active"], true, "nothing of that was a revoke");
+        // The task's own instance may.
+        assert_eq!(stand.post(&path, &stand.evidence(), json!({"reason": "mine"})).await.expect(StatusCode::OK)["state"], "revoked");
+    }
+
+    /// A mint that races a revoke fails, or yields a credential that is dead already.
+    async fn a_mint_that_races_a_revoke(stand) {
+        for round in 0..5 {
+            let (task, first) = stand.task_with_token().await;
+            let mints = futures_util::future::join_all((0..32).map(|_| stand.mint(&task)));
+            let revoke = async {
+                tokio::time::sleep(std::time::Duration::from_millis(round * 2)).await;
+                stand.revoke(&task).await
+            };
+            let (minted, revoked) = tokio::join!(mints, revoke);
+            revoked.expect(StatusCode::OK);
+            let mut tokens = vec![first];
+            for answer in minted {
+                match answer.status {
+                    StatusCode::OK => tokens.push(text(&answer.json()["credentials"][0], "access_token")),
+                    _ => drop(answer.refused(409, "task_not_active")),
+                }
+            }
+            for token in tokens {
+                assert_eq!(stand.introspect(&token).await, json!({"active": false}));
+            }
+        }
+    }
+
+    async fn what_is_dead_stays_dead_across_restarts(stand) {
+        let mut stand = stand;
+        let (dead, dead_token) = stand.task_with_token().await;
+        let (_, live_token) = stand.task_with_token().await;
+        stand.revoke(&dead).await.expect(StatusCode::OK);
+        if let Some(redis) = &mut stand.redis {
+            redis.kill().await;
+            redis.start_again().await;
+        }
+        stand.restart_broker().await;
+        assert_eq!(stand.introspect(&dead_token).await, json!({"active": false}));
+        assert_eq!(stand.introspect(&live_token).await["active"], true, "data and keys survive a restart");
+        stand.mint(&dead).await.refused(409, "task_not_active");
+    }
+}
+
+/// Declared on one broker, minted on the other, revoked on either: dead on both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_brokers_share_a_store() {
+    let stand = Stand::new(Store::Redis).await;
+    let second = stand.second_broker().await;
+    let (task, token) = stand.task_with_token().await;
+    // Evidence is for one broker; the attestor of the second has its own audience.
+    let evidence = stand.issuer.evidence(&second.url, json!({}));
+    let body = json!({"credentials": [{"resource": GIT, "privilege": "read"}]});
+    let path = format!("/v1/tasks/{task}/credentials");
+    let minted =
+        stand.call_at(&second, reqwest::Method::POST, &path, Some(&evidence), Some(body)).await.expect(StatusCode::OK);
+    let minted = text(&minted["credentials"][0], "access_token");
+    // Every broker publishes the keys of all.
+    let kid = |token: &str| crate::support::part(token, 0)["kid"].clone();
+    for url in [&stand.broker.url, &second.url] {
+        let keys = stand.client.get(format!("{url}/jwks")).send().await.unwrap().json::<Value>().await.unwrap();
+        let kids: Vec<_> = keys["keys"].as_array().unwrap().iter().map(|key| key["kid"].clone()).collect();
+        assert!(kids.len() == 2 && kids.contains(&kid(&token)) && kids.contains(&kid(&minted)), "{kids:?}");
+    }
+    let revoke = json!({"reason": "r"});
+    stand
+        .call_at(&second, reqwest::Method::POST, &format!("/v1/tasks/{task}/revoke"), Some(RESPONDER), Some(revoke))
+        .await
+        .expect(StatusCode::OK);
+    assert_eq!(stand.introspect(&token).await, json!({"active": false}));
+    assert_eq!(stand.introspect_at(&second, crate::support::GIT_TOKEN, &minted).await, json!({"active": false}));
+    stand.mint(&task).await.refused(409, "task_not_active");
+}
+
+/// The number of store operations does not depend on the number of credentials.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoke_costs_the_same_for_one_credential_and_a_thousand() {
+    let stand = Stand::new(Store::Redis).await;
+    let redis = stand.redis.as_ref().unwrap();
+    // The first revoke of a Redis loads the script.
+    stand.revoke(&stand.task_with_token().await.0).await.expect(StatusCode::OK);
+    let mut costs = Vec::new();
+    for calls in [0, 32] {
+        let task = text(&stand.declare(declaration()).await.expect(StatusCode::CREATED), "task");
+        let many = json!({"credentials": vec![json!({"resource": GIT, "privilege": "read"}); 32]});
+        for _ in 0..calls {
+            stand
+                .post(&format!("/v1/tasks/{task}/credentials"), &stand.evidence(), many.clone())
+                .await
+                .expect(StatusCode::OK);
+        }
+        redis.cli(&["config", "resetstat"]).await;
+        let answer = stand.revoke(&task).await.expect(StatusCode::OK);
+        assert_eq!(answer["credentials"], 1 + calls * 32);
+        costs.push(command_counts(&redis.cli(&["info", "commandstats"]).await));
+    }
+    assert_eq!(costs[0], costs[1]);
+}
+
+/// Calls by command, without those that the broker's own watch makes at its own pace.
+fn command_counts(stats: &str) -> Vec<(String, String)> {
+    let count = |line: &str| {
+        let (name, rest) = line.trim().strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let calls = rest.split(',').next()?.to_owned();
+        (!["info", "config|resetstat", "ping"].contains(&name)).then(|| (name.to_owned(), calls))
+    };
+    stats.lines().filter_map(count).collect()
+}

@@ -1,0 +1,122 @@
+//! The store is not trusted, and may be out of reach: then nothing is minted and nothing verifies.
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+use crate::support::{Redis, Stand, Store, VIEWER, declaration};
+
+async fn ready(stand: &Stand) -> (StatusCode, Value) {
+    let answer = stand.client.get(stand.url("/readyz")).send().await.unwrap();
+    (answer.status(), answer.json().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_out_of_reach_is_503_and_inactive() {
+    let mut stand = Stand::new(Store::Redis).await;
+    let (task, token) = stand.task_with_token().await;
+    assert_eq!(ready(&stand).await, (StatusCode::OK, json!({"ready": true, "missing": []})));
+    stand.redis.as_mut().unwrap().kill().await;
+    let bounded = async {
+        assert_eq!(stand.introspect(&token).await, json!({"active": false}));
+        let answer = stand.declare(declaration()).await;
+        assert!(answer.headers.contains_key("retry-after"));
+        answer.refused(503, "temporarily_unavailable");
+        stand.mint(&task).await.refused(503, "temporarily_unavailable");
+        stand.revoke(&task).await.refused(503, "temporarily_unavailable");
+        stand.get("/v1/tasks", VIEWER).await.refused(503, "temporarily_unavailable");
+        assert_eq!(
+            ready(&stand).await,
+            (StatusCode::SERVICE_UNAVAILABLE, json!({"ready": false, "missing": ["store"]}))
+        );
+        // Keys are public and outlive the store.
+        let keys: Value = stand.client.get(stand.url("/jwks")).send().await.unwrap().json().await.unwrap();
+        assert_eq!(keys["keys"].as_array().unwrap().len(), 1);
+    };
+    tokio::time::timeout(Duration::from_secs(60), bounded).await.expect("answers come in bounded time");
+    stand.redis.as_mut().unwrap().start_again().await;
+    crate::support::wait_for("the broker's connection", || async { ready(&stand).await.0 == StatusCode::OK }).await;
+    assert_eq!(stand.introspect(&token).await["active"], true);
+    stand.revoke(&task).await.expect(StatusCode::OK);
+    assert_eq!(stand.introspect(&token).await, json!({"active": false}));
+}
+
+/// A store that forgot everything is not the one that was opened: nothing is minted on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flushed_store_denies() {
+    let stand = Stand::new(Store::Redis).await;
+    let (task, token) = stand.task_with_token().await;
+    stand.redis.as_ref().unwrap().cli(&["flushall"]).await;
+    assert_eq!(stand.introspect(&token).await, json!({"active": false}));
+    assert_ne!(stand.mint(&task).await.status, StatusCode::OK);
+    assert_eq!(ready(&stand).await.0, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+/// Whoever writes to Redis can stop the service, but not widen, move or forge.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_was_tampered_with_is_refused() {
+    let stand = Stand::new(Store::Redis).await;
+    let redis = stand.redis.as_ref().unwrap();
+    let (victim, token) = stand.task_with_token().await;
+    let (other, _) = stand.task_with_token().await;
+    let key = async |task: &str| redis.cli(&["keys", &format!("*:task:{task}")]).await;
+    let genuine = redis.cli(&["get", &key(&victim).await]).await;
+    let foreign = redis.cli(&["get", &key(&other).await]).await;
+    for altered in [
+        genuine.replace("acme/payments", "acme/anything"),
+        genuine.replace("\"write\"", "\"secret\""),
+        foreign,
+        "x".into(),
+        String::new(),
+    ] {
+        redis.cli(&["set", &key(&victim).await, &altered]).await;
+        assert_eq!(stand.introspect(&token).await, json!({"active": false}), "{altered}");
+        stand.mint(&victim).await.refused(503, "temporarily_unavailable");
+    }
+    redis.cli(&["set", &key(&victim).await, &genuine]).await;
+    assert_eq!(stand.introspect(&token).await["active"], true);
+    // A lease that is deleted, or another's under its name, is no lease.
+    let leases = redis.cli(&["keys", &format!("*:lease:{victim}:*")]).await;
+    redis.cli(&["rename", &leases, "aside"]).await;
+    assert_eq!(stand.introspect(&token).await, json!({"active": false}));
+}
+
+/// A store that could forget is refused at start, in a sentence.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unsafe_redis_is_refused_at_start() {
+    let safe = Redis::start(&["--appendonly", "yes"]).await;
+    let replica_of = format!("127.0.0.1 {}", safe.port);
+    let table: &[(&[&str], &str)] = &[
+        (&["--appendonly", "yes", "--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru"], "noeviction"),
+        (&["--appendonly", "no"], "appendonly"),
+        (&["--appendonly", "yes", "--replicaof", &replica_of], "replica"),
+    ];
+    for (arguments, expected) in table {
+        let redis = Redis::start(arguments).await;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("ci-keys.json"), crate::support::Issuer::new().jwks().to_string()).unwrap();
+        let config = crate::support::write_config(dir.path(), "broker", &redis.url(), "");
+        let output =
+            tokio::process::Command::new(env!("CARGO_BIN_EXE_remit")).args(["serve", "--config"]).arg(&config).output();
+        let output = tokio::time::timeout(Duration::from_secs(20), output).await.expect("it does not start").unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(expected), "{arguments:?}: {text}");
+    }
+}
+
+/// Another MAC key is another organisation's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_with_another_store_key_does_not_start() {
+    let stand = Stand::new(Store::Redis).await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(stand.dir.path().join("ci-keys.json"), dir.path().join("ci-keys.json")).unwrap();
+    let config = crate::support::write_config(dir.path(), "other", &stand.redis.as_ref().unwrap().url(), "");
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_remit"))
+        .args(["serve", "--config"])
+        .arg(&config)
+        .output()
+        .await
+        .unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("store.key"), "{output:?}");
+}

@@ -1,0 +1,351 @@
+//! A real broker, the way its users have it: the binary, a configuration file, real HTTP, a real store.
+
+mod issuer;
+mod process;
+mod redis;
+
+pub(crate) use issuer::{Issuer, now};
+pub(crate) use process::{Server, free_port, wait_for};
+pub(crate) use redis::Redis;
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// Both stores: the suite runs over each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Store {
+    Embedded,
+    Redis,
+}
+
+/// Makes tests that run over both stores: `both! { async fn name(stand) { … } }`.
+#[macro_export]
+macro_rules! both {
+    ($($(#[$doc:meta])* async fn $name:ident($($stand:tt)+) $body:block)+) => {
+        $($(#[$doc])* async fn $name($($stand)+: $crate::support::Stand) $body)+
+        mod embedded {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::support::Stand::new($crate::support::Store::Embedded).await).await;
+            })+
+        }
+        mod redis {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::support::Stand::new($crate::support::Store::Redis).await).await;
+            })+
+        }
+    };
+}
+
+pub(crate) const GIT: &str = "https://git.example.com";
+pub(crate) const REGISTRY: &str = "https://registry.example.com";
+/// No service answers for it, though policy would allow it.
+pub(crate) const NOWHERE: &str = "https://nowhere.example.com";
+pub(crate) const OWNER: &str = "team-payments@example.com";
+
+/// The bearer tokens of the parties in the configuration.
+pub(crate) const GIT_TOKEN: &str = "git-service-token";
+pub(crate) const REGISTRY_TOKEN: &str = "registry-service-token";
+pub(crate) const RESPONDER: &str = "responder-token";
+pub(crate) const VIEWER: &str = "viewer-token";
+pub(crate) const ADMIN: &str = "admin-token";
+
+/// A test stand: a directory, a store, an evidence issuer, and a broker that can be restarted or doubled.
+pub(crate) struct Stand {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) redis: Option<Redis>,
+    pub(crate) issuer: Issuer,
+    pub(crate) broker: Server,
+    pub(crate) client: reqwest::Client,
+}
+
+impl Stand {
+    pub(crate) async fn new(store: Store) -> Self {
+        Self::with(store, "").await
+    }
+
+    /// A stand whose configuration ends with `extra`.
+    pub(crate) async fn with(store: Store, extra: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let issuer = Issuer::new();
+        std::fs::write(dir.path().join("ci-keys.json"), issuer.jwks().to_string()).expect("written");
+        let redis = match store {
+            Store::Embedded => None,
+            Store::Redis => Some(Redis::start(&["--appendonly", "yes"]).await),
+        };
+        let url = redis.as_ref().map_or_else(|| "redb:remit.redb".to_owned(), Redis::url);
+        let config = write_config(dir.path(), "broker", &url, extra);
+        let broker = Server::start(&config).await;
+        Self { dir, redis, issuer, broker, client: client() }
+    }
+
+    /// A second broker on the same store, with keys of its own and a copy of the store's MAC key.
+    pub(crate) async fn second_broker(&self) -> Server {
+        let url = self.redis.as_ref().expect("only Redis is shared").url();
+        let config = write_config(self.dir.path(), "second", &url, "");
+        Server::start(&config).await
+    }
+
+    pub(crate) async fn restart_broker(&mut self) {
+        let config = self.broker.config.clone();
+        self.broker.stop().await;
+        self.broker = Server::start(&config).await;
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.broker.url)
+    }
+
+    /// Evidence of a CI job of `acme/payments`, run 1.
+    pub(crate) fn evidence(&self) -> String {
+        self.issuer.evidence(&self.broker.url, json!({}))
+    }
+
+    /// Evidence of another run of the same workload: another instance.
+    pub(crate) fn other_instance(&self) -> String {
+        self.issuer.evidence(&self.broker.url, json!({"run_id": "2"}))
+    }
+
+    pub(crate) async fn call(&self, method: Method, path: &str, bearer: Option<&str>, body: Option<Value>) -> Answer {
+        self.call_at(&self.broker, method, path, bearer, body).await
+    }
+
+    pub(crate) async fn call_at(
+        &self,
+        at: &Server,
+        method: Method,
+        path: &str,
+        bearer: Option<&str>,
+        body: Option<Value>,
+    ) -> Answer {
+        let mut request = self.client.request(method, format!("{}{path}", at.url));
+        if let Some(bearer) = bearer {
+            request = request.bearer_auth(bearer);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        Answer::of(request.send().await.expect("an answer")).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, bearer: &str, body: Value) -> Answer {
+        self.call(Method::POST, path, Some(bearer), Some(body)).await
+    }
+
+    pub(crate) async fn get(&self, path: &str, bearer: &str) -> Answer {
+        self.call(Method::GET, path, Some(bearer), None).await
+    }
+
+    /// Declares a task as the CI job of run 1.
+    pub(crate) async fn declare(&self, declaration: Value) -> Answer {
+        self.post("/v1/tasks", &self.evidence(), declaration).await
+    }
+
+    /// A task with one read credential for git: its id and the token.
+    pub(crate) async fn task_with_token(&self) -> (String, String) {
+        let answer = self.declare(declaration()).await.expect(StatusCode::CREATED);
+        (text(&answer, "task"), text(&answer["credentials"][0], "access_token"))
+    }
+
+    /// Mints one more credential of a task.
+    pub(crate) async fn mint(&self, task: &str) -> Answer {
+        let body = json!({"credentials": [{"resource": GIT, "privilege": "read"}]});
+        self.post(&format!("/v1/tasks/{task}/credentials"), &self.evidence(), body).await
+    }
+
+    pub(crate) async fn revoke(&self, task: &str) -> Answer {
+        self.post(&format!("/v1/tasks/{task}/revoke"), RESPONDER, json!({"reason": "a test says so"})).await
+    }
+
+    /// Asks, as the service `git`, whether a token is alive.
+    pub(crate) async fn introspect(&self, token: &str) -> Value {
+        self.introspect_at(&self.broker, GIT_TOKEN, token).await
+    }
+
+    pub(crate) async fn introspect_at(&self, at: &Server, bearer: &str, token: &str) -> Value {
+        self.form_at(at, "/oauth2/introspect", Some(bearer), &[("token", token)]).await.expect(StatusCode::OK)
+    }
+
+    pub(crate) async fn form(&self, path: &str, bearer: Option<&str>, form: &[(&str, &str)]) -> Answer {
+        self.form_at(&self.broker, path, bearer, form).await
+    }
+
+    pub(crate) async fn form_at(&self, at: &Server, path: &str, bearer: Option<&str>, form: &[(&str, &str)]) -> Answer {
+        let mut request = self.client.post(format!("{}{path}", at.url)).form(form);
+        if let Some(bearer) = bearer {
+            request = request.bearer_auth(bearer);
+        }
+        Answer::of(request.send().await.expect("an answer")).await
+    }
+
+    /// The lines of the audit log so far.
+    pub(crate) fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.dir.path().join("broker-audit/audit.jsonl")).expect("the audit log");
+        text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
+    }
+}
+
+/// An answer of the broker, read whole.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) async fn of(response: reqwest::Response) -> Self {
+        let (status, headers) = (response.status(), response.headers().clone());
+        Self { status, headers, text: response.text().await.expect("a body") }
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("not JSON: {} {}", self.status, self.text))
+    }
+
+    /// The body, if the status is the expected one.
+    #[track_caller]
+    pub(crate) fn expect(self, status: StatusCode) -> Value {
+        assert_eq!(self.status, status, "{}", self.text);
+        self.json()
+    }
+
+    /// Asserts an error of our own API: status, code, problem+json, request id, nothing internal.
+    #[track_caller]
+    pub(crate) fn refused(self, status: u16, code: &str) -> Value {
+        let kind = self.headers.get("content-type").map(|value| value.to_str().expect("text").to_owned());
+        let id = self.headers["x-request-id"].to_str().expect("text").to_owned();
+        let body = self.expect(StatusCode::from_u16(status).expect("a status"));
+        assert_eq!(body["code"], code, "{body}");
+        assert_eq!(kind.as_deref(), Some("application/problem+json"));
+        assert_eq!(body["request_id"], id);
+        body
+    }
+
+    /// Asserts an error of an OAuth endpoint.
+    #[track_caller]
+    pub(crate) fn oauth_refused(self, status: u16, error: &str) -> Value {
+        let body = self.expect(StatusCode::from_u16(status).expect("a status"));
+        assert_eq!(body["error"], error, "{body}");
+        let text = body["error_description"].as_str().expect("a description");
+        assert!(text.chars().all(|c| matches!(c, ' '..='!' | '#'..='[' | ']'..='~')), "{text}");
+        body
+    }
+}
+
+/// A declaration that policy allows whole, with one credential.
+pub(crate) fn declaration() -> Value {
+    json!({
+        "purpose": "Fix the flaky test in payments", "owner": OWNER, "environment": "staging", "sandbox": "sb-7f3",
+        "data_classification": "internal",
+        "context": {"repo": "acme/payments", "branch": "fix/flaky", "command": "pytest"},
+        "authorization_details": [{"type": "remit:access", "locations": [GIT], "privileges": ["read", "write"],
+            "actions": ["clone"], "identifier": "acme/payments"}],
+        "ttl": 600,
+        "credentials": [{"resource": GIT, "privilege": "read"}],
+    })
+}
+
+#[track_caller]
+pub(crate) fn text(value: &Value, member: &str) -> String {
+    value[member].as_str().unwrap_or_else(|| panic!("no `{member}` in {value}")).to_owned()
+}
+
+/// The claims of a token, unverified.
+pub(crate) fn claims(token: &str) -> Value {
+    part(token, 1)
+}
+
+/// A part of a token: 0 is the header, 1 the claims.
+pub(crate) fn part(token: &str, at: usize) -> Value {
+    use base64::Engine as _;
+    let part = token.split('.').nth(at).expect("three parts");
+    serde_json::from_slice(&base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(part).expect("base64url")).expect("JSON")
+}
+
+pub(crate) fn client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client")
+}
+
+/// A client on a Unix socket.
+pub(crate) fn socket_client(socket: &Path) -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().unix_socket(socket.to_owned()).build().expect("a client")
+}
+
+/// Writes the configuration of a broker; its files are named after it.
+pub(crate) fn write_config(dir: &Path, name: &str, store: &str, extra: &str) -> PathBuf {
+    let port = free_port();
+    let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/policies");
+    let digest = |token: &str| remit::id::sha256_hex(token.as_bytes());
+    let text = format!(
+        r#"
+issuer = "http://127.0.0.1:{port}"
+trust_domain = "example.com"
+[listen]
+http = "127.0.0.1:{port}"
+unix = "{name}.sock"
+[store]
+url = "{store}"
+mac_key_file = "store.key"
+[files]
+keys = "{name}-keys"
+audit = "{name}-audit"
+[policy]
+dir = "{policies}"
+[[attestor]]
+type = "unix"
+name = "kernel"
+kind = "ai_agent"
+[[attestor]]
+type = "oidc"
+name = "ci"
+issuer = "{issuer}"
+audience = "http://127.0.0.1:{port}"
+keys_file = "ci-keys.json"
+algorithms = ["ES256"]
+kind = "ci"
+workload = "/ci/{{repository/*}}"
+instance = "{{run_id}}.{{run_attempt}}"
+owners = ["{OWNER}", "other@example.com"]
+[[service]]
+name = "git"
+audiences = ["{GIT}"]
+binding = "none"
+revocation = "introspection"
+token_sha256 = ["{git}"]
+[[service]]
+name = "registry"
+audiences = ["{REGISTRY}"]
+binding = "offered"
+revocation = "introspection"
+token_sha256 = ["{registry}"]
+[[operator]]
+name = "rita"
+roles = ["responder"]
+token_sha256 = "{responder}"
+[[operator]]
+name = "victor"
+roles = ["viewer"]
+token_sha256 = "{viewer}"
+[[operator]]
+name = "ada"
+roles = ["admin"]
+token_sha256 = "{admin}"
+{extra}
+"#,
+        policies = policies.display(),
+        issuer = issuer::ISSUER,
+        git = digest(GIT_TOKEN),
+        registry = digest(REGISTRY_TOKEN),
+        responder = digest(RESPONDER),
+        viewer = digest(VIEWER),
+        admin = digest(ADMIN),
+    );
+    let path = dir.join(format!("{name}.toml"));
+    std::fs::write(&path, text).expect("written");
+    path
+}

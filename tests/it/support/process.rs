@@ -1,0 +1,73 @@
+//! Real processes on free ports.
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+use tokio::process::{Child, Command};
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
+}
+
+/// Waits until `ready` says so, at most 20 seconds.
+pub(crate) async fn wait_for<F: Future<Output = bool>>(what: &str, mut ready: impl FnMut() -> F) {
+    for _ in 0..400 {
+        if ready().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{what} did not come up");
+}
+
+/// A running `remit serve --config`.
+pub(crate) struct Server {
+    pub(crate) url: String,
+    pub(crate) config: PathBuf,
+    pub(crate) socket: PathBuf,
+    pub(crate) child: Child,
+}
+
+impl Server {
+    pub(crate) async fn start(config: &Path) -> Self {
+        let text = std::fs::read_to_string(config).expect("a configuration");
+        let url = text.split('"').nth(1).expect("the issuer comes first").to_owned();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_remit"))
+            .args(["serve", "--config"])
+            .arg(config)
+            .env("REMIT_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("remit starts");
+        let client = super::client();
+        for attempt in 0.. {
+            if let Ok(answer) = client.get(format!("{url}/readyz")).send().await
+                && answer.status().is_success()
+            {
+                break;
+            }
+            if let Ok(Some(status)) = child.try_wait() {
+                panic!("the broker ended: {status}");
+            }
+            assert!(attempt < 400, "the broker did not become ready");
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        Self { url, socket: config.with_extension("sock"), config: config.to_owned(), child }
+    }
+
+    /// SIGTERM, and the time it took to be gone.
+    pub(crate) async fn stop(&mut self) -> Duration {
+        let begun = tokio::time::Instant::now();
+        let pid = self.child.id().expect("it runs").to_string();
+        Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill");
+        let status = self.child.wait().await.expect("it ends");
+        assert!(status.success(), "{status}");
+        begun.elapsed()
+    }
+}
