@@ -118,7 +118,7 @@ impl Config {
         let text = fs::read_to_string(path).map_err(|error| one(error.to_string()))?;
         // The message of the parser quotes the line; its position and reason are enough.
         let mut config: Self = toml::from_str(&text).map_err(|error| {
-            let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
+            let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
             one(format!("line {line}: {}", error.message()))
         })?;
         config.strict = true;
