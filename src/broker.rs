@@ -14,7 +14,10 @@ mod keys;
 mod revoke;
 
 use secrecy::{ExposeSecret as _, SecretString};
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use crate::{
     attest::{Attested, Attestors, Evidence, Peer, Rejected},
@@ -25,7 +28,7 @@ use crate::{
     error::{Denied, Error, Input, Limit},
     id::TaskId,
     lease::{Held, InDoubt, Ledger, Written},
-    party::{Operator, Parties, Party, Role, Service},
+    party::{Operator, Parties, Party, Service},
     policy::{Ask, Policies, Verdict, Words},
     revocation::EndSet,
     task::{AccessDetail, CredentialRequest, CredentialType, Task, check_requests},
@@ -59,6 +62,8 @@ pub struct Parts {
 pub struct Broker {
     parts: Parts,
     ends: EndSet,
+    /// Whether the store was itself when it was last looked at ([`Broker::watch`]).
+    vouched: AtomicBool,
     unseen: revoke::Quota,
     known_keys: keys::KnownKeys,
 }
@@ -102,6 +107,7 @@ impl Broker {
         Self {
             parts,
             ends: EndSet::default(),
+            vouched: AtomicBool::new(true),
             unseen: revoke::Quota::default(),
             known_keys: keys::KnownKeys::default(),
         }
@@ -124,13 +130,15 @@ impl Broker {
         asked: &[CredentialRequest],
     ) -> Result<Vec<Credential>, Error> {
         let now = self.now();
-        let attested = self.attest(request.presented, now).await?;
+        let attested = self.attest(request.presented, &request.id, now).await?;
         check_requests(asked)?;
         let task = self.own_task(&attested, id).await?;
+        let actor = actor_of(&attested);
+        let over = || entry(now, &request.id, &actor, id, Event::MintRefused { code: "task_not_active" });
         if now >= task.expires_at || self.ends.covers(id) {
+            self.record(vec![over()]).await?;
             return Err(Error::TaskNotActive);
         }
-        let actor = actor_of(&attested);
         let (drafts, denied) = self.decide(&attested, &task, asked, now)?;
         if !denied.is_empty() {
             let entries = denied.iter().map(|d| entry(now, &request.id, &actor, id, mint_denied(&d.denied))).collect();
@@ -140,7 +148,10 @@ impl Broker {
         let leases: Vec<_> = drafts.iter().map(|draft| draft.lease().clone()).collect();
         match self.parts.ledger.mint(&task, &leases).await.map_err(|why| in_doubt(&why))? {
             Written::Done => {}
-            Written::Ended(_) => return Err(Error::TaskNotActive),
+            Written::Ended(_) => {
+                self.record(vec![over()]).await?;
+                return Err(Error::TaskNotActive);
+            }
             Written::Missing | Written::Exists => return Err(Error::NotFound),
         }
         let entries = drafts.iter().map(|draft| entry(now, &request.id, &actor, id, minted(draft))).collect();
@@ -169,6 +180,9 @@ impl Broker {
 
     /// `None` where the token is not alive, or where that cannot be told.
     async fn alive(&self, token: &str, sees: impl Fn(&Claims) -> bool, now: Time) -> Option<Introspection> {
+        if !self.vouched.load(Ordering::Acquire) {
+            return None;
+        }
         let token = Token::parse(token).ok()?;
         let key = self.verifying_key(&token).await?;
         let verified = token.verify(&key, &self.parts.issuer, now).ok()?;
@@ -237,11 +251,24 @@ impl Broker {
         if !self.parts.audit.is_healthy() {
             missing.push(Input::Audit);
         }
-        if let Err(why) = self.parts.ledger.check().await {
-            tracing::warn!(%why, "not ready");
+        if !self.watch().await {
             missing.push(Input::Store);
         }
         missing
+    }
+
+    /// Looks whether the store is still the one that was opened. In between, what it was the last time holds: a store in doubt
+    /// is refused at once, instead of after its deadline, and a store that forgot everything gets nothing new.
+    pub async fn watch(&self) -> bool {
+        let vouched = match self.parts.ledger.check().await {
+            Ok(()) => true,
+            Err(why) => {
+                tracing::warn!(%why, "the store is in doubt");
+                false
+            }
+        };
+        self.vouched.store(vouched, Ordering::Release);
+        vouched
     }
 
     // --- the steps that the use cases share ---
@@ -274,14 +301,23 @@ impl Broker {
         }
     }
 
-    /// The caller, who must be a workload: only workloads hold tasks.
-    async fn attest(&self, presented: Presented, now: Time) -> Result<Attested, Error> {
+    /// The caller, who must be a workload: only workloads hold tasks. With a store in doubt nobody gets any further.
+    async fn attest(&self, presented: Presented, request: &str, now: Time) -> Result<Attested, Error> {
+        let refused = "only an attested workload holds tasks and credentials";
         match self.identify(presented, now).await? {
-            Caller::Workload(attested) => Ok(*attested),
-            Caller::Operator(_) | Caller::Service(_) => {
-                Err(wrong_role("only an attested workload holds tasks and credentials"))
-            }
+            Caller::Workload(attested) if self.vouched.load(Ordering::Acquire) => Ok(*attested),
+            Caller::Workload(_) => Err(Error::Unavailable(Input::Store)),
+            Caller::Operator(operator) => Err(self.refuse_operator(&operator, request, refused, now).await?),
+            Caller::Service(_) => Err(wrong_role(refused)),
         }
+    }
+
+    /// Records that an operator tried what their roles do not allow, and yields the error to answer with.
+    async fn refuse_operator(&self, operator: &Operator, request: &str, why: &str, now: Time) -> Result<Error, Error> {
+        let actor = Actor::Operator { name: operator.name().to_owned() };
+        let event = Event::OperatorRefused { why: why.to_owned() };
+        self.record(vec![Entry { time: now, request: request.to_owned(), actor, task: None, event }]).await?;
+        Ok(wrong_role(why))
     }
 
     /// A task of this very instance; anybody else's does not exist.
@@ -413,10 +449,6 @@ fn refusal(refused: Vec<Refused>) -> Error {
 
 fn wrong_role(detail: &str) -> Error {
     Error::PolicyDenied { limit: Limit::Role, denied: Vec::new(), detail: detail.to_owned() }
-}
-
-fn require(operator: &Operator, role: Role, name: &str) -> Result<(), Error> {
-    if operator.is(role) { Ok(()) } else { Err(wrong_role(&format!("this takes an operator with the role `{name}`"))) }
 }
 
 fn in_doubt(why: &InDoubt) -> Error {

@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 use std::{
-    fmt, fs,
+    fmt, fs, mem,
     net::SocketAddr,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
@@ -108,12 +108,25 @@ pub struct Development {
     pub store: Option<String>,
 }
 
+/// Options of the command line that beat what a file says.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// Where the audit log is, and the keys unless they are named.
+    pub data: Option<PathBuf>,
+    /// Where the keys are.
+    pub keys: Option<PathBuf>,
+    /// Where to listen for HTTP.
+    pub listen: Option<SocketAddr>,
+    /// The store.
+    pub store: Option<String>,
+}
+
 impl Config {
     /// Reads and checks a file. Paths in it are relative to where it stands.
     ///
     /// # Errors
     /// Everything that is unknown, missing or unsafe.
-    pub fn load(path: &Path) -> Result<Self, Mistakes> {
+    pub fn load(path: &Path, over: Overrides) -> Result<Self, Mistakes> {
         let one = |why: String| Mistakes(vec![format!("{}: {why}", path.display())]);
         let text = fs::read_to_string(path).map_err(|error| one(error.to_string()))?;
         // The message of the parser quotes the line; its position and reason are enough.
@@ -123,6 +136,7 @@ impl Config {
         })?;
         config.strict = true;
         config.resolve(path.parent().unwrap_or(Path::new(".")));
+        config.put_over(over);
         let mistakes = config.mistakes();
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
     }
@@ -164,6 +178,15 @@ impl Config {
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
     }
 
+    fn put_over(&mut self, over: Overrides) {
+        if let Some(data) = over.data {
+            self.files = Files { keys: data.join("keys"), audit: data.join("audit") };
+        }
+        self.files.keys = over.keys.unwrap_or_else(|| mem::take(&mut self.files.keys));
+        self.listen.http = over.listen.unwrap_or(self.listen.http);
+        self.store.url = over.store.unwrap_or_else(|| mem::take(&mut self.store.url));
+    }
+
     fn resolve(&mut self, base: &Path) {
         let paths = [&mut self.store.mac_key_file, &mut self.files.keys, &mut self.files.audit];
         for path in paths.into_iter().chain(&mut self.policy.dir).chain(&mut self.listen.unix) {
@@ -192,7 +215,8 @@ impl Config {
                 && !self.issuer.ends_with('/')
                 && (url.scheme() == "https" || url.scheme() == "http" && loopback)
         });
-        if !shaped {
+        // Without a file the issuer is the listener's own address, and that is what would have to change.
+        if !shaped && (self.strict || self.listen.http.ip().is_loopback()) {
             mistakes
                 .push("`issuer` is an https URL (http on loopback) without query, fragment and trailing slash".into());
         }
@@ -226,7 +250,7 @@ mod tests {
             "issuer = 'http://broker.example.com/'\ntrust_domain = 'example.com'\n[listen]\nhttp = '0.0.0.0:1'\n[store]\nurl = 'redb:x'\nmac_key_file = 'k'\n[policy]\n",
         )
         .unwrap();
-        let Mistakes(mistakes) = Config::load(&path).unwrap_err();
+        let Mistakes(mistakes) = Config::load(&path, Overrides::default()).unwrap_err();
         assert_eq!(mistakes.len(), 4, "{mistakes:#?}");
     }
 
@@ -235,7 +259,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("broker.toml");
         fs::write(&path, "issuer = 'https://b'\nsecret_thing = 'hunter2'\n").unwrap();
-        let Mistakes(mistakes) = Config::load(&path).unwrap_err();
+        let Mistakes(mistakes) = Config::load(&path, Overrides::default()).unwrap_err();
         assert!(mistakes[0].contains("line 2") && mistakes[0].contains("secret_thing"), "{mistakes:?}");
         assert!(!mistakes[0].contains("hunter2"));
     }

@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::{
+    net::{TcpListener, UnixListener, UnixStream},
+    signal::unix::{Signal, SignalKind, signal},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -26,6 +29,8 @@ use crate::{
 
 /// How long requests under way may take after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(8);
+/// How often the store is looked at.
+const WATCH: Duration = Duration::from_secs(1);
 
 /// Why the broker did not start: a sentence that says what to change.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +78,7 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
             axum::serve(bind_unix(path).await?, service).with_graceful_shutdown(stop.clone().cancelled_owned());
         tasks.spawn(logged(server.into_future()));
     }
+    tasks.spawn(watch(broker.clone(), stop.clone()));
     tasks.close();
     Ok(Running { http, socket, broker, stop, tasks })
 }
@@ -90,10 +96,16 @@ async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Broker, StartErr
     let store_key = StoreKey::load_or_create(&config.store.mac_key_file)?;
     let audit = Audit::open(&config.files.audit).map_err(|why| StartError(why.to_string()))?;
     let ledger = Ledger::open(&config.store, store_key, clock.clone(), config.strict);
-    let ledger = ledger.await.map_err(|why| StartError(why.to_string()))?;
+    let ledger = ledger.await.map_err(|why| StartError(format!("the store cannot be used: {why}")))?;
     let broker = Broker::new(Parts { issuer: config.issuer, attestors, parties, policies, ledger, keys, audit, clock });
     broker.publish_keys().await.map_err(|why| StartError(why.to_string()))?;
     Ok(broker)
+}
+
+async fn watch(broker: Arc<Broker>, stop: CancellationToken) {
+    while tokio::time::timeout(WATCH, stop.cancelled()).await.is_err() {
+        broker.watch().await;
+    }
 }
 
 /// Any local process may connect: who it is, the kernel says, and what it may do, policy.
@@ -132,21 +144,30 @@ impl Running {
             let _ = std::fs::remove_file(path);
         }
     }
+}
 
-    /// Serves until SIGTERM or SIGINT, then stops.
+/// SIGTERM and SIGINT, which ask the process to end.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Listens from now on. Before anything is started, so that no signal is missed.
     ///
     /// # Errors
-    /// When the signals cannot be listened to.
-    pub async fn wait_for_signal(self) -> Result<(), StartError> {
-        use tokio::signal::unix::{SignalKind, signal};
+    /// When the system does not let us.
+    pub fn listen() -> Result<Self, StartError> {
         let listen = |kind| signal(kind).map_err(|error| StartError(error.to_string()));
-        let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one of them.
+    pub async fn received(&mut self) {
         tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
         tracing::info!("stopping");
-        self.stop().await;
-        Ok(())
     }
 }

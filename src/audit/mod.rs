@@ -109,6 +109,16 @@ pub enum Event {
         #[serde(flatten)]
         denied: Denied,
     },
+    /// A credential was not minted although nothing forbade it: the task is over.
+    MintRefused {
+        /// The stable code: `task_not_active`.
+        code: &'static str,
+    },
+    /// An operator tried what their roles do not allow.
+    OperatorRefused {
+        /// Why, in a sentence.
+        why: String,
+    },
     /// Somebody is about to end a task.
     EndRequested {
         /// How.

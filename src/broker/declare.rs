@@ -71,7 +71,7 @@ impl Broker {
         key: Option<IdempotencyKey>,
     ) -> Result<Declared, Error> {
         let now = self.now();
-        let attested = self.attest(request.presented, now).await?;
+        let attested = self.attest(request.presented, &request.id, now).await?;
         let by = Declarer { actor: actor_of(&attested), attested, request: request.id, now };
         let asked = declaration.validate()?;
         match self.carry_out(&by, declaration, &asked, key).await {

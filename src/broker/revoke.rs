@@ -6,7 +6,7 @@
 use chrono::{DateTime, TimeDelta};
 use std::sync::{Mutex, PoisonError};
 
-use super::{Broker, Caller, Request, actor_of, declare::MAX_TTL, entry, in_doubt, owns, require, wrong_role};
+use super::{Broker, Caller, Request, actor_of, declare::MAX_TTL, entry, in_doubt, owns, wrong_role};
 use crate::{
     audit::{Actor, Event},
     clock::Time,
@@ -55,7 +55,7 @@ impl Broker {
     /// [`Error::NotFound`] for anybody but its own instance; [`Error::Unavailable`] when it may not have been recorded.
     pub async fn complete(&self, request: Request, id: &TaskId, reason: Option<String>) -> Result<(Held, Time), Error> {
         let now = self.now();
-        let attested = self.attest(request.presented, now).await?;
+        let attested = self.attest(request.presented, &request.id, now).await?;
         self.own_task(&attested, id).await?;
         let end =
             End { task: id.clone(), state: State::Completed, at: now, reason, by: attested.workload().to_string() };
@@ -73,7 +73,10 @@ impl Broker {
         let now = self.now();
         let (actor, by, operator) = match self.identify(request.presented, now).await? {
             Caller::Operator(operator) => {
-                require(&operator, Role::Responder, "responder")?;
+                if !operator.is(Role::Responder) {
+                    let why = "this takes an operator with the role `responder`";
+                    return Err(self.refuse_operator(&operator, &request.id, why, now).await?);
+                }
                 (Actor::Operator { name: operator.name().to_owned() }, operator.name().to_owned(), true)
             }
             Caller::Workload(attested) => {

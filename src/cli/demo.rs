@@ -27,7 +27,7 @@ use crate::{
     config::{Config, Development},
     id::{Location, TaskId, hex, random, sha256_hex},
     party::{Binding, Revocation, ServiceConfig},
-    serve::{Running, start},
+    serve::{Running, Signals, start},
 };
 
 /// A broker, an agent, a service and a security team, on this machine and for a moment.
@@ -57,6 +57,7 @@ fn stopped(error: &dyn std::fmt::Display) -> Failure {
 }
 
 async fn story(dir: &Path, keep: bool) -> Result<(), Failure> {
+    let mut signals = Signals::listen().map_err(|why| stopped(&why))?;
     let mut stage = Stage::new();
     let world = World::start(dir, &mut stage).await?;
     let mut agent = Agent::start(&world.socket, &world.audience)?;
@@ -67,10 +68,9 @@ async fn story(dir: &Path, keep: bool) -> Result<(), Failure> {
     drop(agent);
     if keep {
         say(&world.to_paste());
-        world.running.wait_for_signal().await.map_err(|why| stopped(&why))?;
-    } else {
-        world.running.stop().await;
+        signals.received().await;
     }
+    world.running.stop().await;
     world.service.stop().await;
     Ok(())
 }

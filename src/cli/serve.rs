@@ -2,7 +2,7 @@
 
 use clap::Args;
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,27 +14,28 @@ use super::{
 };
 use crate::{
     clock::SystemClock,
-    config::{Config, Development},
-    serve::{Running, start},
+    config::{Config, Development, Overrides},
+    serve::{Running, Signals, start},
 };
 
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8420);
 const DATA_HELP: &str =
     "Store, audit log, socket and operator token [default: $XDG_STATE_HOME/remit or ~/.local/state/remit]";
 
 /// Without --config: a whole broker for this machine, with its state in one directory.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
-    /// A configuration file. Anything unsafe or unknown in it is refused.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "keys", "listen", "store"])]
+    /// A configuration file. Anything unsafe or unknown in it is refused; the options below beat what it says.
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[arg(long, value_name = "DIR", help = DATA_HELP)]
     data: Option<PathBuf>,
     /// The broker's own keys [default: `keys` in the data directory]
     #[arg(long, value_name = "DIR")]
     keys: Option<PathBuf>,
-    /// Where to listen for HTTP; a loopback address.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8420")]
-    listen: SocketAddr,
+    /// Where to listen for HTTP; a loopback address [default: 127.0.0.1:8420]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
     /// Where to keep leases: redis://… or redb:PATH [default: embedded, in the data directory]
     #[arg(long, value_name = "URL")]
     store: Option<String>,
@@ -44,21 +45,26 @@ impl Serve {
     pub(super) async fn run(self, connection: &Connection) -> Result<(), Failure> {
         let configuration = |mistakes: crate::config::Mistakes| Failure::Configuration(mistakes.to_string());
         let (config, data) = if let Some(file) = self.config {
-            (Config::load(&file).map_err(configuration)?, None)
+            let over = Overrides { data: self.data, keys: self.keys, listen: self.listen, store: self.store };
+            (Config::load(&file, over).map_err(configuration)?, None)
         } else {
             let data = self.data.map_or_else(|| connection.data(), Ok)?;
             // What is printed to be pasted must work from anywhere.
             let data =
                 std::path::absolute(&data).map_err(|error| Failure::Input(format!("{}: {error}", data.display())))?;
-            let settings = Development { data: data.clone(), keys: self.keys, listen: self.listen, store: self.store };
+            let listen = self.listen.unwrap_or(LISTEN);
+            let settings = Development { data: data.clone(), keys: self.keys, listen, store: self.store };
             (Config::development(settings).map_err(configuration)?, Some(data))
         };
+        let mut signals = Signals::listen().map_err(|why| Failure::Stopped(why.to_string()))?;
         let running = start(config, Arc::new(SystemClock)).await.map_err(|why| Failure::Stopped(why.to_string()))?;
         say(&match &data {
             Some(data) => development_banner(&running, data),
             None => format!("remit is ready\n{}", places(&running, None)),
         });
-        running.wait_for_signal().await.map_err(|why| Failure::Stopped(why.to_string()))
+        signals.received().await;
+        running.stop().await;
+        Ok(())
     }
 }
 

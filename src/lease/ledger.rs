@@ -8,6 +8,7 @@ pub use keys::{PublishedKey, Use};
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use std::{
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -29,13 +30,20 @@ const TASK_KEPT: TimeDelta = TimeDelta::hours(24);
 const LEASE_KEPT: TimeDelta = TimeDelta::hours(25);
 
 /// The `[store]` section.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// `redis://`, `rediss://`, or `redb:PATH`.
     pub url: String,
     /// The file with the MAC key, the same on every broker.
     pub mac_key_file: PathBuf,
+}
+
+impl fmt::Debug for Config {
+    /// The URL may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").field("mac_key_file", &self.mac_key_file).finish_non_exhaustive()
+    }
 }
 
 /// Leases, tasks and ends, over whichever store is configured. Cheap to clone.

@@ -1,6 +1,6 @@
 //! Leases: the broker's record of every credential, and of the tasks they belong to and the ends of those.
 //!
-//! The store is not trusted. Every record carries a MAC over its type, key, generation, sequence and body ([`record`]), and
+//! The store is not trusted. Every record carries a MAC over its type, key, generation, sequence and body ([`Sealed`]), and
 //! what a script relied on comes back with its answer and is checked here before anything is signed. A record is
 //! immutable; validity is the absolute expiry in its body, and the store's own expiry is garbage collection.
 //!

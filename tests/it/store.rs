@@ -50,6 +50,8 @@ async fn a_flushed_store_denies() {
     assert_eq!(stand.introspect(&token).await, json!({"active": false}));
     assert_ne!(stand.mint(&task).await.status, StatusCode::OK);
     assert_eq!(ready(&stand).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    // Nothing new is put on it either.
+    stand.declare(declaration()).await.refused(503, "temporarily_unavailable");
 }
 
 /// Whoever writes to Redis can stop the service, but not widen, move or forge.
