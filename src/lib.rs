@@ -43,6 +43,7 @@ pub mod audit;
 #[cfg(feature = "broker")]
 pub mod broker;
 pub mod claims;
+#[cfg(feature = "broker")]
 pub mod cli;
 pub mod clock;
 #[cfg(feature = "broker")]

@@ -6,6 +6,7 @@ mod workload;
 
 pub use authority::{AccessDetail, Authority, Privilege};
 pub use declaration::{Context, CredentialRequest, CredentialType, Declaration};
+#[cfg(feature = "broker")]
 pub(crate) use declaration::{check_requests, check_text};
 pub use workload::{Kind, Mark};
 
