@@ -100,6 +100,21 @@ pub enum Introspection {
     Inactive,
 }
 
+/// A page of tasks.
+#[derive(Debug)]
+pub struct Page {
+    /// The tasks.
+    pub tasks: Vec<Held>,
+    /// What the next page is older than; `None` at the end.
+    pub next: Option<TaskId>,
+    /// The time of the answer.
+    pub now: Time,
+}
+
+/// How many tasks are looked at in one step to find a workload's own, and in one call at most.
+const LOOK: usize = 200;
+const MAX_LOOK: usize = 5_000;
+
 impl Broker {
     /// Assembles a broker.
     #[must_use]
@@ -224,25 +239,44 @@ impl Broker {
         held.map(|held| (held, now)).ok_or(Error::NotFound)
     }
 
-    /// A page of tasks, newest first: all of them for an operator, its own for a workload. With it the cursor of the next page.
+    /// A page of tasks, newest first: all of them for an operator, its own for a workload. With it the cursor of the next page,
+    /// which tells a workload nothing of other tasks.
     ///
     /// # Errors
-    /// [`Error::EvidenceInvalid`], [`Error::Unavailable`].
-    pub async fn list(
-        &self,
-        request: Request,
-        before: Option<&TaskId>,
-        limit: usize,
-    ) -> Result<(Vec<Held>, Option<TaskId>, Time), Error> {
+    /// [`Error::EvidenceInvalid`], [`Error::PolicyDenied`], [`Error::Unavailable`].
+    pub async fn list(&self, request: Request, before: Option<TaskId>, limit: usize) -> Result<Page, Error> {
         let now = self.now();
-        let caller = self.identify(request.presented, now).await?;
-        let (mut tasks, next) = self.parts.ledger.tasks(before, limit).await.map_err(|why| in_doubt(&why))?;
-        match caller {
-            Caller::Operator(operator) => self.note_look(&operator, &request.id, now, "tasks").await?,
-            Caller::Workload(attested) => tasks.retain(|held| owns(&attested, &held.task)),
+        let attested = match self.identify(request.presented, now).await? {
+            Caller::Operator(operator) => {
+                self.note_look(&operator, &request.id, now, "tasks").await?;
+                let (tasks, next) = self.page(before.as_ref(), limit).await?;
+                return Ok(Page { tasks, next, now });
+            }
+            Caller::Workload(attested) => attested,
             Caller::Service(_) => return Err(wrong_role("a service sees no tasks")),
+        };
+        let (mut tasks, mut next, mut looked_at) = (Vec::new(), before, 0);
+        while looked_at < MAX_LOOK {
+            let (page, after) = self.page(next.as_ref(), LOOK).await?;
+            looked_at += LOOK;
+            next = after;
+            for held in page.into_iter().filter(|held| owns(&attested, &held.task)) {
+                if tasks.len() == limit {
+                    next = tasks.last().map(|held: &Held| held.task.id.clone());
+                    return Ok(Page { tasks, next, now });
+                }
+                tasks.push(held);
+            }
+            if next.is_none() {
+                break;
+            }
         }
-        Ok((tasks, next, now))
+        // Where the look ended at another's task, only its moment is told.
+        Ok(Page { tasks, next: next.map(|id| id.moment()), now })
+    }
+
+    async fn page(&self, before: Option<&TaskId>, limit: usize) -> Result<(Vec<Held>, Option<TaskId>), Error> {
+        self.parts.ledger.tasks(before, limit).await.map_err(|why| in_doubt(&why))
     }
 
     /// What is missing for this broker to mint; empty when it is ready.

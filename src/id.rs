@@ -97,6 +97,12 @@ impl TaskId {
         Ok(Self(id))
     }
 
+    /// The last root id of the same millisecond: a place in time that names nobody's task.
+    #[must_use]
+    pub fn moment(&self) -> Self {
+        Self(format!("{}{}", &self.0[..ROOT_LENGTH - 16], "z".repeat(16)))
+    }
+
     /// Hops below the root; 0 for a root.
     #[must_use]
     pub fn depth(&self) -> usize {
@@ -284,6 +290,7 @@ mod tests {
         assert_eq!(grandchild.lineage().last(), Some(grandchild.clone()));
         assert!(root.covers(&grandchild) && !grandchild.covers(&root));
         assert_eq!(grandchild.to_string().parse(), Ok(grandchild));
+        assert!(root <= root.moment() && root.moment().to_string().parse() == Ok(root.moment()));
     }
 
     #[test]

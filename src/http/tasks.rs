@@ -194,9 +194,9 @@ pub(super) async fn list(
     if !(1..=PAGE.1).contains(&limit) {
         return Err(Error::invalid("`limit` is 1 to 200").into());
     }
-    let (tasks, next, now) = broker.list(called.request, page.cursor.as_ref(), limit).await?;
-    let tasks = tasks.iter().map(|held| body(held, now)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Answer(json!({"tasks": tasks, "next_cursor": next})))
+    let page = broker.list(called.request, page.cursor, limit).await?;
+    let tasks = page.tasks.iter().map(|held| body(held, page.now)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Answer(json!({"tasks": tasks, "next_cursor": page.next})))
 }
 
 /// What is no task id is no task.

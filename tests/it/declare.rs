@@ -151,6 +151,18 @@ both! {
             query = format!("?limit=2&cursor={cursor}");
         }
         assert_eq!(seen, all);
+        // A workload sees its own, and no page tells it of another's.
+        let own = text(&stand.post("/v1/tasks", &stand.other_instance(), declaration()).await.expect(StatusCode::CREATED), "task");
+        all.insert(0, stand.task_with_token().await.0);
+        let (mut seen, mut query) = (Vec::new(), String::from("?limit=1"));
+        loop {
+            let page = stand.get(&format!("/v1/tasks{query}"), &stand.other_instance()).await.expect(StatusCode::OK);
+            seen.extend(page["tasks"].as_array().unwrap().iter().map(|task| text(task, "task")));
+            let Some(cursor) = page["next_cursor"].as_str() else { break };
+            assert!(!all.iter().any(|other| other == cursor), "{cursor} is another's task");
+            query = format!("?limit=1&cursor={cursor}");
+        }
+        assert_eq!(seen, [own]);
         for bad in ["?limit=0", "?limit=201", "?limit=x", "?cursor=x", "?other=1"] {
             stand.get(&format!("/v1/tasks{bad}"), RESPONDER).await.refused(400, "invalid_request");
         }
