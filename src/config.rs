@@ -69,6 +69,8 @@ pub struct Listen {
     pub http: SocketAddr,
     /// The Unix socket, on which the kernel says who calls.
     pub unix: Option<PathBuf>,
+    /// Health alone, for probes; plain HTTP on any address.
+    pub ops: Option<SocketAddr>,
 }
 
 /// The `[files]` section: directories of this broker alone.
@@ -165,7 +167,7 @@ impl Config {
         let config = Self {
             issuer: format!("http://{listen}"),
             trust_domain: "localhost".parse().map_err(|why| Mistakes(vec![format!("{why}")]))?,
-            listen: Listen { http: listen, unix: Some(data.join("remit.sock")) },
+            listen: Listen { http: listen, unix: Some(data.join("remit.sock")), ops: None },
             store: lease::Config { url, mac_key_file: keys.join("store.key") },
             files: Files { audit: data.join("audit"), keys },
             policy: Policy { dir: None },
@@ -210,15 +212,17 @@ impl Config {
             None => false,
         });
         let shaped = issuer.is_some_and(|url| {
-            url.query().is_none()
+            url.path() == "/"
+                && url.query().is_none()
                 && url.fragment().is_none()
                 && !self.issuer.ends_with('/')
                 && (url.scheme() == "https" || url.scheme() == "http" && loopback)
         });
         // Without a file the issuer is the listener's own address, and that is what would have to change.
         if !shaped && (self.strict || self.listen.http.ip().is_loopback()) {
-            mistakes
-                .push("`issuer` is an https URL (http on loopback) without query, fragment and trailing slash".into());
+            mistakes.push(
+                "`issuer` is an https URL (http on loopback) without path, query, fragment and trailing slash".into(),
+            );
         }
         if !self.listen.http.ip().is_loopback() {
             mistakes.push(

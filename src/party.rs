@@ -16,7 +16,8 @@ pub struct ServiceConfig {
     pub audiences: Vec<Location>,
     /// Whether its tokens are bound to a key of their holder.
     pub binding: Binding,
-    /// How it learns of a revoke.
+    /// How it learns of a revoke; by asking, where nothing is said.
+    #[serde(default)]
     pub revocation: Revocation,
     /// SHA-256 of its bearer tokens, in lower-case hexadecimal.
     #[serde(default)]
@@ -36,10 +37,11 @@ pub enum Binding {
 }
 
 /// How a service learns of a revoke.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Revocation {
     /// It asks at every call.
+    #[default]
     Introspection,
     /// It does not: what it accepts lives until its `exp`.
     None,

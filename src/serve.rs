@@ -62,12 +62,17 @@ pub struct Running {
 pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
     let listener = TcpListener::bind(config.listen.http).await.map_err(|error| in_use(&config.listen.http, &error))?;
     let http = listener.local_addr().map_err(|error| StartError(error.to_string()))?;
-    let socket = config.listen.unix.clone();
+    let (socket, ops) = (config.listen.unix.clone(), config.listen.ops);
     if !config.strict && config.listen.http.port() == 0 {
         config.issuer = format!("http://{http}");
     }
     let broker = Arc::new(build(config, clock).await?);
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    if let Some(address) = &ops {
+        let listener = TcpListener::bind(address).await.map_err(|error| in_use(address, &error))?;
+        let server = axum::serve(listener, http::ops_router(broker.clone()));
+        tasks.spawn(logged(server.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future()));
+    }
     let router = http::router(broker.clone());
     let service = router.clone().into_make_service_with_connect_info::<http::Caller>();
     let server = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());

@@ -80,6 +80,16 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .with_state(broker)
 }
 
+/// Health alone: all that is served in the clear on an address that others can reach.
+pub fn ops_router(broker: Arc<Broker>) -> Router {
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, DEADLINE))
+        .layer(from_fn(finish))
+        .with_state(broker)
+}
+
 /// Gives every request an id and every answer its headers, and turns faults, the framework's own included, into
 /// the error body of their endpoint.
 async fn finish(mut request: Request, next: Next) -> Response {

@@ -8,6 +8,8 @@ mod declare;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]
+mod health;
+#[cfg(test)]
 mod introspect;
 #[cfg(test)]
 mod mint;
