@@ -187,19 +187,23 @@ impl Drop for Session {
     }
 }
 
-/// The words of a line, with what is another every time replaced: ids, tokens, times, all numbers but statuses.
+/// The words of a line, with what is another every time replaced: ids, tokens, times, ports. Counts, statuses and exit
+/// codes stay.
 fn words(line: &str) -> Vec<String> {
     let separates = |c: char| c.is_whitespace() || "\",{}[]()".contains(c);
-    line.split(separates).filter(|word| !word.is_empty()).map(mask).collect()
+    let words: Vec<&str> = line.split(separates).filter(|word| !word.is_empty()).collect();
+    let at = |index: usize| words.get(index).copied().unwrap_or_default();
+    let varies = |index: usize| ["s", "min", "h"].contains(&at(index + 1)) || (index > 0 && at(index - 1) == "process");
+    words.iter().enumerate().map(|(index, word)| mask(word, varies(index))).collect()
 }
 
-fn mask(word: &str) -> String {
-    const STATUSES: [&str; 6] = ["200", "201", "400", "401", "403", "409"];
-    let has_digit = word.contains(|c: char| c.is_ascii_digit());
-    if word.contains(ANYTHING) || STATUSES.contains(&word) {
+fn mask(word: &str, varies: bool) -> String {
+    let number = word.trim_start_matches(':');
+    let is_count = number.len() <= 3 && number.chars().all(|c| c.is_ascii_digit()) && !varies;
+    if word.contains(ANYTHING) || is_count {
         return word.to_owned();
     }
-    if word.len() >= 20 && has_digit && !word.contains("://") {
+    if word.len() >= 20 && word.contains(|c: char| c.is_ascii_digit()) && !word.contains("://") {
         return "#".to_owned();
     }
     let mut masked = String::new();
@@ -233,7 +237,9 @@ fn what_is_compared() {
         matches(&one, &other, &|word| word.contains(ANYTHING), &|one, other| one == other)
     };
     assert!(same("  ✓   12.5 ms  called: 401", "  +    1.0 ms  called: 401"));
-    assert!(!same("called: 401", "called: 200"));
+    assert!(!same("called: 401", "called: 200") && !same("exit code 5", "exit code 4"));
+    assert!(same("process 26174 is alive for 4 min 59 s", "process 7 is alive for 12 min 0 s"));
+    assert!(!same(r#"{"credentials":2}"#, r#"{"credentials":1}"#));
     assert!(same(r#""task": "task_01m7xqp38d7nnr05e3xcpprz0r","#, r#""task": "task_01m7xqmxgckxrha03q9b0fg1qp","#));
     assert!(same("at 2026-11-21T00:21:51.532Z  (0 s ago)", "at 2027-01-01T00:00:00.001Z  (3 s ago)"));
     assert!(same(
