@@ -194,7 +194,7 @@ impl Config {
         for path in paths.into_iter().chain(&mut self.policy.dir).chain(&mut self.listen.unix) {
             *path = base.join(&path);
         }
-        if let Some(path) = self.store.url.strip_prefix("redb:") {
+        if let Some(path) = self.store.url.strip_prefix("redb:").filter(|path| !path.is_empty()) {
             self.store.url = format!("redb:{}", base.join(path).display());
         }
         for attestor in &mut self.attestors {
@@ -230,6 +230,7 @@ impl Config {
                     .into(),
             );
         }
+        mistakes.extend(self.store.check().err());
         if self.strict && self.policy.dir.is_none() {
             mistakes
                 .push("`policy.dir` names the directory of your Cedar policies; nothing is allowed without one".into());

@@ -1,6 +1,7 @@
 //! The composition root: configuration → parts → broker → listeners → run → drain. Tests build with it too.
 
 use std::{
+    fmt::Display,
     future::{Future, IntoFuture as _},
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
@@ -24,7 +25,7 @@ use crate::{
     http,
     lease::{Ledger, StoreKey},
     party::Parties,
-    policy::Policies,
+    policy::{BadPolicies, Policies},
 };
 
 /// How long requests under way may take after a shutdown began.
@@ -32,15 +33,15 @@ const DRAIN: Duration = Duration::from_secs(8);
 /// How often the store is looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
-/// Why the broker did not start: a sentence that says what to change.
+/// Why the broker did not start: sentences that say what to change.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct StartError(pub String);
-
-impl From<String> for StartError {
-    fn from(why: String) -> Self {
-        Self(why)
-    }
+pub enum StartError {
+    /// Starting again helps only when the configuration, or a file that it names, is another. One mistake a line.
+    #[error("{0}")]
+    Configuration(String),
+    /// Something that it needs is in use or out of reach.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// A broker that serves.
@@ -61,7 +62,7 @@ pub struct Running {
 /// Whatever is unsafe, missing or in use, in a sentence.
 pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
     let listener = TcpListener::bind(config.listen.http).await.map_err(|error| in_use(&config.listen.http, &error))?;
-    let http = listener.local_addr().map_err(|error| StartError(error.to_string()))?;
+    let http = listener.local_addr().map_err(|error| failed(&error))?;
     let (socket, ops) = (config.listen.unix.clone(), config.listen.ops);
     if !config.strict && config.listen.http.port() == 0 {
         config.issuer = format!("http://{http}");
@@ -89,21 +90,24 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
 }
 
 async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Broker, StartError> {
-    let lines = |mistakes: Vec<String>| StartError(mistakes.join("\n"));
     let policies = match &config.policy.dir {
         Some(dir) => Policies::load(dir),
         None => Policies::development(),
     };
-    let policies = policies.map_err(|why| StartError(why.to_string()))?;
-    let attestors = Attestors::build(&config.attestors, &config.trust_domain).map_err(lines)?;
-    let parties = Parties::build(config.services, config.operators).map_err(lines)?;
-    let keys = Keyring::load_or_create(&config.files.keys)?;
-    let store_key = StoreKey::load_or_create(&config.store.mac_key_file)?;
-    let audit = Audit::open(&config.files.audit).map_err(|why| StartError(why.to_string()))?;
+    let mut mistakes = Vec::new();
+    let policies = keep(policies.map_err(|BadPolicies(why)| why), &mut mistakes);
+    let attestors = keep(Attestors::build(&config.attestors, &config.trust_domain), &mut mistakes);
+    let parties = keep(Parties::build(config.services, config.operators), &mut mistakes);
+    let (Some(policies), Some(attestors), Some(parties)) = (policies, attestors, parties) else {
+        return Err(StartError::Configuration(mistakes.join("\n")));
+    };
+    let keys = Keyring::load_or_create(&config.files.keys).map_err(StartError::Configuration)?;
+    let store_key = StoreKey::load_or_create(&config.store.mac_key_file).map_err(StartError::Configuration)?;
+    let audit = Audit::open(&config.files.audit).map_err(|why| failed(&why))?;
     let ledger = Ledger::open(&config.store, store_key, clock.clone(), config.strict);
-    let ledger = ledger.await.map_err(|why| StartError(format!("the store cannot be used: {why}")))?;
+    let ledger = ledger.await.map_err(|why| StartError::Failed(format!("the store cannot be used: {why}")))?;
     let broker = Broker::new(Parts { issuer: config.issuer, attestors, parties, policies, ledger, keys, audit, clock });
-    broker.publish_keys().await.map_err(|why| StartError(why.to_string()))?;
+    broker.publish_keys().await.map_err(|why| failed(&why))?;
     Ok(broker)
 }
 
@@ -113,11 +117,20 @@ async fn watch(broker: Arc<Broker>, stop: CancellationToken) {
     }
 }
 
+/// What was made, or all that is wrong with it noted.
+fn keep<T>(made: Result<T, Vec<String>>, mistakes: &mut Vec<String>) -> Option<T> {
+    made.map_err(|found| mistakes.extend(found)).ok()
+}
+
+fn failed(why: &dyn Display) -> StartError {
+    StartError::Failed(why.to_string())
+}
+
 /// Any local process may connect: who it is, the kernel says, and what it may do, policy.
 async fn bind_unix(path: &Path) -> Result<UnixListener, StartError> {
-    let failed = |error: std::io::Error| StartError(format!("{}: {error}", path.display()));
+    let failed = |error: std::io::Error| StartError::Failed(format!("{}: {error}", path.display()));
     if UnixStream::connect(path).await.is_ok() {
-        return Err(StartError(format!("{}: another broker is listening there", path.display())));
+        return Err(StartError::Failed(format!("{}: another broker is listening there", path.display())));
     }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
@@ -129,7 +142,7 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, StartError> {
 }
 
 fn in_use(address: &SocketAddr, error: &std::io::Error) -> StartError {
-    StartError(format!("{address}: {error}; choose another address with `--listen` or `listen.http`"))
+    StartError::Failed(format!("{address}: {error}; choose another address with `--listen` or `listen.http`"))
 }
 
 async fn logged(server: impl Future<Output = std::io::Result<()>>) {
@@ -163,7 +176,7 @@ impl Signals {
     /// # Errors
     /// When the system does not let us.
     pub fn listen() -> Result<Self, StartError> {
-        let listen = |kind| signal(kind).map_err(|error| StartError(error.to_string()));
+        let listen = |kind| signal(kind).map_err(|error| failed(&error));
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     clock::SystemClock,
     config::{Config, Development, Overrides},
-    serve::{Running, Signals, start},
+    serve::{Running, Signals, StartError, start},
 };
 
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8420);
@@ -57,7 +57,10 @@ impl Serve {
             (Config::development(settings).map_err(configuration)?, Some(data))
         };
         let mut signals = Signals::listen().map_err(|why| Failure::Stopped(why.to_string()))?;
-        let running = start(config, Arc::new(SystemClock)).await.map_err(|why| Failure::Stopped(why.to_string()))?;
+        let running = start(config, Arc::new(SystemClock)).await.map_err(|why| match why {
+            StartError::Configuration(mistakes) => Failure::Configuration(mistakes),
+            StartError::Failed(why) => Failure::Stopped(why),
+        })?;
         say(&match &data {
             Some(data) => development_banner(&running, data),
             None => format!("remit is ready\n{}", places(&running, None)),

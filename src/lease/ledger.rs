@@ -46,6 +46,23 @@ impl fmt::Debug for Config {
     }
 }
 
+impl Config {
+    /// Checks what can be told before there is a store.
+    ///
+    /// # Errors
+    /// A sentence that says what to change. It never holds the URL, which may hold a password.
+    pub fn check(&self) -> Result<(), String> {
+        match self.url.split_once(':') {
+            Some(("redb", path)) if !path.is_empty() => Ok(()),
+            Some(("redis" | "rediss", _)) => RedisStore::check_url(&self.url),
+            _ => Err(NO_STORE.to_owned()),
+        }
+    }
+}
+
+const NO_STORE: &str =
+    "`store.url` is none of redb:PATH, redis://HOST[:PORT][/DB], rediss://USER:PASSWORD@HOST[:PORT][/DB]";
+
 /// Leases, tasks and ends, over whichever store is configured. Cheap to clone.
 #[derive(Clone)]
 pub struct Ledger(Arc<Inner>);
@@ -121,12 +138,7 @@ impl Ledger {
         let store: Arc<dyn Store> = match config.url.split_once(':') {
             Some(("redb", path)) if !path.is_empty() => Arc::new(RedbStore::open(Path::new(path), clock)?),
             Some(("redis" | "rediss", _)) => Arc::new(RedisStore::open(&config.url, clock, strict).await?),
-            _ => {
-                return Err(InDoubt(
-                    "store.url is none of redb:PATH, redis://HOST[:PORT][/DB], rediss://USER:PASSWORD@HOST[:PORT][/DB]"
-                        .into(),
-                ));
-            }
+            _ => return Err(InDoubt(NO_STORE.to_owned())),
         };
         Self::over(store, &key, now).await
     }

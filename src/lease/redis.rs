@@ -27,6 +27,14 @@ pub(super) struct RedisStore {
 }
 
 impl RedisStore {
+    /// Whether `url` is one that leases can be trusted to, as far as it shows.
+    ///
+    /// # Errors
+    /// A sentence that says what to change.
+    pub(super) fn check_url(url: &str) -> Result<(), String> {
+        connect::parse(url).map(drop)
+    }
+
     /// Connects to `url`; `strict` where a configuration file asks for it.
     ///
     /// # Errors

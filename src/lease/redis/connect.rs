@@ -55,27 +55,29 @@ fn doubt(error: &RedisError) -> InDoubt {
     InDoubt(format!("redis: {}", text.chars().take_while(|c| !c.is_control()).take(160).collect::<String>()))
 }
 
-fn parse(url: &str) -> Result<ConnectionInfo, String> {
-    let parsed = url::Url::parse(url).map_err(|_| "store.url is no URL".to_owned())?;
+pub(super) fn parse(url: &str) -> Result<ConnectionInfo, String> {
+    let parsed = url::Url::parse(url).map_err(|_| "`store.url` is no URL".to_owned())?;
     if parsed.fragment().is_some() || parsed.query().is_some() {
-        return Err("store.url takes no `?…` and no `#…`: a certificate is always checked".into());
+        return Err("`store.url` takes no `?…` and no `#…`: a certificate is always checked".into());
     }
     let info = parsed.into_connection_info().map_err(|_| {
-        "store.url has to be redis://[USER:PASSWORD@]HOST[:PORT][/DB] or the same with rediss://".to_owned()
+        "`store.url` has to be redis://[USER:PASSWORD@]HOST[:PORT][/DB] or the same with rediss://".to_owned()
     })?;
     let (host, tls) = if let ConnectionAddr::Tcp(host, _) = info.addr() {
         (host, false)
     } else if let ConnectionAddr::TcpTls { host, .. } = info.addr() {
         (host, true)
     } else {
-        return Err("store.url has to name a host".into());
+        return Err("`store.url` has to name a host".into());
     };
     let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     if !loopback && !tls {
-        return Err("store.url names another machine: use rediss://, so that nobody on the way can write to it".into());
+        return Err(
+            "`store.url` names another machine: use rediss://, so that nobody on the way can write to it".into()
+        );
     }
     if !loopback && info.redis_settings().password().is_none_or(str::is_empty) {
-        return Err("store.url names another machine: give Redis a user with a password, and name them in it".into());
+        return Err("`store.url` names another machine: give Redis a user with a password, and name them in it".into());
     }
     Ok(info)
 }
@@ -111,7 +113,7 @@ fn judge<'a>(fact: &impl Fn(&str) -> &'a str, snapshots: Option<bool>, strict: b
         return refuse(&"is a cluster, which is not supported yet: use one primary, with replicas if you like");
     }
     if fact("role") != "master" {
-        return refuse(&"is a replica: point store.url at the primary");
+        return refuse(&"is a replica: point `store.url` at the primary");
     }
     if fact("loading") != "0" {
         return refuse(&"is still loading its data: try again in a moment");
