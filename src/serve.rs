@@ -4,7 +4,7 @@ use std::{
     fmt::Display,
     future::{Future, IntoFuture as _},
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -68,6 +68,10 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
         config.issuer = format!("http://{http}");
     }
     let broker = Arc::new(build(config, clock).await?);
+    let unix = match &socket {
+        Some(path) => Some(bind_unix(path).await?),
+        None => None,
+    };
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     if let Some(address) = &ops {
         let listener = TcpListener::bind(address).await.map_err(|error| in_use(address, &error))?;
@@ -78,10 +82,9 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
     let service = router.clone().into_make_service_with_connect_info::<http::Caller>();
     let server = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
     tasks.spawn(logged(server.into_future()));
-    if let Some(path) = &socket {
+    if let Some(unix) = unix {
         let service = router.into_make_service_with_connect_info::<http::Caller>();
-        let server =
-            axum::serve(bind_unix(path).await?, service).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let server = axum::serve(unix, service).with_graceful_shutdown(stop.clone().cancelled_owned());
         tasks.spawn(logged(server.into_future()));
     }
     tasks.spawn(watch(broker.clone(), stop.clone()));
@@ -132,9 +135,15 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, StartError> {
     if UnixStream::connect(path).await.is_ok() {
         return Err(StartError::Failed(format!("{}: another broker is listening there", path.display())));
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
+    // What a broker that died left there is replaced, and nothing else.
+    match std::fs::symlink_metadata(path) {
+        Ok(about) if about.file_type().is_socket() => std::fs::remove_file(path).map_err(failed)?,
+        Ok(_) => {
+            let what = "there is something that is no socket; choose another path for `listen.unix`, or move it away";
+            return Err(StartError::Failed(format!("{}: {what}", path.display())));
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(failed)?;
