@@ -61,9 +61,14 @@ pub struct Running {
 /// # Errors
 /// Whatever is unsafe, missing or in use, in a sentence.
 pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
-    let listener = TcpListener::bind(config.listen.http).await.map_err(|error| in_use(&config.listen.http, &error))?;
+    // Every listener is bound before anything is served on one.
+    let listener = bind(config.listen.http).await?;
+    let ops = match config.listen.ops {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
     let http = listener.local_addr().map_err(|error| failed(&error))?;
-    let (socket, ops) = (config.listen.unix.clone(), config.listen.ops);
+    let socket = config.listen.unix.clone();
     if !config.strict && config.listen.http.port() == 0 {
         config.issuer = format!("http://{http}");
     }
@@ -73,20 +78,17 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
         None => None,
     };
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    if let Some(address) = &ops {
-        let listener = TcpListener::bind(address).await.map_err(|error| in_use(address, &error))?;
-        let server = axum::serve(listener, http::ops_router(broker.clone()));
+    let service = http::router(broker.clone()).into_make_service_with_connect_info::<http::Caller>();
+    if let Some(ops) = ops {
+        let server = axum::serve(ops, http::ops_router(broker.clone()));
         tasks.spawn(logged(server.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future()));
     }
-    let router = http::router(broker.clone());
-    let service = router.clone().into_make_service_with_connect_info::<http::Caller>();
-    let server = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
-    tasks.spawn(logged(server.into_future()));
     if let Some(unix) = unix {
-        let service = router.into_make_service_with_connect_info::<http::Caller>();
-        let server = axum::serve(unix, service).with_graceful_shutdown(stop.clone().cancelled_owned());
-        tasks.spawn(logged(server.into_future()));
+        let server = axum::serve(unix, service.clone());
+        tasks.spawn(logged(server.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future()));
     }
+    let server = axum::serve(listener, service);
+    tasks.spawn(logged(server.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future()));
     tasks.spawn(watch(broker.clone(), stop.clone()));
     tasks.close();
     Ok(Running { http, socket, broker, stop, tasks })
@@ -150,8 +152,10 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, StartError> {
     Ok(listener)
 }
 
-fn in_use(address: &SocketAddr, error: &std::io::Error) -> StartError {
-    StartError::Failed(format!("{address}: {error}; choose another address with `--listen` or `listen.http`"))
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let in_use =
+        |error| failed(&format!("{address}: {error}; choose another address with `--listen` or in `[listen]`"));
+    TcpListener::bind(address).await.map_err(in_use)
 }
 
 async fn logged(server: impl Future<Output = std::io::Result<()>>) {
