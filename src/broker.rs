@@ -84,6 +84,13 @@ pub struct Request {
     pub id: String,
 }
 
+/// Which call it is, and when: what every record of it says.
+struct Call<'a> {
+    request: &'a str,
+    task: Option<&'a TaskId>,
+    now: Time,
+}
+
 /// Who is calling.
 enum Caller {
     Workload(Box<Attested>),
@@ -145,7 +152,7 @@ impl Broker {
         asked: &[CredentialRequest],
     ) -> Result<Vec<Credential>, Error> {
         let now = self.now();
-        let attested = self.attest(request.presented, &request.id, now).await?;
+        let attested = self.attest(request.presented, &Call { request: &request.id, task: Some(id), now }).await?;
         check_requests(asked)?;
         let task = self.own_task(&attested, id).await?;
         let actor = actor_of(&attested);
@@ -187,10 +194,17 @@ impl Broker {
         };
         match &caller {
             Caller::Workload(_) => return Err(Error::EvidenceInvalid),
-            Caller::Operator(operator) => self.note_look(operator, &request.id, now, "introspection").await?,
-            Caller::Service(_) => {}
+            Caller::Operator(_) | Caller::Service(_) => {}
         }
-        Ok(self.alive(token, sees, now).await.unwrap_or(Introspection::Inactive))
+        let answer = self.alive(token, sees, now).await.unwrap_or(Introspection::Inactive);
+        if let Caller::Operator(operator) = &caller {
+            let task = match &answer {
+                Introspection::Active(claims, _) => Some(&claims.task.id),
+                Introspection::Inactive => None,
+            };
+            self.note(operator, &Call { request: &request.id, task, now }, looked("introspection")).await?;
+        }
+        Ok(answer)
     }
 
     /// `None` where the token is not alive, or where that cannot be told.
@@ -231,7 +245,10 @@ impl Broker {
         let caller = self.identify(request.presented, now).await?;
         let held = self.parts.ledger.task(id).await.map_err(|why| in_doubt(&why))?;
         match caller {
-            Caller::Operator(operator) => self.note_look(&operator, &request.id, now, "task").await?,
+            Caller::Operator(operator) => {
+                let call = Call { request: &request.id, task: Some(id), now };
+                self.note(&operator, &call, looked("task")).await?;
+            }
             Caller::Workload(attested) if held.as_ref().is_some_and(|held| owns(&attested, &held.task)) => {}
             Caller::Workload(_) => return Err(Error::NotFound),
             Caller::Service(_) => return Err(wrong_role("a service sees no tasks")),
@@ -248,7 +265,7 @@ impl Broker {
         let now = self.now();
         let attested = match self.identify(request.presented, now).await? {
             Caller::Operator(operator) => {
-                self.note_look(&operator, &request.id, now, "tasks").await?;
+                self.note(&operator, &Call { request: &request.id, task: None, now }, looked("tasks")).await?;
                 let (tasks, next) = self.page(before.as_ref(), limit).await?;
                 return Ok(Page { tasks, next, now });
             }
@@ -336,22 +353,27 @@ impl Broker {
     }
 
     /// The caller, who must be a workload: only workloads hold tasks. With a store in doubt nobody gets any further.
-    async fn attest(&self, presented: Presented, request: &str, now: Time) -> Result<Attested, Error> {
+    async fn attest(&self, presented: Presented, call: &Call<'_>) -> Result<Attested, Error> {
         let refused = "only an attested workload holds tasks and credentials";
-        match self.identify(presented, now).await? {
+        match self.identify(presented, call.now).await? {
             Caller::Workload(attested) if self.vouched.load(Ordering::Acquire) => Ok(*attested),
             Caller::Workload(_) => Err(Error::Unavailable(Input::Store)),
-            Caller::Operator(operator) => Err(self.refuse_operator(&operator, request, refused, now).await?),
+            Caller::Operator(operator) => Err(self.refuse_operator(&operator, call, refused).await?),
             Caller::Service(_) => Err(wrong_role(refused)),
         }
     }
 
     /// Records that an operator tried what their roles do not allow, and yields the error to answer with.
-    async fn refuse_operator(&self, operator: &Operator, request: &str, why: &str, now: Time) -> Result<Error, Error> {
-        let actor = Actor::Operator { name: operator.name().to_owned() };
-        let event = Event::OperatorRefused { why: why.to_owned() };
-        self.record(vec![Entry { time: now, request: request.to_owned(), actor, task: None, event }]).await?;
+    async fn refuse_operator(&self, operator: &Operator, call: &Call<'_>, why: &str) -> Result<Error, Error> {
+        self.note(operator, call, Event::OperatorRefused { why: why.to_owned() }).await?;
         Ok(wrong_role(why))
+    }
+
+    /// Records what an operator did.
+    async fn note(&self, operator: &Operator, call: &Call<'_>, event: Event) -> Result<(), Error> {
+        let actor = Actor::Operator { name: operator.name().to_owned() };
+        let (request, task) = (call.request.to_owned(), call.task.cloned());
+        self.record(vec![Entry { time: call.now, request, actor, task, event }]).await
     }
 
     /// A task of this very instance; anybody else's does not exist.
@@ -419,12 +441,6 @@ impl Broker {
             Error::Unavailable(Input::Audit)
         })
     }
-
-    async fn note_look(&self, operator: &Operator, request: &str, now: Time, at: &str) -> Result<(), Error> {
-        let actor = Actor::Operator { name: operator.name().to_owned() };
-        let event = Event::Looked { at: at.to_owned() };
-        self.record(vec![Entry { time: now, request: request.to_owned(), actor, task: None, event }]).await
-    }
 }
 
 /// One credential that was refused, and which line it would have crossed.
@@ -448,6 +464,10 @@ fn actor_of(attested: &Attested) -> Actor {
 
 fn entry(now: Time, request: &str, actor: &Actor, task: &TaskId, event: Event) -> Entry {
     Entry { time: now, request: request.to_owned(), actor: actor.clone(), task: Some(task.clone()), event }
+}
+
+fn looked(at: &str) -> Event {
+    Event::Looked { at: at.to_owned() }
 }
 
 fn minted(draft: &Draft) -> Event {

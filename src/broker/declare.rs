@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Broker, Draft, Refused, Request, actor_of, entry, in_doubt, minted, refusal, undecided};
+use super::{Broker, Call, Draft, Refused, Request, actor_of, entry, in_doubt, minted, refusal, undecided};
 use crate::{
     attest::Attested,
     audit::{Actor, Entry, Event},
@@ -71,7 +71,7 @@ impl Broker {
         key: Option<IdempotencyKey>,
     ) -> Result<Declared, Error> {
         let now = self.now();
-        let attested = self.attest(request.presented, &request.id, now).await?;
+        let attested = self.attest(request.presented, &Call { request: &request.id, task: None, now }).await?;
         let by = Declarer { actor: actor_of(&attested), attested, request: request.id, now };
         let asked = declaration.validate()?;
         match self.carry_out(&by, declaration, &asked, key).await {

@@ -6,7 +6,7 @@
 use chrono::{DateTime, TimeDelta};
 use std::sync::{Mutex, PoisonError};
 
-use super::{Broker, Caller, Request, actor_of, declare::MAX_TTL, entry, in_doubt, owns, wrong_role};
+use super::{Broker, Call, Caller, Request, actor_of, declare::MAX_TTL, entry, in_doubt, owns, wrong_role};
 use crate::{
     audit::{Actor, Event},
     clock::Time,
@@ -55,7 +55,7 @@ impl Broker {
     /// [`Error::NotFound`] for anybody but its own instance; [`Error::Unavailable`] when it may not have been recorded.
     pub async fn complete(&self, request: Request, id: &TaskId, reason: Option<String>) -> Result<(Held, Time), Error> {
         let now = self.now();
-        let attested = self.attest(request.presented, &request.id, now).await?;
+        let attested = self.attest(request.presented, &Call { request: &request.id, task: Some(id), now }).await?;
         self.own_task(&attested, id).await?;
         let end =
             End { task: id.clone(), state: State::Completed, at: now, reason, by: attested.workload().to_string() };
@@ -75,7 +75,9 @@ impl Broker {
             Caller::Operator(operator) => {
                 if !operator.is(Role::Responder) {
                     let why = "this takes an operator with the role `responder`";
-                    return Err(self.refuse_operator(&operator, &request.id, why, now).await?);
+                    return Err(self
+                        .refuse_operator(&operator, &Call { request: &request.id, task: Some(id), now }, why)
+                        .await?);
                 }
                 (Actor::Operator { name: operator.name().to_owned() }, operator.name().to_owned(), true)
             }
