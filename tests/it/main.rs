@@ -14,6 +14,8 @@ mod introspect;
 #[cfg(test)]
 mod mint;
 #[cfg(test)]
+mod operators;
+#[cfg(test)]
 mod readme;
 #[cfg(test)]
 mod revoke;

@@ -1,0 +1,206 @@
+//! Who may do what: every route of the broker, called by everybody.
+
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+use std::{collections::BTreeSet, path::Path};
+
+use crate::{
+    both,
+    support::{ADMIN, Answer, GIT, GIT_TOKEN, RESPONDER, Stand, VIEWER, declaration, socket_client, text},
+};
+
+const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+
+/// Everybody who calls. The last two are workloads too, and still not the right ones.
+const CALLERS: [&str; 9] =
+    ["nobody", "garbage", "workload", "viewer", "responder", "admin", "service", "other instance", "minted token"];
+
+/// What comes back.
+type Expected = (u16, &'static str);
+
+const OK: Expected = (200, "");
+const CREATED: Expected = (201, "");
+/// An unknown caller, on our own API and on `/oauth2/*`.
+const WHO: Expected = (401, "evidence_invalid");
+const CLIENT: Expected = (401, "invalid_client");
+/// A known caller who may not.
+const ROLE: Expected = (403, "policy_denied");
+const FOREIGN: Expected = (404, "not_found");
+/// A subject token that is none, and one of a party that is no workload.
+const SUBJECT: Expected = (400, "invalid_request");
+const PARTY: Expected = (400, "unauthorized_client");
+const GRANT: Expected = (400, "invalid_grant");
+
+/// Method, path, and what each of [`CALLERS`] gets. A token endpoint takes evidence as `subject_token`, never as `Authorization`,
+/// so it stands here twice.
+type Row = (&'static str, &'static str, [Expected; 9]);
+
+const MATRIX: [Row; 15] = [
+    ("GET", "/.well-known/oauth-authorization-server", [OK; 9]),
+    ("GET", "/.well-known/openid-configuration", [OK; 9]),
+    ("GET", "/jwks", [OK; 9]),
+    ("GET", "/spiffe/bundle", [OK; 9]),
+    ("GET", "/healthz", [OK; 9]),
+    ("GET", "/readyz", [OK; 9]),
+    ("POST", "/oauth2/token", [SUBJECT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT]),
+    ("POST", "/oauth2/token?subject", [SUBJECT, SUBJECT, OK, PARTY, PARTY, PARTY, PARTY, GRANT, SUBJECT]),
+    ("POST", "/oauth2/introspect", [CLIENT, CLIENT, CLIENT, OK, OK, OK, OK, CLIENT, CLIENT]),
+    ("POST", "/v1/tasks", [WHO, WHO, CREATED, ROLE, ROLE, ROLE, ROLE, CREATED, WHO]),
+    ("GET", "/v1/tasks", [WHO, WHO, OK, OK, OK, OK, ROLE, OK, WHO]),
+    ("GET", "/v1/tasks/{id}", [WHO, WHO, OK, OK, OK, OK, ROLE, FOREIGN, WHO]),
+    ("POST", "/v1/tasks/{id}/credentials", [WHO, WHO, OK, ROLE, ROLE, ROLE, ROLE, FOREIGN, WHO]),
+    ("POST", "/v1/tasks/{id}/complete", [WHO, WHO, OK, ROLE, ROLE, ROLE, ROLE, FOREIGN, WHO]),
+    ("POST", "/v1/tasks/{id}/revoke", [WHO, WHO, OK, ROLE, OK, ROLE, ROLE, FOREIGN, WHO]),
+];
+
+fn bearer(stand: &Stand, caller: &str, token: &str) -> Option<String> {
+    Some(match caller {
+        "nobody" => return None,
+        "garbage" => "garbage".to_owned(),
+        "workload" => stand.evidence(),
+        "viewer" => VIEWER.to_owned(),
+        "responder" => RESPONDER.to_owned(),
+        "admin" => ADMIN.to_owned(),
+        "service" => GIT_TOKEN.to_owned(),
+        "other instance" => stand.other_instance(),
+        "minted token" => token.to_owned(),
+        other => panic!("{other} is nobody"),
+    })
+}
+
+/// Sends what would work for the right caller.
+async fn call(stand: &Stand, method: &str, path: &str, bearer: Option<&str>, (task, token): (&str, &str)) -> Answer {
+    let scope = format!("{task} read");
+    let exchange = |subject: Option<&str>| {
+        let subject = subject.map(|token| [("subject_token", token), ("subject_token_type", JWT)]);
+        let form = [("grant_type", EXCHANGE), ("resource", GIT), ("scope", &scope)];
+        form.into_iter()
+            .chain(subject.into_iter().flatten())
+            .map(|(n, v)| (n.to_owned(), v.to_owned()))
+            .collect::<Vec<_>>()
+    };
+    let form = match path {
+        "/oauth2/token" => exchange(None),
+        "/oauth2/token?subject" => exchange(bearer),
+        "/oauth2/introspect" => vec![("token".to_owned(), token.to_owned())],
+        _ => {
+            let body = match path {
+                "/v1/tasks" if method == "POST" => Some(declaration()),
+                "/v1/tasks/{id}/credentials" => Some(json!({"credentials": [{"resource": GIT, "privilege": "read"}]})),
+                "/v1/tasks/{id}/complete" | "/v1/tasks/{id}/revoke" => Some(json!({"reason": "r"})),
+                _ => None,
+            };
+            let method = method.parse::<Method>().expect("a method");
+            return stand.call(method, &path.replace("{id}", task), bearer, body).await;
+        }
+    };
+    let form: Vec<_> = form.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let bearer = bearer.filter(|_| path != "/oauth2/token?subject");
+    stand.form(path.split('?').next().expect("a path"), bearer, &form).await
+}
+
+both! {
+    async fn everybody_at_every_route(stand) {
+        for (method, path, expected) in MATRIX {
+            for (caller, (status, code)) in CALLERS.into_iter().zip(expected) {
+                // A task of its own for every call: some of them end it.
+                let (task, token) = stand.task_with_token().await;
+                let answer = call(&stand, method, path, bearer(&stand, caller, &token).as_deref(), (&task, &token)).await;
+                assert_eq!(answer.status.as_u16(), status, "{method} {path} as {caller}: {}", answer.text);
+                let body = answer.json();
+                match code {
+                    "" => assert!(body.get("code").is_none() && body.get("error").is_none(), "{method} {path} as {caller}: {body}"),
+                    _ if path.starts_with("/oauth2/") => drop(answer.oauth_refused(status, code)),
+                    _ => drop(answer.refused(status, code)),
+                }
+                // Who was refused changed nothing.
+                if status >= 400 {
+                    assert_eq!(stand.introspect(&token).await["active"], true, "{method} {path} as {caller} ended a task");
+                }
+            }
+        }
+    }
+
+    /// A list holds everything for an operator, and nothing of others for a workload.
+    async fn what_a_list_holds(stand) {
+        let (task, _) = stand.task_with_token().await;
+        for (bearer, seen) in [(VIEWER.to_owned(), 1), (stand.evidence(), 1), (stand.other_instance(), 0)] {
+            let list = stand.get("/v1/tasks", &bearer).await.expect(StatusCode::OK);
+            let tasks: Vec<_> = list["tasks"].as_array().unwrap().iter().map(|shown| text(shown, "task")).collect();
+            assert_eq!(tasks, vec![task.clone(); seen]);
+        }
+    }
+
+    /// On the socket the kernel speaks for who says nothing, and only for them.
+    async fn what_is_presented_beats_the_kernel(stand) {
+        let client = socket_client(&stand.broker.socket);
+        let declare = async |bearer: Option<&str>| {
+            let mut request = client.post("http://localhost/v1/tasks").json(&declaration());
+            if let Some(bearer) = bearer {
+                request = request.bearer_auth(bearer);
+            }
+            Answer::of(request.send().await.expect("an answer")).await
+        };
+        let by_kernel = declare(None).await.expect(StatusCode::CREATED);
+        assert!(text(&by_kernel, "workload").starts_with("spiffe://example.com/unix/"), "{by_kernel}");
+        let by_evidence = declare(Some(&stand.evidence())).await.expect(StatusCode::CREATED);
+        assert_eq!(by_evidence["workload"], "spiffe://example.com/ci/acme/payments");
+        declare(Some("garbage")).await.refused(401, "evidence_invalid");
+        for party in [VIEWER, RESPONDER, ADMIN, GIT_TOKEN] {
+            declare(Some(party)).await.refused(403, "policy_denied");
+        }
+    }
+}
+
+/// What stands in `http::router`, as method and path.
+fn routes() -> BTreeSet<(&'static str, String)> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/mod.rs");
+    let source = std::fs::read_to_string(source).expect("the router");
+    let mut routes = BTreeSet::new();
+    for route in source.split(".route(\"").skip(1) {
+        let (path, handlers) = route.split_once('"').expect("a path");
+        // Up to whatever comes after this route.
+        let handlers = handlers.split("\n        .").next().expect("handlers");
+        let before = routes.len();
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "ANY"] {
+            let lower = method.to_lowercase();
+            if handlers.contains(&format!(" {lower}(")) || handlers.contains(&format!(".{lower}(")) {
+                routes.insert((method, path.to_owned()));
+            }
+        }
+        assert!(routes.len() > before, "{path}: no method found in {handlers}");
+    }
+    routes
+}
+
+#[test]
+fn no_route_is_missing() {
+    let matrix: BTreeSet<_> =
+        MATRIX.iter().map(|(method, path, _)| (*method, path.split('?').next().unwrap().to_owned())).collect();
+    let routes = routes();
+    assert!(routes.len() >= 14, "{routes:?}");
+    assert_eq!(matrix, routes, "the matrix and the router differ");
+    let source = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/mod.rs")).unwrap();
+    for other in [".nest(", ".merge(", ".route_service(", ".nest_service("] {
+        assert!(!source.contains(other), "routes that `{other}` brings are not in the matrix");
+    }
+}
+
+/// The answer of a route that is none says nothing about who may call it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn there_is_nothing_beside_the_routes() {
+    let stand = Stand::new(crate::support::Store::Embedded).await;
+    for path in ["/", "/v1", "/v1/tasks/", "/v1/operators", "/metrics", "/v1/tasks/../tasks//", "/oauth2/revoke"] {
+        for bearer in [None, Some(ADMIN)] {
+            let answer = stand.call(Method::GET, path, bearer, None).await;
+            assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}: {}", answer.text);
+        }
+    }
+    for (method, path) in [(Method::DELETE, "/v1/tasks"), (Method::PUT, "/jwks"), (Method::GET, "/oauth2/token")] {
+        let answer = stand.call(method, path, Some(ADMIN), None).await;
+        let allow = answer.headers.get("allow").cloned();
+        assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{path}: {}", answer.text);
+        assert!(allow.is_some() && answer.json().is_object(), "{path}");
+    }
+}
