@@ -34,17 +34,43 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(config: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remit"));
+        command.args(["serve", "--config"]).arg(config).env("REMIT_LOG", "warn");
+        Self::run(command, config).await
+    }
+
+    /// The same with everything that it has to say, in a file.
+    pub(crate) async fn start_talking(config: &Path, log: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remit"));
+        command.args(["serve", "--config"]).arg(config).env("REMIT_LOG", "trace");
+        command.stderr(std::fs::File::create(log).expect("a log file"));
+        Self::run(command, config).await
+    }
+
+    /// The same as a process whose files can be kept from growing with [`Server::limit_files`]: a write beyond the limit is then
+    /// an error, as on a full disk, and no signal.
+    pub(crate) async fn start_limitable(config: &Path) -> Self {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "trap '' XFSZ; exec \"$0\" serve --config \"$1\"", env!("CARGO_BIN_EXE_remit")])
+            .arg(config);
+        Self::run(command.env("REMIT_LOG", "off"), config).await
+    }
+
+    /// No file of the process grows beyond `octets`; `None`: as it was.
+    pub(crate) async fn limit_files(&self, octets: Option<u64>) {
+        let pid = self.child.id().expect("it runs").to_string();
+        // Only the soft limit, so that it can be lifted again without privileges.
+        let limit = octets.map_or_else(|| "unlimited".to_owned(), |octets| octets.to_string());
+        let status = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={limit}:")]).status().await;
+        assert!(status.expect("prlimit (util-linux)").success());
+    }
+
+    async fn run(mut command: impl std::borrow::BorrowMut<Command>, config: &Path) -> Self {
         let text = std::fs::read_to_string(config).expect("a configuration");
         let url = text.split('"').nth(1).expect("the issuer comes first").to_owned();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_remit"))
-            .args(["serve", "--config"])
-            .arg(config)
-            .env("REMIT_LOG", "warn")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("remit starts");
+        let command = command.borrow_mut().stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+        let mut child = command.spawn().expect("remit starts");
         let client = super::client();
         for attempt in 0.. {
             if let Ok(answer) = client.get(format!("{url}/readyz")).send().await
@@ -61,11 +87,15 @@ impl Server {
         Self { url, socket: config.with_extension("sock"), config: config.to_owned(), child }
     }
 
+    pub(crate) async fn terminate(&self) {
+        let pid = self.child.id().expect("it runs").to_string();
+        Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill");
+    }
+
     /// SIGTERM, and the time it took to be gone.
     pub(crate) async fn stop(&mut self) -> Duration {
         let begun = tokio::time::Instant::now();
-        let pid = self.child.id().expect("it runs").to_string();
-        Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill");
+        self.terminate().await;
         let status = self.child.wait().await.expect("it ends");
         assert!(status.success(), "{status}");
         begun.elapsed()
