@@ -22,6 +22,8 @@ mod readme;
 #[cfg(test)]
 mod revoke;
 #[cfg(test)]
+mod start;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod support;
