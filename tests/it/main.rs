@@ -6,6 +6,8 @@ mod architecture;
 #[cfg(test)]
 mod audit;
 #[cfg(test)]
+mod cli;
+#[cfg(test)]
 mod declare;
 #[cfg(test)]
 mod errors;

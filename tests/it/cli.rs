@@ -1,0 +1,491 @@
+//! The command line, as its users have it: the binary, a shell, and what it says to paste.
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+use crate::support::{ADMIN, GIT, GIT_TOKEN, OWNER, REGISTRY, RESPONDER, Stand, Store, VIEWER, declaration, text};
+
+const REMIT: &str = env!("CARGO_BIN_EXE_remit");
+
+/// Runs a command with an environment of its own, at most half a minute.
+async fn run(mut command: Command, stdin: &str) -> Output {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    // A command that does not read it may be gone already.
+    let _ = pipe.write_all(stdin.as_bytes()).await;
+    drop(pipe);
+    timeout(Duration::from_secs(30), child.wait_with_output()).await.expect("it ends").unwrap()
+}
+
+fn clean(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", env!("PATH"));
+    command
+}
+
+/// What a command said.
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Said {
+    fn of(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        Self { code: output.status.code().expect("an exit code"), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    #[track_caller]
+    fn ended(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{}{}", self.out, self.err);
+        self
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|_| panic!("not JSON: {}", self.out))
+    }
+}
+
+/// `remit …` against a broker with a configuration, as a CI job or as an operator.
+struct Shell {
+    stand: Stand,
+}
+
+impl Shell {
+    async fn new() -> Self {
+        let stand = Stand::new(Store::Embedded).await;
+        let shell = Self { stand };
+        for (name, token) in [
+            ("rita", RESPONDER),
+            ("victor", VIEWER),
+            ("ada", ADMIN),
+            ("git", GIT_TOKEN),
+            ("evidence", &shell.stand.evidence()),
+        ] {
+            shell.file(name, token, 0o600);
+        }
+        shell
+    }
+
+    fn file(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+        let path = self.stand.dir.path().join(name);
+        fs::write(&path, format!("{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    /// Runs `remit` with arguments that are separated by spaces; `DIR/` names the stand's directory.
+    async fn remit(&self, line: &str) -> Said {
+        self.remit_reading(line, "").await
+    }
+
+    async fn remit_reading(&self, line: &str, stdin: &str) -> Said {
+        let dir = format!("{}/", self.stand.dir.path().display());
+        let mut command = clean(REMIT);
+        command.args(line.split(' ').map(|word| word.replace("DIR/", &dir))).env("REMIT_URL", &self.stand.broker.url);
+        Said::of(run(command, stdin).await)
+    }
+
+    async fn declare(&self) -> String {
+        let line = format!(
+            "task declare --purpose p --owner {OWNER} --access {GIT}=read,write --evidence file:DIR/evidence --output json"
+        );
+        text(&self.remit(&line).await.ended(0).json(), "task")
+    }
+
+    async fn mint(&self, task: &str) -> String {
+        let line = format!("mint token {task} --resource {GIT} --privilege read --evidence file:DIR/evidence");
+        let said = self.remit(&line).await.ended(0);
+        assert_eq!(said.out.lines().count(), 1, "{}", said.out);
+        said.out.trim().to_owned()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_whole_job_on_the_command_line() {
+    let shell = Shell::new().await;
+    let stand = &shell.stand;
+    // Declared in words, with credentials and all.
+    let said = shell
+        .remit(&format!(
+            "task declare --purpose p --owner {OWNER} --access {GIT}=read,write --credential {GIT}=read --credential {GIT}=read:jwt \
+             --ttl 300 --sandbox sb-1 --environment staging --evidence file:DIR/evidence --output json"
+        ))
+        .await
+        .ended(0);
+    let declared = said.json();
+    assert_eq!((&declared["state"], &declared["sandbox"]), (&json!("active"), &json!("sb-1")));
+    assert_eq!(declared["credentials"].as_array().unwrap().len(), 2);
+    // As text no token is printed.
+    let shown = shell.remit(&format!("task declare --purpose p --owner {OWNER} --access {GIT}=read --credential {GIT}=read --evidence file:DIR/evidence")).await.ended(0);
+    assert!(shown.out.contains("task_") && shown.out.contains("active") && !shown.out.contains("eyJ"), "{}", shown.out);
+    // From a file, from standard input; a retry with the same key is the same task.
+    shell.file("task.json", &declaration().to_string(), 0o644);
+    let line = "task declare --file DIR/task.json --idempotency-key k1 --evidence file:DIR/evidence --output json";
+    let (first, again) = (shell.remit(line).await.ended(0).json(), shell.remit(line).await.ended(0).json());
+    assert_eq!(
+        (&first["task"], &first["credentials"][0]["lease"]),
+        (&again["task"], &again["credentials"][0]["lease"])
+    );
+    let line = "task declare --file - --evidence file:DIR/evidence --output json";
+    let task = text(&shell.remit_reading(line, &declaration().to_string()).await.ended(0).json(), "task");
+
+    // Shown: the broker's body, unchanged; as text, what a person wants to know.
+    let body = stand.get(&format!("/v1/tasks/{task}"), VIEWER).await;
+    for who in ["--operator-token-file DIR/victor", "--evidence file:DIR/evidence"] {
+        let said = shell.remit(&format!("task show {task} {who} --output json")).await.ended(0);
+        assert_eq!(said.out.trim_end(), body.text);
+        let said = shell.remit(&format!("task show {task} {who}")).await.ended(0);
+        for word in [&*task, OWNER, "active", GIT, "Fix the flaky test in payments"] {
+            assert!(said.out.contains(word), "no {word} in {}", said.out);
+        }
+    }
+    let said = shell.remit("task list --operator-token-file DIR/victor --output json").await.ended(0);
+    assert_eq!(said.out.trim_end(), stand.get("/v1/tasks", VIEWER).await.text);
+    assert_eq!(said.json()["tasks"].as_array().unwrap().len(), 4);
+    let said = shell.remit("task list --limit 2 --operator-token-file DIR/victor").await.ended(0);
+    assert!(said.out.contains(&*task) && said.out.contains("--cursor task_"), "{}", said.out);
+
+    // Minted, verified, revoked, not accepted any more.
+    let token = shell.mint(&task).await;
+    let verify =
+        format!("verify --issuer {} --audience {GIT} --introspect --service-token-file DIR/git", stand.broker.url);
+    let accepted = shell.remit_reading(&verify, &token).await.ended(0);
+    assert!(accepted.out.contains("accepted (at+jwt)") && accepted.out.contains(&*task), "{}", accepted.out);
+    let json = shell.remit_reading(&format!("{verify} --output json"), &token).await.ended(0).json();
+    assert_eq!((&json["accepted"], &json["introspection"]["active"]), (&json!(true), &json!(true)));
+    let said =
+        shell.remit(&format!("task revoke {task} --reason runaway --operator-token-file DIR/rita")).await.ended(0);
+    for word in [&*task, "revoked", "services that introspect", "services that only check signatures"] {
+        assert!(said.out.contains(word), "no {word} in {}", said.out);
+    }
+    let said = shell
+        .remit(&format!("task revoke {task} --reason again --operator-token-file DIR/rita --output json"))
+        .await
+        .ended(0);
+    assert_eq!(said.out.trim_end(), stand.revoke(&task).await.text);
+    let refused = shell.remit_reading(&verify, &token).await.ended(5);
+    assert!(
+        refused.out.contains("not accepted") && refused.out.contains("revoked") && refused.err.is_empty(),
+        "{}",
+        refused.out
+    );
+    let json = shell.remit_reading(&format!("{verify} --output json"), &token).await.ended(5).json();
+    assert_eq!(json["accepted"], false);
+    // By keys alone it still is one, and it says so.
+    let keys_alone = format!("verify --issuer {} --audience {GIT}", stand.broker.url);
+    let said = shell.remit_reading(&keys_alone, &token).await.ended(0);
+    assert!(said.out.contains("keys alone show no revoke"), "{}", said.out);
+
+    // Completed, by the workload.
+    let task = shell.declare().await;
+    let said = shell.remit(&format!("task complete {task} --evidence file:DIR/evidence --output json")).await.ended(0);
+    assert_eq!(said.json()["state"], "completed");
+    assert_eq!(said.out.trim_end(), stand.get(&format!("/v1/tasks/{task}"), VIEWER).await.text);
+}
+
+/// What is typed, how it ends, and words that stand on standard error.
+fn ends(task: &str, done: &str, issuer: &str) -> Vec<(i32, String, &'static [&'static str])> {
+    let mint = |task: &str, over: &str| format!("mint token {task} --resource {GIT} --privilege read {over}");
+    vec![
+        (
+            1,
+            mint(done, "--evidence file:DIR/evidence"),
+            &["not active", "task_not_active, HTTP 409", "declare a new one"],
+        ),
+        (
+            1,
+            format!("mint token {task} --resource {GIT} --privilege secret --evidence file:DIR/evidence"),
+            &["policy_denied, HTTP 403"],
+        ),
+        (
+            1,
+            "task show task_01jd0000000000000000000000 --operator-token-file DIR/victor".into(),
+            &["not_found, HTTP 404", "remit task list"],
+        ),
+        (
+            1,
+            format!("task revoke {task} --reason r --operator-token-file DIR/victor"),
+            &["responder", "policy_denied, HTTP 403"],
+        ),
+        (2, "task show".into(), &["Usage:"]),
+        (2, "task show task_1".into(), &["task_1"]),
+        (2, "verify --issuer https://b".into(), &["--audience"]),
+        (2, mint(task, "--evidence file:DIR/nothing"), &["nothing"]),
+        (2, mint(task, "--evidence socket"), &["unix:"]),
+        (2, format!("task revoke {task} --reason r --operator-token-file DIR/open"), &["open", "chmod 600"]),
+        (2, format!("task revoke {task} --reason r --operator-token-file DIR/empty"), &["holds no token"]),
+        (
+            2,
+            format!("task declare --purpose p --owner {OWNER} --access {GIT}=own --evidence file:DIR/evidence"),
+            &["own"],
+        ),
+        (2, "task list --limit 1000 --operator-token-file DIR/victor".into(), &["1 to 200"]),
+        (2, "serve --config a --data b".into(), &["--config"]),
+        (3, mint(task, "--ttl 60"), &["evidence_invalid, HTTP 401", "--evidence"]),
+        // An operator's token is no evidence: known, and refused for the role.
+        (1, mint(task, "--evidence file:DIR/rita"), &["policy_denied, HTTP 403"]),
+        (
+            3,
+            "task list --operator-token-file DIR/evidence-of-nobody".into(),
+            &["evidence_invalid, HTTP 401", "no operator"],
+        ),
+        (
+            4,
+            "task list --url http://127.0.0.1:1 --operator-token-file DIR/victor".into(),
+            &["cannot reach", "remit serve"],
+        ),
+        (4, "task list --url unix:DIR/none.sock".into(), &["cannot reach", "none.sock"]),
+        (5, format!("verify --issuer {issuer} --audience {REGISTRY}"), &[]),
+        (78, "serve --config DIR/evidence".into(), &["evidence", "line 1"]),
+        (78, "serve --config DIR/nothing".into(), &["nothing"]),
+        (78, "serve --data DIR/d --listen 0.0.0.0:0".into(), &["`listen.http`"]),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_commands_end() {
+    let shell = Shell::new().await;
+    let stand = &shell.stand;
+    let task = shell.declare().await;
+    let token = shell.mint(&task).await;
+    shell.file("open", RESPONDER, 0o644);
+    shell.file("empty", "", 0o600);
+    shell.file("evidence-of-nobody", "nobody", 0o600);
+    let done = shell.declare().await;
+    shell.remit(&format!("task complete {done} --evidence file:DIR/evidence")).await.ended(0);
+    for (code, line, words) in ends(&task, &done, &stand.broker.url) {
+        let said = shell.remit_reading(&line, &token).await.ended(code);
+        assert!(
+            code == 5 || (said.err.starts_with("error: ") && said.out.is_empty()),
+            "{line}: {}{}",
+            said.out,
+            said.err
+        );
+        for word in words {
+            assert!(said.err.contains(word), "{line}: no {word} in {}", said.err);
+        }
+        for secret in [RESPONDER, VIEWER, &*token, &*stand.evidence()] {
+            assert!(!said.err.contains(secret) && !said.out.contains(secret), "{line}: {}", said.err);
+        }
+    }
+    assert_eq!(stand.introspect(&token).await["active"], true, "none of that was a revoke");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_scripts_rely_on() {
+    let shell = Shell::new().await;
+    let stand = &shell.stand;
+    let task = shell.declare().await;
+    // With `--output json` the broker's own words stand on standard error.
+    let said = shell
+        .remit("task show task_01jd0000000000000000000000 --operator-token-file DIR/victor --output json")
+        .await
+        .ended(1);
+    let body: Value = serde_json::from_str(&said.err).expect("JSON");
+    assert_eq!((&body["code"], &body["status"]), (&json!("not_found"), &json!(404)));
+    let said = shell.remit("task list --url http://127.0.0.1:1 --output json").await.ended(4);
+    let body: Value = serde_json::from_str(&said.err).expect("JSON");
+    assert!(text(&body, "detail").contains("cannot reach"), "{body}");
+
+    // A token is taken from the environment, a pipe, and never from a command line.
+    let mut command = clean(REMIT);
+    command.args(["task", "show", &task]).env("REMIT_URL", &stand.broker.url);
+    command.env("REMIT_EVIDENCE", "env:ID_TOKEN").env("ID_TOKEN", stand.evidence());
+    Said::of(run(command, "").await).ended(0);
+    let script = format!("{REMIT} task list --url {} --operator-token-file <(echo {VIEWER})", stand.broker.url);
+    let mut bash = clean("bash");
+    bash.args(["-c", &script]);
+    assert!(Said::of(run(bash, "").await).ended(0).out.contains(&*task));
+}
+
+/// A store that is out of reach is not a refusal, but "try again".
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_out_of_reach_is_told_apart() {
+    let mut stand = Stand::new(Store::Redis).await;
+    stand.redis.as_mut().unwrap().kill().await;
+    let mut command = clean(REMIT);
+    let evidence = stand.evidence();
+    command.args(["task", "list", "--evidence", "env:E"]).env("REMIT_URL", &stand.broker.url).env("E", evidence);
+    let said = Said::of(run(command, "").await).ended(4);
+    assert!(said.err.contains("temporarily_unavailable, HTTP 503") && said.err.contains("try again"), "{}", said.err);
+}
+
+/// `remit serve` without a configuration.
+struct Trial {
+    dir: tempfile::TempDir,
+    child: Child,
+    banner: String,
+}
+
+impl Trial {
+    async fn start() -> Self {
+        // A space in it, as people have them.
+        let dir = tempfile::Builder::new().prefix("remit trial ").tempdir().unwrap();
+        let mut child = clean(REMIT)
+            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+            .arg(dir.path().join("data"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut banner = String::new();
+        let read = async {
+            while !banner.contains("run the broker as a user of its own.") {
+                let line = lines.next_line().await.unwrap().unwrap_or_else(|| panic!("the banner ends: {banner}"));
+                banner += &line;
+                banner.push('\n');
+            }
+        };
+        timeout(Duration::from_secs(20), read).await.expect("a banner");
+        Self { dir, child, banner }
+    }
+
+    /// The commands of the banner, as one script: what is indented by two spaces after an empty line.
+    fn scripts(&self) -> Vec<String> {
+        let paragraphs = self.banner.split("\n\n").filter(|paragraph| paragraph.starts_with("  "));
+        paragraphs.map(str::to_owned).collect()
+    }
+
+    async fn sh(&self, script: &str) -> Said {
+        let mut sh = clean("sh");
+        sh.args(["-euc", script]).current_dir("/");
+        Said::of(run(sh, "").await)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_serve_says_to_paste_works() {
+    let mut trial = Trial::start().await;
+    let banner = &trial.banner;
+    assert!(banner.starts_with("remit is ready") && banner.contains("unseparated"), "{banner}");
+    let word = banner.split_whitespace().find(|word| word.starts_with("http://127.0.0.1:")).expect("its address");
+    assert!(!word.ends_with(":0"), "{word}");
+    let client = crate::support::client();
+    let get = async |path: &str| client.get(format!("{word}{path}")).send().await.unwrap();
+    assert_eq!(get("/readyz").await.status(), StatusCode::OK);
+    // The issuer names the port that it really has.
+    let metadata = get("/.well-known/oauth-authorization-server").await.json::<Value>().await.unwrap();
+    assert_eq!(metadata["issuer"], word);
+    let data = trial.dir.path().join("data");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&data.join("operator.token")), 0o600);
+    assert_eq!(mode(&data.join("keys/store.key")), 0o600);
+    assert!(banner.contains(&data.join("operator.token").display().to_string()), "{banner}");
+
+    let [curl, agent, operator] = &*trial.scripts() else { panic!("{:#?}", trial.scripts()) };
+    // With curl: a task, a token, and its issuer is the broker.
+    let declared = trial.sh(curl).await.ended(0).json();
+    assert_eq!(declared["state"], "active");
+    let token = text(&declared["credentials"][0], "access_token");
+    assert_eq!(crate::support::claims(&token)["iss"], word);
+    // The rest, in one shell as it is meant to be pasted.
+    let said = trial.sh(&format!("{agent}\n{operator}\n{REMIT} task show $TASK")).await.ended(0);
+    let token = said.out.lines().find(|line| line.starts_with("eyJ")).expect("a token");
+    assert_eq!(crate::support::claims(token)["aud"], "http://127.0.0.1:9000");
+    for word in ["active", "revoked", "me@example.com", "not what it was declared for"] {
+        assert!(said.out.contains(word), "no {word} in {}", said.out);
+    }
+    // The sample policy refuses secrets, so that a denial can be seen.
+    let secret = curl.replace("\"write\"]", "\"write\", \"secret\"]");
+    assert_ne!(&secret, curl);
+    let refused = trial.sh(&secret).await.ended(0).json();
+    assert_eq!((&refused["code"], &refused["status"]), (&json!("policy_denied"), &json!(403)));
+
+    let pid = trial.child.id().unwrap().to_string();
+    Command::new("kill").args(["-INT", &pid]).status().await.unwrap();
+    let status = timeout(Duration::from_secs(10), trial.child.wait()).await.expect("it ends").unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert!(!data.join("remit.sock").exists());
+}
+
+/// The default data directory is where the client looks for the socket.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_and_broker_meet_without_any_option() {
+    let home = tempfile::tempdir().unwrap();
+    let mut serve = clean(REMIT);
+    serve.args(["serve", "--listen", "127.0.0.1:0"]).env("HOME", home.path()).stdout(Stdio::null()).kill_on_drop(true);
+    let child = serve.spawn().unwrap();
+    let socket = home.path().join(".local/state/remit/remit.sock");
+    crate::support::wait_for("the broker", || async { tokio::net::UnixStream::connect(&socket).await.is_ok() }).await;
+    let mut list = clean(REMIT);
+    list.args(["task", "list", "--output", "json"]).env("HOME", home.path());
+    assert_eq!(Said::of(run(list, "").await).ended(0).json(), json!({"tasks": [], "next_cursor": null}));
+    drop(child);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn help_has_examples_and_exit_codes() {
+    let help = async |line: &str| {
+        let mut command = clean(REMIT);
+        command.args(line.split(' '));
+        Said::of(run(command, "").await).ended(0).out
+    };
+    let whole = help("--help").await;
+    for word in ["Examples:", "remit demo", "remit task revoke", "Exit codes:", "serve", "verify", "mint"] {
+        assert!(whole.contains(word), "no {word} in {whole}");
+    }
+    for code in ["   0  ", "   1  ", "   2  ", "   3  ", "   4  ", "   5  ", "  78  "] {
+        assert!(whole.contains(code), "no {code:?} in {whole}");
+    }
+    assert!(!whole.contains("demo-agent"), "{whole}");
+    for command in ["task declare", "mint token", "verify"] {
+        let text = help(&format!("{command} --help")).await;
+        assert!(text.contains("Example") && text.contains("remit "), "{text}");
+    }
+    for command in ["serve", "demo", "task list", "task show", "task complete", "task revoke"] {
+        assert!(help(&format!("{command} --help")).await.contains("Usage: remit "), "{command}");
+    }
+    assert!(help("--version").await.starts_with("remit "));
+}
+
+/// The story that the README starts with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_tells_the_whole_story() {
+    let mut demo = clean(REMIT);
+    let dir = tempfile::tempdir().unwrap();
+    demo.arg("demo").env("TMPDIR", dir.path());
+    let said = Said::of(run(demo, "").await).ended(0);
+    let mut rest = &*said.out;
+    for word in [
+        "A broker and a service start",
+        "broker at http://127.0.0.1:",
+        "service at http://127.0.0.1:",
+        "An agent starts. It holds no secret",
+        "spiffe://localhost/unix/",
+        "declared task_",
+        "called the service: 200",
+        "asked for the service's secrets: 403 policy_denied",
+        "The security team does not like what it sees",
+        "listed the live tasks: task_",
+        "revoked it by its id: 1 task, 1 credential",
+        "the agent called again: 401",
+        "the agent asked for a new token: 409 task_not_active",
+        "{\"active\": false}",
+        "From sending the revoke to the first rejected call: ",
+        "The whole story: ",
+    ] {
+        let at = rest.find(word).unwrap_or_else(|| panic!("no {word:?}, or not in its place, in {}", said.out));
+        rest = &rest[at + word.len()..];
+    }
+    assert!(!said.out.contains("eyJ"), "a token was printed");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "something was left behind");
+}
