@@ -8,6 +8,8 @@ mod audit;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod clients;
+#[cfg(test)]
 mod declare;
 #[cfg(test)]
 mod errors;

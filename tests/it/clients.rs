@@ -1,0 +1,148 @@
+//! Clients that are not ours, unmodified: `PyJWT`, py-spiffe, and whoever reads the metadata.
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use std::{path::Path, process::Stdio};
+use tokio::{io::AsyncWriteExt as _, process::Command};
+
+use crate::{
+    both,
+    support::{GIT, GIT_TOKEN, REGISTRY, Stand, declaration, text},
+};
+
+/// Runs `tests/it/clients/NAME` with the Python of `target/venv`: tokens in, what it says of each out.
+async fn python(name: &str, arguments: &[&str], tokens: &[&str]) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = root.join("target/venv/bin/python");
+    assert!(python.exists(), "{} is missing: tests/run makes it; run the tests with tests/run", python.display());
+    let mut child = Command::new(python)
+        .arg(root.join("tests/it/clients").join(name))
+        .args(arguments)
+        .env("no_proxy", "*")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("Python starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all((tokens.join("\n") + "\n").as_bytes()).await.expect("written");
+    drop(stdin);
+    let output = tokio::time::timeout(std::time::Duration::from_secs(30), child.wait_with_output()).await;
+    let output = output.expect("it ends").expect("it ran");
+    assert!(output.status.success(), "{name} failed");
+    let said: Vec<_> = String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect();
+    assert_eq!(said.len(), tokens.len(), "{said:?}");
+    said
+}
+
+/// The same token with another character in the middle of one of its parts.
+fn altered(token: &str, part: usize) -> String {
+    let mut parts: Vec<_> = token.split('.').map(str::to_owned).collect();
+    let middle = parts[part].len() / 2;
+    let other = if parts[part].as_bytes()[middle] == b'A' { "B" } else { "A" };
+    parts[part].replace_range(middle..=middle, other);
+    parts.join(".")
+}
+
+/// A task, an access token for git, a JWT-SVID for git, and an access token for the registry.
+async fn tokens(stand: &Stand) -> (String, [String; 3]) {
+    let mut declaration = declaration();
+    declaration["authorization_details"][0]["locations"] = json!([GIT, REGISTRY]);
+    declaration["authorization_details"][0]["privileges"] = json!(["read"]);
+    declaration["credentials"] = json!([
+        {"resource": GIT, "privilege": "read"},
+        {"resource": GIT, "privilege": "read", "type": "jwt"},
+        {"resource": REGISTRY, "privilege": "read"},
+    ]);
+    let answer = stand.declare(declaration).await.expect(StatusCode::CREATED);
+    let token = |at: usize| text(&answer["credentials"][at], "access_token");
+    (text(&answer, "task"), [token(0), token(1), token(2)])
+}
+
+both! {
+    async fn pyjwt_validates_access_tokens(stand) {
+        let (task, [access, svid, foreign]) = tokens(&stand).await;
+        let (body, signature) = (altered(&access, 1), altered(&access, 2));
+        let answers =
+            python("access_token.py", &[&stand.broker.url, GIT], &[&access, &foreign, &body, &signature, &svid]).await;
+        let accepted = format!("read for {task}");
+        assert_eq!(answers[..2], [accepted, "InvalidAudienceError".to_owned()]);
+        // Which of the two an altered body is depends on what the alteration hit.
+        assert!(["InvalidSignatureError", "DecodeError"].contains(&&*answers[2]), "{answers:?}");
+        assert_eq!(answers[3..], ["InvalidSignatureError", "typ"]);
+        // Another broker's name is another issuer, wherever its keys are.
+        let elsewhere = stand.broker.url.replace("127.0.0.1", "localhost");
+        assert_eq!(python("access_token.py", &[&elsewhere, GIT], &[&access]).await, ["InvalidIssuerError"]);
+    }
+
+    async fn py_spiffe_validates_jwt_svids(stand) {
+        let (task, [access, svid, _]) = tokens(&stand).await;
+        let arguments = [&*stand.broker.url, "example.com", GIT];
+        let answers = python("jwt_svid.py", &arguments, &[&svid, &access, &altered(&svid, 1), &altered(&svid, 2)]).await;
+        assert_eq!(answers[0], format!("spiffe://example.com/ci/acme/payments/task/{task}"));
+        for refused in &answers[1..] {
+            assert!(!refused.starts_with("spiffe://") && refused.ends_with("Error"), "{answers:?}");
+        }
+        let arguments = [&*stand.broker.url, "example.com", REGISTRY];
+        assert_eq!(python("jwt_svid.py", &arguments, &[&svid]).await, ["InvalidTokenError"]);
+        let arguments = [&*stand.broker.url, "example.org", GIT];
+        assert_eq!(python("jwt_svid.py", &arguments, &[&svid]).await, ["InvalidTokenError"]);
+    }
+}
+
+/// Whoever knows the issuer alone finds the rest (RFC 8414), and what it finds is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_metadata_leads_to_endpoints_that_answer() {
+    let stand = Stand::new(crate::support::Store::Embedded).await;
+    let get = async |url: String| {
+        let answer = stand.client.get(&url).send().await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK, "{url}");
+        assert_eq!(answer.headers()["content-type"], "application/json", "{url}");
+        assert!(answer.headers()["cache-control"].to_str().unwrap().contains("max-age="), "{url}");
+        answer.json::<Value>().await.expect("JSON")
+    };
+    let metadata = get(stand.url("/.well-known/oauth-authorization-server")).await;
+    assert_eq!(metadata, get(stand.url("/.well-known/openid-configuration")).await);
+    assert_eq!(metadata["issuer"], *stand.broker.url);
+    assert!(!get(text(&metadata, "jwks_uri")).await["keys"].as_array().unwrap().is_empty());
+    assert!(!get(text(&metadata, "remit_spiffe_bundle_uri")).await["keys"].as_array().unwrap().is_empty());
+
+    let (task, token) = stand.task_with_token().await;
+    let post = async |member: &str, bearer: Option<&str>, form: &[(&str, &str)]| {
+        let mut request = stand.client.post(text(&metadata, member)).form(form);
+        if let Some(bearer) = bearer {
+            request = request.bearer_auth(bearer);
+        }
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK, "{member}");
+        answer.json::<Value>().await.expect("JSON")
+    };
+    let (evidence, scope) = (stand.evidence(), format!("{task} read"));
+    let exchange = metadata["grant_types_supported"][0].as_str().expect("a grant type");
+    let form = [
+        ("grant_type", exchange),
+        ("subject_token", &*evidence),
+        ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
+        ("resource", GIT),
+        ("scope", &*scope),
+    ];
+    assert_eq!(post("token_endpoint", None, &form).await["task"], *task);
+    assert_eq!(post("introspection_endpoint", Some(GIT_TOKEN), &[("token", &token)]).await["active"], true);
+    let tasks = stand.client.get(text(&metadata, "remit_tasks_endpoint")).bearer_auth(evidence).send().await.unwrap();
+    assert_eq!(tasks.status(), StatusCode::OK);
+
+    // Everything that is a URL of this broker was called above, so a new endpoint is missed here.
+    let is_url = |value: &Value| value.as_str().is_some_and(|value| value.starts_with("http"));
+    let urls = metadata.as_object().unwrap().iter().filter(|(_, value)| is_url(value));
+    let mut names: Vec<_> = urls.map(|(name, _)| &**name).collect();
+    names.sort_unstable();
+    let called = [
+        "introspection_endpoint",
+        "issuer",
+        "jwks_uri",
+        "remit_spiffe_bundle_uri",
+        "remit_tasks_endpoint",
+        "token_endpoint",
+    ];
+    assert_eq!(names, called);
+}
