@@ -2,7 +2,7 @@
 
 use axum::{
     body::Bytes,
-    extract::{ConnectInfo, FromRequest, FromRequestParts, OptionalFromRequest, Request},
+    extract::{ConnectInfo, FromRequest, FromRequestParts, OptionalFromRequest, Path, Request},
     http::{HeaderMap, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
@@ -14,6 +14,7 @@ use super::{Caller, MAX_BODY, RequestId, error::Problem};
 use crate::{
     broker::{self, Presented},
     error::Error,
+    id::TaskId,
     jose::NoRepeats,
 };
 
@@ -51,6 +52,19 @@ fn bearer(headers: &HeaderMap) -> Result<Option<SecretString>, Error> {
             Ok(Some(SecretString::from(token)))
         }
         _ => Err(Error::EvidenceInvalid),
+    }
+}
+
+/// The `{id}` in a path. What is no task id is no task.
+pub(super) struct Id(pub(super) TaskId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        // The framework's own words would not be a problem document.
+        let text = Path::<String>::from_request_parts(parts, state).await;
+        let Path(text) = text.map_err(|_| Error::invalid("the path is not in UTF-8"))?;
+        Ok(Self(text.parse().map_err(|why: crate::id::Malformed| Error::invalid(why.to_string()))?))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use axum::{
     Json as Answer,
-    extract::{Path, Query, State},
+    extract::{Query, State},
     http::{HeaderMap, StatusCode},
 };
 use secrecy::ExposeSecret as _;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::{
     error::Problem,
-    extract::{Called, Json},
+    extract::{Called, Id, Json},
 };
 use crate::{
     broker::{Broker, IdempotencyKey, Reach, Revoked},
@@ -121,11 +121,10 @@ pub(super) struct MintBody {
 
 pub(super) async fn mint(
     State(broker): Shared,
-    Path(id): Path<String>,
+    Id(id): Id,
     called: Called,
     Json { value, .. }: Json<MintBody>,
 ) -> Result<Answer<Value>, Problem> {
-    let id = task_id(&id)?;
     if value.credentials.is_empty() {
         return Err(Error::invalid("`credentials` lists at least one object").into());
     }
@@ -141,25 +140,25 @@ pub(super) struct EndBody {
 
 pub(super) async fn complete(
     State(broker): Shared,
-    Path(id): Path<String>,
+    Id(id): Id,
     called: Called,
     body: Option<Json<EndBody>>,
 ) -> Result<Answer<Value>, Problem> {
     let reason = body.and_then(|body| body.value.reason);
     check_text("reason", reason.as_ref(), 1024)?;
-    let (held, now) = broker.complete(called.request, &task_id(&id)?, reason).await?;
+    let (held, now) = broker.complete(called.request, &id, reason).await?;
     Ok(Answer(self::body(&held, now)?))
 }
 
 pub(super) async fn revoke(
     State(broker): Shared,
-    Path(id): Path<String>,
+    Id(id): Id,
     called: Called,
     Json { value, .. }: Json<EndBody>,
 ) -> Result<Answer<Value>, Problem> {
     let reason = value.reason.ok_or_else(|| Error::invalid("`reason` says why, for whoever reads the record later"))?;
     check_text("reason", Some(&reason), 1024)?;
-    let revoked = broker.revoke(called.request, &task_id(&id)?, reason).await?;
+    let revoked = broker.revoke(called.request, &id, reason).await?;
     let Revoked { task, state, known, tally, generation, effective_by, reach } = revoked;
     let reach: Vec<_> = reach.iter().map(|Reach { class, by }| json!({"class": class, "by": by})).collect();
     Ok(Answer(json!({
@@ -168,12 +167,8 @@ pub(super) async fn revoke(
     })))
 }
 
-pub(super) async fn show(
-    State(broker): Shared,
-    Path(id): Path<String>,
-    called: Called,
-) -> Result<Answer<Value>, Problem> {
-    let (held, now) = broker.show(called.request, &task_id(&id)?).await?;
+pub(super) async fn show(State(broker): Shared, Id(id): Id, called: Called) -> Result<Answer<Value>, Problem> {
+    let (held, now) = broker.show(called.request, &id).await?;
     Ok(Answer(body(&held, now)?))
 }
 
@@ -197,9 +192,4 @@ pub(super) async fn list(
     let page = broker.list(called.request, page.cursor, limit).await?;
     let tasks = page.tasks.iter().map(|held| body(held, page.now)).collect::<Result<Vec<_>, _>>()?;
     Ok(Answer(json!({"tasks": tasks, "next_cursor": page.next})))
-}
-
-/// What is no task id is no task.
-fn task_id(text: &str) -> Result<TaskId, Error> {
-    text.parse().map_err(|why: crate::id::Malformed| Error::invalid(why.to_string()))
 }
