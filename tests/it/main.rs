@@ -22,6 +22,8 @@ mod mint;
 #[cfg(test)]
 mod operators;
 #[cfg(test)]
+mod policy;
+#[cfg(test)]
 mod readme;
 #[cfg(test)]
 mod revoke;

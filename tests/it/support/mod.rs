@@ -1,9 +1,11 @@
 //! A real broker, the way its users have it: the binary, a configuration file, real HTTP, a real store.
 
+mod edited;
 mod issuer;
 mod process;
 mod redis;
 
+pub(crate) use edited::with_policies;
 pub(crate) use issuer::{Issuer, now};
 pub(crate) use process::{Server, free_port, wait_for};
 pub(crate) use redis::Redis;

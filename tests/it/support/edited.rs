@@ -1,0 +1,28 @@
+//! Stands that differ from the usual one.
+
+use super::{Stand, Store};
+
+impl Stand {
+    /// A stand on the embedded store whose configuration is what `edit` makes of the usual one.
+    pub(crate) async fn edited(edit: impl FnOnce(String) -> String) -> Self {
+        let mut stand = Self::new(Store::Embedded).await;
+        let config = std::fs::read_to_string(&stand.broker.config).expect("a configuration");
+        std::fs::write(&stand.broker.config, edit(config)).expect("written");
+        stand.restart_broker().await;
+        stand
+    }
+
+    /// The same, under these policies alone.
+    pub(crate) async fn under(policies: &str, edit: impl FnOnce(String) -> String) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(dir.path().join("own.cedar"), policies).expect("written");
+        // The broker reads them when it starts.
+        Self::edited(|config| edit(with_policies(&config, &dir.path().display().to_string()))).await
+    }
+}
+
+/// The configuration with another directory of policies.
+pub(crate) fn with_policies(config: &str, dir: &str) -> String {
+    let usual = config.lines().find(|line| line.starts_with("dir = ")).expect("a policy directory");
+    config.replace(usual, &format!("dir = \"{dir}\""))
+}
