@@ -18,6 +18,8 @@ mod health;
 #[cfg(test)]
 mod introspect;
 #[cfg(test)]
+mod kernel;
+#[cfg(test)]
 mod mint;
 #[cfg(test)]
 mod operators;
