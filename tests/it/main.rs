@@ -22,6 +22,8 @@ mod kernel;
 #[cfg(test)]
 mod mint;
 #[cfg(test)]
+mod oidc;
+#[cfg(test)]
 mod operators;
 #[cfg(test)]
 mod policy;

@@ -6,7 +6,7 @@ mod process;
 mod redis;
 
 pub(crate) use edited::with_policies;
-pub(crate) use issuer::{Issuer, now};
+pub(crate) use issuer::{ISSUER, Issuer, now};
 pub(crate) use process::{Server, free_port, wait_for};
 pub(crate) use redis::Redis;
 
