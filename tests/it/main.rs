@@ -18,6 +18,8 @@ mod health;
 #[cfg(test)]
 mod introspect;
 #[cfg(test)]
+mod jwks;
+#[cfg(test)]
 mod kernel;
 #[cfg(test)]
 mod mint;
