@@ -201,8 +201,8 @@ fn the_shipped_configurations_are_good() {
     let configs: Vec<_> = files.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
     assert!(configs.contains(&root.join("broker.example.toml")), "{configs:?}");
     for path in configs {
-        let config =
-            remit::config::Config::load(&path).unwrap_or_else(|mistakes| panic!("{}: {mistakes}", path.display()));
+        let config = remit::config::Config::load(&path, remit::config::Overrides::default())
+            .unwrap_or_else(|mistakes| panic!("{}: {mistakes}", path.display()));
         remit::policy::Policies::load(config.policy.dir.as_deref().unwrap()).unwrap();
         remit::attest::Attestors::build(&config.attestors, &config.trust_domain)
             .unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
