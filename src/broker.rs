@@ -64,6 +64,7 @@ pub struct Broker {
     ends: EndSet,
     /// Whether the store was itself when it was last looked at ([`Broker::watch`]).
     vouched: AtomicBool,
+    watching: tokio::sync::Mutex<()>,
     unseen: revoke::Quota,
     known_keys: keys::KnownKeys,
 }
@@ -130,6 +131,7 @@ impl Broker {
             parts,
             ends: EndSet::default(),
             vouched: AtomicBool::new(true),
+            watching: tokio::sync::Mutex::default(),
             unseen: revoke::Quota::default(),
             known_keys: keys::KnownKeys::default(),
         }
@@ -311,6 +313,8 @@ impl Broker {
     /// Looks whether the store is still the one that was opened. In between, what it was the last time holds: a store in doubt
     /// is refused at once, instead of after its deadline, and a store that forgot everything gets nothing new.
     pub async fn watch(&self) -> bool {
+        // One look at a time, so that an older answer never overtakes a newer one.
+        let _turn = self.watching.lock().await;
         let vouched = match self.parts.ledger.check().await {
             Ok(()) => true,
             Err(why) => {
@@ -449,8 +453,12 @@ struct Refused {
     denied: Denied,
 }
 
+/// Whether the task is this very instance's. Two attestors may give the same names, and are not each other's witnesses.
 fn owns(attested: &Attested, task: &Task) -> bool {
-    attested.workload() == &task.workload && attested.instance() == task.instance
+    attested.workload() == &task.workload
+        && attested.instance() == task.instance
+        && attested.attestor() == task.attestor
+        && attested.issuer() == task.evidence_issuer.as_deref()
 }
 
 fn actor_of(attested: &Attested) -> Actor {
@@ -494,11 +502,27 @@ fn refusal(refused: Vec<Refused>) -> Error {
         Limit::Privilege => "a privilege is not in the task's authority for that location",
         Limit::Policy | Limit::Role => "policy does not allow it",
     };
-    Error::PolicyDenied {
-        limit,
-        denied: refused.into_iter().map(|one| one.denied).collect(),
-        detail: detail.to_owned(),
+    Error::PolicyDenied { limit, denied: together(refused), detail: detail.to_owned() }
+}
+
+/// What was refused, each detail once: locations that were refused alike stand together, so that an answer and a record are
+/// never many times as long as what was asked.
+fn together(refused: Vec<Refused>) -> Vec<Denied> {
+    let mut all: Vec<Denied> = Vec::new();
+    for Refused { denied, .. } in refused {
+        let alike = |other: &&mut Denied| {
+            other.policies == denied.policies && other.detail.differs_in_locations(&denied.detail)
+        };
+        match all.iter_mut().find(alike) {
+            Some(other) => {
+                let new = denied.detail.locations.into_iter().filter(|new| !other.detail.locations.contains(new));
+                let new: Vec<_> = new.collect();
+                other.detail.locations.extend(new);
+            }
+            None => all.push(denied),
+        }
     }
+    all
 }
 
 fn wrong_role(detail: &str) -> Error {

@@ -132,9 +132,15 @@ impl Config {
         let one = |why: String| Mistakes(vec![format!("{}: {why}", path.display())]);
         let text = fs::read_to_string(path).map_err(|error| one(error.to_string()))?;
         // The message of the parser quotes the line; its position and reason are enough.
+        let without_value = |message: &str| match message.split_once(", expected ") {
+            Some((start, expected)) if start.starts_with("invalid ") => {
+                format!("the value is not {expected}")
+            }
+            _ => message.to_owned(),
+        };
         let mut config: Self = toml::from_str(&text).map_err(|error| {
             let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            one(format!("line {line}: {}", error.message()))
+            one(format!("line {line}: {}", without_value(error.message())))
         })?;
         config.strict = true;
         config.resolve(path.parent().unwrap_or(Path::new(".")));
@@ -267,6 +273,9 @@ mod tests {
         let Mistakes(mistakes) = Config::load(&path, Overrides::default()).unwrap_err();
         assert!(mistakes[0].contains("line 2") && mistakes[0].contains("secret_thing"), "{mistakes:?}");
         assert!(!mistakes[0].contains("hunter2"));
+        fs::write(&path, "issuer = 'https://b'\n[[service]]\nname = 'git'\naudiences = []\nbinding = 'none'\ntoken_sha256 = 'hunter2'\n").unwrap();
+        let Mistakes(mistakes) = Config::load(&path, Overrides::default()).unwrap_err();
+        assert!(mistakes[0].contains("line 6") && !mistakes[0].contains("hunter2"), "{mistakes:?}");
     }
 
     #[test]

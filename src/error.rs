@@ -47,8 +47,9 @@ pub enum Error {
     /// Too much of it.
     #[error("{0}")]
     QuotaExceeded(&'static str),
-    /// Something that the answer depends on is out of reach or in doubt; nothing was done.
-    #[error("{0} is out of reach or in doubt; nothing was done")]
+    /// Something that the answer depends on is out of reach or in doubt. No credential left; a revoke may or may not have been
+    /// recorded.
+    #[error("{0} is out of reach or in doubt; try again")]
     Unavailable(Input),
 }
 

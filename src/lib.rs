@@ -29,7 +29,9 @@
 //! # How a credential is accepted
 //!
 //! *Online* (introspection): its lease is there, nothing in its task's lineage has ended, the generation is the current one, and
-//! all records are genuine. So losing any record denies. *By keys alone* (`/jwks`): until its `exp`, which no revoke can shorten.
+//! all records are genuine. So losing a lease or a task denies, and so does losing everything. Losing the record of an *end* alone
+//! does not, yet: only the broker that made it still knows, in memory; a revocation journal will close that. *By keys alone*
+//! (`/jwks`): until its `exp`, which no revoke can shorten.
 //!
 //! # Direction
 //!

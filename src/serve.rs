@@ -62,9 +62,9 @@ pub struct Running {
 /// Whatever is unsafe, missing or in use, in a sentence.
 pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
     // Every listener is bound before anything is served on one.
-    let listener = bind(config.listen.http).await?;
+    let listener = bind(config.listen.http, "`--listen` or `listen.http`").await?;
     let ops = match config.listen.ops {
-        Some(address) => Some(bind(address).await?),
+        Some(address) => Some(bind(address, "`listen.ops`").await?),
         None => None,
     };
     let http = listener.local_addr().map_err(|error| failed(&error))?;
@@ -152,9 +152,8 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, StartError> {
     Ok(listener)
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    let in_use =
-        |error| failed(&format!("{address}: {error}; choose another address with `--listen` or in `[listen]`"));
+async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener, StartError> {
+    let in_use = |error| failed(&format!("{address}: {error}; choose another address with {setting}"));
     TcpListener::bind(address).await.map_err(in_use)
 }
 

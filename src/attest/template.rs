@@ -96,22 +96,45 @@ impl TextTemplate {
     /// Reads a template.
     ///
     /// # Errors
-    /// When it is empty, or a brace stands alone.
+    /// When it is empty, a brace stands alone, or two claims stand side by side, so that the end of one could pass for the
+    /// start of the other.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        parse(text).map(Self)
+        let parts = parse(text)?;
+        if parts.windows(2).any(|pair| matches!(pair, [Part::Claim { .. }, Part::Claim { .. }])) {
+            return Err("put something between any two claims, or the values of one could pass for the other's".into());
+        }
+        Ok(Self(parts))
     }
 
     /// The text that `claims` make.
     ///
     /// # Errors
-    /// When a claim is missing, is empty or neither text nor an integer, or the result is too long or has control
-    /// characters.
+    /// When a claim is missing, is empty or neither text nor an integer, holds what separates it from the next claim (so that
+    /// no two sets of claims make the same text), or the result is too long or has control characters.
     pub(super) fn fill(&self, claims: &Value) -> Result<String, Unfit> {
-        let text = fill(&self.0, claims, |name, value, _| plain_text(name, value))?;
+        let text = fill(&self.0, claims, |name, value, _| {
+            plain_text(name, value)?;
+            match self.separator_after(name) {
+                Some(separator) if value.contains(separator) => {
+                    Err(Unfit::Value(format!("the claim `{name}` holds what the template puts behind it")))
+                }
+                _ => Ok(()),
+            }
+        })?;
         if text.len() > MAX_TEXT {
             return Err(Unfit::Value("what the claims make is longer than 256 bytes".into()));
         }
         Ok(text)
+    }
+
+    /// What stands between a claim and the next one; `None` for the last.
+    fn separator_after(&self, claim: &str) -> Option<&str> {
+        self.0.windows(3).find_map(|parts| match parts {
+            [Part::Claim { name, .. }, Part::Literal(separator), Part::Claim { .. }] if name == claim => {
+                Some(separator.as_str())
+            }
+            _ => None,
+        })
     }
 }
 
@@ -271,7 +294,11 @@ mod tests {
         for bad in [json!(""), json!("a\nb"), json!("a\u{85}b"), json!("a".repeat(257)), json!(false), json!([1])] {
             assert!(matches!(text("{c}", json!({"c": bad})), Err(Unfit::Value(_))), "{bad}");
         }
-        assert!(text("{a}{b}", json!({"a": "a".repeat(200), "b": "b".repeat(200)})).is_err());
+        assert!(text("{a}-{b}", json!({"a": "a".repeat(200), "b": "b".repeat(200)})).is_err());
+        // ("1.2", "3") and ("1", "2.3") would be one instance.
+        assert!(TextTemplate::parse("{a}{b}").is_err());
+        assert!(text("{a}.{b}", json!({"a": "1.2", "b": "3"})).is_err());
+        assert_eq!(text("{a}.{b}", json!({"a": "1", "b": "2.3"})).as_deref(), Ok("1.2.3"));
         assert_eq!(text("{c}", json!({})), Err(Unfit::Absent("c".into())));
         assert_eq!(text("{c}", json!({"c": null})), Err(Unfit::Absent("c".into())));
     }

@@ -96,7 +96,7 @@ pub enum Event {
         resource: String,
         /// Its privilege.
         privilege: String,
-        /// `access_token` or `jwt`.
+        /// Its `typ`: `at+jwt` or `JWT`.
         form: String,
         /// Its expiry.
         expires_at: Time,
@@ -137,7 +137,7 @@ pub enum Event {
         /// Credentials that died with it.
         credentials: u64,
     },
-    /// An operator or service looked at something.
+    /// An operator looked at something.
     Looked {
         /// At what: `task`, `tasks`, `introspection`.
         at: String,

@@ -1,11 +1,12 @@
 //! Declaring a task, with or without its first credentials.
 //!
 //! attest → the words are checked → policy decides on every (location, privilege) → the id is claimed under the `Idempotency-Key` →
-//! policy decides on every credential → task and leases are written in one step → audit ‖ signatures → send.
+//! policy decides on every credential → the declaration is on record → task and leases are written in one step → audit ‖
+//! signatures → send.
 
 use std::sync::Arc;
 
-use super::{Broker, Call, Draft, Refused, Request, actor_of, entry, in_doubt, minted, refusal, undecided};
+use super::{Broker, Call, Draft, Refused, Request, actor_of, entry, in_doubt, minted, refusal, together, undecided};
 use crate::{
     attest::Attested,
     audit::{Actor, Entry, Event},
@@ -15,7 +16,7 @@ use crate::{
     id::{TaskId, sha256_hex},
     lease::{Held, Remembered, Written},
     policy::{Ask, Verdict, Words},
-    task::{Authority, Declaration, State, Task},
+    task::{AccessDetail, Authority, Declaration, State, Task},
 };
 
 /// A task's lifetime where the declaration asks for none, in seconds; policy's bound may be lower.
@@ -108,7 +109,7 @@ impl Broker {
         if !partial && !refused.is_empty() {
             return Err(refusal(refused));
         }
-        task.denied = weighed.refused.into_iter().chain(refused).map(|one| one.denied).collect();
+        task.denied = together(weighed.refused.into_iter().chain(refused).collect());
         task.leases = drafts.iter().map(|draft| draft.lease().id.clone()).collect();
         self.write(by, Arc::new(task), drafts).await
     }
@@ -172,8 +173,9 @@ impl Broker {
     /// The id that this `Idempotency-Key` of this very instance stands for.
     async fn claim(&self, by: &Declarer, key: &IdempotencyKey, id: &TaskId) -> Result<TaskId, Error> {
         // Length-prefixed, so that no two (workload, instance, key) can be written alike.
-        let (workload, instance) = (by.attested.workload().as_str(), by.attested.instance());
-        let scope = format!("{}:{workload}{}:{instance}{}", workload.len(), instance.len(), key.key);
+        let (workload, instance, attestor) = (by.attested.workload(), by.attested.instance(), by.attested.attestor());
+        let lengths = (workload.as_str().len(), instance.len(), attestor.len());
+        let scope = format!("{lengths:?}{workload}{instance}{attestor}{}", key.key);
         let new = Remembered { task: id.clone(), body: key.body.clone() };
         let keep_until = after(by.now, MAX_TTL).unwrap_or(by.now);
         let digest = sha256_hex(scope.as_bytes());
@@ -182,6 +184,8 @@ impl Broker {
     }
 
     async fn write(&self, by: &Declarer, task: Arc<Task>, drafts: Vec<Draft>) -> Result<Declared, Error> {
+        // On record before it exists, so that no task is ever live that nobody declared.
+        self.record(vec![entry(by.now, &by.request, &by.actor, &task.id, declared(&task))]).await?;
         let leases: Vec<_> = drafts.iter().map(|draft| draft.lease().clone()).collect();
         match self.parts.ledger.declare(&task, &leases).await.map_err(|why| in_doubt(&why))? {
             Written::Done => {}
@@ -192,13 +196,13 @@ impl Broker {
             }
             Written::Ended(_) | Written::Missing => return Err(Error::TaskNotActive),
         }
-        let mut entries = vec![entry(by.now, &by.request, &by.actor, &task.id, declared(&task))];
-        entries.extend(drafts.iter().map(|draft| entry(by.now, &by.request, &by.actor, &task.id, minted(draft))));
+        let entries =
+            drafts.iter().map(|draft| entry(by.now, &by.request, &by.actor, &task.id, minted(draft))).collect();
         let credentials = self.release(&task, drafts, entries).await?;
         Ok(Declared { held: Held { task, end: None }, credentials, now: by.now })
     }
 
-    /// A retry: the same task and the same leases, signed again, if policy still permits them.
+    /// A retry: the same task, and those of its leases that still live, signed again, if policy still permits them.
     async fn repeat(&self, by: &Declarer, held: Held) -> Result<Declared, Error> {
         let task = held.task.clone();
         if task.state(held.end.as_ref(), by.now) != State::Active || self.ends.covers(&task.id) {
@@ -207,16 +211,20 @@ impl Broker {
         let leases = self.parts.ledger.leases(&task.id, &task.leases).await.map_err(|why| in_doubt(&why))?;
         let mut drafts = Vec::new();
         for lease in leases {
-            let lease = lease.ok_or(Error::TaskNotActive)?;
+            let Some(lease) = lease.filter(|lease| lease.expires_at > by.now) else { continue };
             let details = task.authority.slice(&lease.resource, lease.privilege);
             let (location, privilege) = (lease.resource.clone(), lease.privilege);
+            let refuse = |limit, policies| {
+                let detail = AccessDetail::of(location.clone(), privilege);
+                refusal(vec![Refused { limit, denied: Denied { detail, policies } }])
+            };
+            if !self.parts.parties.serves(&location) {
+                return Err(refuse(Limit::Location, Vec::new()));
+            }
             let ask = Ask { words: Words::from(&*task), location: &location, privilege, details };
             match self.parts.policies.mint(&by.attested, ask, by.now).map_err(|why| undecided(&why))? {
                 Verdict::Permit(permit) => drafts.push(Draft::again(permit, lease, by.now)?),
-                Verdict::Denied(policies) => {
-                    let detail = crate::task::AccessDetail::of(location, privilege);
-                    return Err(refusal(vec![Refused { limit: Limit::Policy, denied: Denied { detail, policies } }]));
-                }
+                Verdict::Denied(policies) => return Err(refuse(Limit::Policy, policies)),
             }
         }
         let entries =

@@ -14,40 +14,45 @@ use crate::{
     verify::Token,
 };
 
-/// Keys that were found in the store before. A key stays what it is, so a known one is not asked for again.
+/// Every key that is ours or was ever found in the store. A key stays what it is and stays published, so this only grows: a
+/// store in doubt takes no key from anybody.
 #[derive(Default)]
-pub(super) struct KnownKeys(RwLock<HashMap<(Use, String), VerifyingKey>>);
+pub(super) struct KnownKeys(RwLock<HashMap<(Use, String), (PublishedKey, VerifyingKey)>>);
 
 impl KnownKeys {
     fn get(&self, purpose: Use, kid: &str) -> Option<VerifyingKey> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&(purpose, kid.to_owned())).cloned()
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(&(purpose, kid.to_owned())).map(|(_, key)| key.clone())
     }
 
-    fn learn(&self, keys: Vec<PublishedKey>) {
+    fn all(&self, purpose: Use) -> Vec<PublishedKey> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mut keys: Vec<_> =
+            known.values().map(|(key, _)| key).filter(|key| key.purpose == purpose).cloned().collect();
+        keys.sort_by(|a, b| a.jwk.kid.cmp(&b.jwk.kid));
+        keys
+    }
+
+    fn learn(&self, keys: impl IntoIterator<Item = PublishedKey>) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        for PublishedKey { purpose, jwk } in keys {
-            let key =
-                serde_json::to_value(&jwk).ok().and_then(|jwk| VerifyingKey::from_jwk(&jwk, Algorithm::ES256).ok());
-            if let Some(key) = key {
-                known.insert((purpose, jwk.kid), key);
+        for published in keys {
+            let jwk = serde_json::to_value(&published.jwk).ok();
+            if let Some(key) = jwk.and_then(|jwk| VerifyingKey::from_jwk(&jwk, Algorithm::ES256).ok()) {
+                known.insert((published.purpose, published.jwk.kid.clone()), (published, key));
             }
         }
     }
 }
 
 impl Broker {
-    /// The public keys of one kind, of all brokers on the store. Where the store does not answer, at least our own: keys are
-    /// public and do not expire by the hour, so an old set denies nothing that it should not.
+    /// The public keys of one kind, of all brokers on the store; where the store does not answer, those that were known before.
     pub async fn public_keys(&self, purpose: Use) -> Vec<PublishedKey> {
-        let mut keys: Vec<_> = self.parts.keys.public().into();
+        self.known_keys.learn(self.parts.keys.public());
         match self.parts.ledger.keys().await {
-            Ok(published) => keys.extend(published),
-            Err(why) => tracing::error!(%why, "the store is in doubt: publishing only our own keys"),
+            Ok(published) => self.known_keys.learn(published),
+            Err(why) => tracing::error!(%why, "the store is in doubt: publishing the keys that were known before"),
         }
-        keys.retain(|key| key.purpose == purpose);
-        keys.sort_by(|a, b| a.jwk.kid.cmp(&b.jwk.kid));
-        keys.dedup();
-        keys
+        self.known_keys.all(purpose)
     }
 
     /// Publishes our public keys; to be done before anything is signed.
@@ -70,7 +75,7 @@ impl Broker {
         if let Some(key) = self.known_keys.get(purpose, token.kid()) {
             return Some(key);
         }
-        self.known_keys.learn(self.public_keys(purpose).await);
+        self.public_keys(purpose).await;
         self.known_keys.get(purpose, token.kid())
     }
 }

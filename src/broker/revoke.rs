@@ -10,7 +10,7 @@ use super::{Broker, Call, Caller, Request, actor_of, declare::MAX_TTL, entry, in
 use crate::{
     audit::{Actor, Event},
     clock::Time,
-    error::Error,
+    error::{Error, Input},
     id::TaskId,
     lease::{Held, Stopped, Tally},
     party::Role,
@@ -19,6 +19,9 @@ use crate::{
 
 /// How long an end is kept after the task's own deadline, so that a person can still read it.
 const RETENTION: TimeDelta = TimeDelta::hours(24);
+
+/// How long after a task's deadline no clock that is nearly right still calls a credential of it valid.
+const EXPIRED_FOR_SURE: TimeDelta = TimeDelta::minutes(5);
 
 /// What a revoke came to.
 #[derive(Debug)]
@@ -94,7 +97,8 @@ impl Broker {
             }
             Caller::Service(_) => return Err(wrong_role("a service revokes nothing")),
         };
-        if operator && self.parts.ledger.declared(id).await.map_err(|why| in_doubt(&why))?.is_none() {
+        // A record that is not to be believed is no reason to let the task live; nor is it an unseen task.
+        if operator && matches!(self.parts.ledger.declared(id).await, Ok(None)) {
             self.unseen.take(now)?;
         }
         let end = End { task: id.clone(), state: State::Revoked, at: now, reason: Some(reason), by };
@@ -109,8 +113,13 @@ impl Broker {
         // One maximum life of a task covers every task that this end can concern, seen or not.
         let keep_until = end.at + TimeDelta::seconds(i64::from(MAX_TTL)) + RETENTION;
         let stopped = self.parts.ledger.end(end, keep_until, unseen).await.map_err(|why| in_doubt(&why))?;
+        // A store that is not the one that was opened forgets what it was just told: recorded there is not recorded.
+        if !self.watch().await {
+            return Err(Error::Unavailable(Input::Store));
+        }
         if let Some(stopped) = &stopped {
-            self.ends.insert(&stopped.end.task, keep_until, end.at);
+            let lives = stopped.task.as_ref().map_or(keep_until, |task| task.expires_at + EXPIRED_FOR_SURE);
+            self.ends.insert(&stopped.end.task, lives, end.at);
             let Tally { ended_tasks, credentials, .. } = stopped.tally;
             let (state, known) = (stopped.end.state, stopped.task.is_some());
             self.record(vec![line(Event::TaskEnded { state, known, ended_tasks, credentials })]).await?;

@@ -167,7 +167,9 @@ pub(super) fn next_step(code: &str, caller: Caller) -> Option<&'static str> {
         ("task_not_active", _) => "it has ended for good: declare a new one with `remit task declare`",
         ("idempotency_key_reused", _) => "use a new --idempotency-key for a new declaration",
         ("quota_exceeded", _) => "wait, or complete tasks that are done",
-        ("temporarily_unavailable", _) => "nothing was done; try again. GET /readyz names what is missing",
+        ("temporarily_unavailable", _) => {
+            "try again, a revoke above all: it may not have been recorded. GET /readyz names what is missing"
+        }
         _ => return None,
     })
 }

@@ -79,10 +79,11 @@ impl Draft {
     /// A draft for a lease that exists: a retry gets the same credential, if policy still permits it.
     ///
     /// # Errors
-    /// [`Error::TaskNotActive`] when the lease has ended, or the permit is for something else.
+    /// [`Error::TaskNotActive`] when the lease has ended, outlives what policy allows by now, or the permit is for something else.
     pub fn again(permit: Permit, lease: Lease, now: Time) -> Result<Self, Error> {
         let same = permit.location() == &lease.resource && permit.privilege() == lease.privilege;
-        if same && lease.expires_at > now { Ok(Self { permit, lease }) } else { Err(Error::TaskNotActive) }
+        let bound = after(now, permit.max_ttl().unwrap_or(MAX_TTL)).is_some_and(|bound| lease.expires_at <= bound);
+        if same && bound && lease.expires_at > now { Ok(Self { permit, lease }) } else { Err(Error::TaskNotActive) }
     }
 
     /// Its lease, to be written before it is signed.

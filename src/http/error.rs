@@ -67,8 +67,13 @@ pub const OAUTH: fn(&Error, EvidenceRole) -> (StatusCode, &'static str) = |error
     Error::PolicyDenied { limit, .. } => {
         let code = match limit {
             Limit::Location => "invalid_target",
-            Limit::Policy | Limit::Role => "unauthorized_client",
+            Limit::Policy => "unauthorized_client",
             Limit::Privilege => "invalid_scope",
+            // The token of an operator or a service is no subject token.
+            Limit::Role => match role {
+                EvidenceRole::Client => "unauthorized_client",
+                EvidenceRole::Subject => "invalid_request",
+            },
         };
         (StatusCode::BAD_REQUEST, code)
     }

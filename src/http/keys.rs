@@ -37,7 +37,7 @@ pub(super) async fn jwks(State(broker): State<Arc<Broker>>) -> Document {
 
 pub(super) async fn bundle(State(broker): State<Arc<Broker>>) -> Document {
     let keys = keys(&broker, Use::JwtSvid, "jwt-svid").await;
-    // Keys are only ever added to the union, so their number never falls.
+    // Keys are only ever added to the union, so their number does not fall while the broker runs.
     cacheable(json!({"spiffe_sequence": keys.len(), "spiffe_refresh_hint": MAX_AGE, "keys": keys}))
 }
 
@@ -55,7 +55,7 @@ pub(super) async fn metadata(State(broker): State<Arc<Broker>>) -> Document {
         "response_types_supported": [],
         "response_modes_supported": [],
         "scopes_supported": ["read", "write", "secret"],
-        "authorization_details_types_supported": ["remit:access", "remit:task"],
+        "authorization_details_types_supported": ["remit:task"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256"],
         "request_uri_parameter_supported": false,

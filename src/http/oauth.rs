@@ -87,6 +87,10 @@ fn authenticate(form: &mut Form, called: Called) -> Result<(broker::Request, Evi
     }
     let subject = (form.take("subject_token").map(SecretString::from), form.take("subject_token_type"));
     let actor = form.take("actor_token").is_some() || form.take("actor_token_type").is_some();
+    // A way to authenticate that is not understood is never passed over in favour of another.
+    if ["client_assertion", "client_assertion_type", "client_secret"].iter().any(|name| form.take(name).is_some()) {
+        return Err(failed(EvidenceRole::Client)(Error::EvidenceInvalid));
+    }
     let grant = form.take("grant_type");
     match (grant.as_deref(), subject) {
         (Some(TOKEN_EXCHANGE), _) if actor => Err(failed(EvidenceRole::Subject)(Error::invalid(

@@ -97,6 +97,15 @@ impl AccessDetail {
         reaches.then(|| AccessDetail { locations: vec![location.clone()], privileges: vec![privilege], ..self.clone() })
     }
 
+    /// Whether the two say the same but for their locations.
+    #[must_use]
+    pub fn differs_in_locations(&self, other: &AccessDetail) -> bool {
+        self.privileges == other.privileges
+            && self.actions == other.actions
+            && self.datatypes == other.datatypes
+            && self.identifier == other.identifier
+    }
+
     /// Every (location, privilege) that the detail names: each is decided on its own.
     pub fn pairs(&self) -> impl Iterator<Item = (&Location, Privilege)> {
         self.locations.iter().flat_map(|location| self.privileges.iter().map(move |privilege| (location, *privilege)))

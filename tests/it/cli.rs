@@ -236,7 +236,7 @@ fn ends(task: &str, done: &str, issuer: &str) -> Vec<(i32, String, &'static [&'s
             &["own"],
         ),
         (2, "task list --limit 1000 --operator-token-file DIR/victor".into(), &["1 to 200"]),
-        (2, "serve --config a --data b".into(), &["--config"]),
+        (2, "serve --config a --listen b".into(), &["--listen"]),
         (3, mint(task, "--ttl 60"), &["evidence_invalid, HTTP 401", "--evidence"]),
         // An operator's token is no evidence: known, and refused for the role.
         (1, mint(task, "--evidence file:DIR/rita"), &["policy_denied, HTTP 403"]),

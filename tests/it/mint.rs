@@ -170,6 +170,8 @@ both! {
             (&[("subject_token_type", "urn:ietf:params:oauth:token-type:access_token")], 400, "invalid_request"),
             (&[("actor_token", "x")], 400, "invalid_request"),
             (&[("actor_token_type", JWT)], 400, "invalid_request"),
+            (&[("client_secret", "x")], 401, "invalid_client"),
+            (&[("client_assertion", "x")], 401, "invalid_client"),
             (&[("resource", "")], 400, "invalid_target"),
             (&[("resource", "git")], 400, "invalid_target"),
             (&[("resource", "https://git.example.com#a")], 400, "invalid_target"),

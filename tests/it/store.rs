@@ -52,6 +52,8 @@ async fn a_flushed_store_denies() {
     assert_eq!(ready(&stand).await.0, StatusCode::SERVICE_UNAVAILABLE);
     // Nothing new is put on it either.
     stand.declare(declaration()).await.refused(503, "temporarily_unavailable");
+    // Nor does a revoke that this store would keep answer that all is well: the real one may come back.
+    stand.revoke(&task).await.refused(503, "temporarily_unavailable");
 }
 
 /// Whoever writes to Redis can stop the service, but not widen, move or forge.
