@@ -31,7 +31,7 @@ use crate::{
     party::{Operator, Parties, Party, Service},
     policy::{Ask, Policies, Verdict, Words},
     revocation::EndSet,
-    task::{AccessDetail, CredentialRequest, CredentialType, Task, check_requests},
+    task::{AccessDetail, CredentialRequest, CredentialType, State, Task, check_requests},
     verify::Token,
 };
 
@@ -117,6 +117,29 @@ pub struct Page {
     pub next: Option<TaskId>,
     /// The time of the answer.
     pub now: Time,
+}
+
+/// Which tasks a list holds; what is absent admits all.
+#[derive(Debug, Default)]
+pub struct Filter {
+    /// In this state.
+    pub state: Option<State>,
+    /// Of this owner.
+    pub owner: Option<String>,
+    /// Of this workload, by its SPIFFE ID.
+    pub workload: Option<String>,
+    /// In this declared sandbox.
+    pub sandbox: Option<String>,
+}
+
+impl Filter {
+    fn admits(&self, held: &Held, now: Time) -> bool {
+        let task = &held.task;
+        self.state.is_none_or(|state| state == task.state(held.end.as_ref(), now))
+            && self.owner.as_ref().is_none_or(|owner| *owner == task.owner)
+            && self.workload.as_ref().is_none_or(|workload| workload == task.workload.as_str())
+            && self.sandbox.as_ref().is_none_or(|sandbox| task.sandbox.as_ref() == Some(sandbox))
+    }
 }
 
 /// How many tasks are looked at in one step to find a workload's own, and in one call at most.
@@ -258,30 +281,37 @@ impl Broker {
         held.map(|held| (held, now)).ok_or(Error::NotFound)
     }
 
-    /// A page of tasks, newest first: all of them for an operator, its own for a workload. With it the cursor of the next page,
-    /// which tells a workload nothing of other tasks.
+    /// A page of the tasks that `filter` admits, newest first: of all for an operator, of its own for a workload. With it the cursor
+    /// of the next page, which tells a workload nothing of other tasks.
     ///
     /// # Errors
     /// [`Error::EvidenceInvalid`], [`Error::PolicyDenied`], [`Error::Unavailable`].
-    pub async fn list(&self, request: Request, before: Option<TaskId>, limit: usize) -> Result<Page, Error> {
+    pub async fn list(
+        &self,
+        request: Request,
+        filter: &Filter,
+        before: Option<TaskId>,
+        limit: usize,
+    ) -> Result<Page, Error> {
         let now = self.now();
-        let attested = match self.identify(request.presented, now).await? {
+        let own = match self.identify(request.presented, now).await? {
             Caller::Operator(operator) => {
                 self.note(&operator, &Call { request: &request.id, task: None, now }, looked("tasks")).await?;
-                let (tasks, next) = self.page(before.as_ref(), limit).await?;
-                return Ok(Page { tasks, next, now });
+                None
             }
-            Caller::Workload(attested) => attested,
+            Caller::Workload(attested) => Some(attested),
             Caller::Service(_) => return Err(wrong_role("a service sees no tasks")),
         };
-        let (mut tasks, mut next, mut looked_at) = (Vec::new(), before, 0);
+        let wanted =
+            |held: &Held| filter.admits(held, now) && own.as_ref().is_none_or(|attested| owns(attested, &held.task));
+        let (mut tasks, mut next, mut looked_at) = (Vec::<Held>::new(), before, 0);
         while looked_at < MAX_LOOK {
             let (page, after) = self.page(next.as_ref(), LOOK).await?;
             looked_at += LOOK;
             next = after;
-            for held in page.into_iter().filter(|held| owns(&attested, &held.task)) {
+            for held in page.into_iter().filter(wanted) {
                 if tasks.len() == limit {
-                    next = tasks.last().map(|held: &Held| held.task.id.clone());
+                    next = tasks.last().map(|held| held.task.id.clone());
                     return Ok(Page { tasks, next, now });
                 }
                 tasks.push(held);
@@ -290,8 +320,9 @@ impl Broker {
                 break;
             }
         }
-        // Where the look ended at another's task, only its moment is told.
-        Ok(Page { tasks, next: next.map(|id| id.moment()), now })
+        // Where the look ended at a task that is another's, only its moment is told.
+        let next = next.map(|id| if own.is_some() { id.moment() } else { id });
+        Ok(Page { tasks, next, now })
     }
 
     async fn page(&self, before: Option<&TaskId>, limit: usize) -> Result<(Vec<Held>, Option<TaskId>), Error> {

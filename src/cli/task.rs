@@ -32,6 +32,18 @@ pub(super) enum TaskCommand {
     },
     /// List tasks: an operator sees all, a workload its own.
     List {
+        /// Only those in this state: active, completed, revoked or expired.
+        #[arg(long)]
+        state: Option<String>,
+        /// Only those of this owner.
+        #[arg(long)]
+        owner: Option<String>,
+        /// Only those of this workload, by its SPIFFE ID.
+        #[arg(long, value_name = "ID")]
+        workload: Option<String>,
+        /// Only those in this sandbox.
+        #[arg(long)]
+        sandbox: Option<String>,
         /// How many, at most.
         #[arg(long)]
         limit: Option<u32>,
@@ -251,10 +263,11 @@ impl TaskCommand {
                 }
             }
             TaskCommand::Show { task } => connection.operator()?.get(&format!("/v1/tasks/{task}"), &[]).await,
-            TaskCommand::List { limit, cursor } => {
-                let limit = limit.map(|limit| ("limit", limit.to_string()));
-                let cursor = cursor.clone().map(|cursor| ("cursor", cursor));
-                let query: Vec<_> = limit.into_iter().chain(cursor).collect();
+            TaskCommand::List { state, owner, workload, sandbox, limit, cursor } => {
+                let limit = limit.map(|limit| limit.to_string());
+                let query = [("state", state), ("owner", owner), ("workload", workload), ("sandbox", sandbox)];
+                let query = query.into_iter().chain([("limit", &limit), ("cursor", cursor)]);
+                let query: Vec<_> = query.filter_map(|(name, value)| Some((name, value.clone()?))).collect();
                 connection.operator()?.get("/v1/tasks", &query).await
             }
             TaskCommand::Complete { task } => {

@@ -15,13 +15,13 @@ use super::{
     extract::{Called, Id, Json},
 };
 use crate::{
-    broker::{Broker, IdempotencyKey, Reach, Revoked},
+    broker::{Broker, Filter, IdempotencyKey, Reach, Revoked},
     clock::Time,
     credential::Credential,
     error::Error,
     id::TaskId,
     lease::Held,
-    task::{CredentialRequest, Declaration, check_text},
+    task::{self, CredentialRequest, Declaration, check_text},
 };
 
 type Shared = State<Arc<Broker>>;
@@ -177,6 +177,10 @@ pub(super) async fn show(State(broker): Shared, Id(id): Id, called: Called) -> R
 pub(super) struct Page {
     cursor: Option<TaskId>,
     limit: Option<usize>,
+    state: Option<task::State>,
+    owner: Option<String>,
+    workload: Option<String>,
+    sandbox: Option<String>,
 }
 
 pub(super) async fn list(
@@ -184,12 +188,15 @@ pub(super) async fn list(
     page: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
     called: Called,
 ) -> Result<Answer<Value>, Problem> {
-    let Query(page) = page.map_err(|_| Error::invalid("the query knows `cursor` and `limit` only"))?;
+    let Query(page) = page
+        .map_err(|_| Error::invalid("the query knows `state`, `owner`, `workload`, `sandbox`, `cursor` and `limit`"))?;
     let limit = page.limit.unwrap_or(PAGE.0);
     if !(1..=PAGE.1).contains(&limit) {
         return Err(Error::invalid("`limit` is 1 to 200").into());
     }
-    let page = broker.list(called.request, page.cursor, limit).await?;
+    let Page { cursor, state, owner, workload, sandbox, .. } = page;
+    let filter = Filter { state, owner, workload, sandbox };
+    let page = broker.list(called.request, &filter, cursor, limit).await?;
     let tasks = page.tasks.iter().map(|held| body(held, page.now)).collect::<Result<Vec<_>, _>>()?;
     Ok(Answer(json!({"tasks": tasks, "next_cursor": page.next})))
 }

@@ -192,7 +192,17 @@ both! {
             query = format!("?limit=1&cursor={cursor}");
         }
         assert_eq!(seen, [own]);
-        for bad in ["?limit=0", "?limit=201", "?limit=x", "?cursor=x", "?other=1"] {
+        // Filters admit what fits them all.
+        stand.revoke(&all[0]).await.expect(StatusCode::OK);
+        let listed = async |query: &str| {
+            let page = stand.get(&format!("/v1/tasks?{query}"), RESPONDER).await.expect(StatusCode::OK);
+            page["tasks"].as_array().unwrap().len()
+        };
+        assert_eq!((listed("state=revoked").await, listed("state=active").await, listed("state=completed").await), (1, 6, 0));
+        assert_eq!((listed(&format!("owner={OWNER}")).await, listed("owner=nobody").await), (7, 0));
+        assert_eq!((listed("sandbox=sb-7f3&state=revoked").await, listed("sandbox=other").await), (1, 0));
+        assert_eq!(listed("workload=spiffe://example.com/ci/acme/payments").await, 7);
+        for bad in ["?state=dead", "?limit=0", "?limit=201", "?limit=x", "?cursor=x", "?other=1"] {
             stand.get(&format!("/v1/tasks{bad}"), RESPONDER).await.refused(400, "invalid_request");
         }
     }
