@@ -1,0 +1,112 @@
+//! Looking at tasks: one, or a page of them. An operator sees all, a workload its own, and what is another's does not exist.
+
+use super::{Broker, Call, Caller, Request, in_doubt, looked, owns, wrong_role};
+use crate::{clock::Time, error::Error, id::TaskId, lease::Held, task::State};
+
+/// A page of tasks.
+#[derive(Debug)]
+pub struct Page {
+    /// The tasks.
+    pub tasks: Vec<Held>,
+    /// What the next page is older than; `None` at the end.
+    pub next: Option<TaskId>,
+    /// The time of the answer.
+    pub now: Time,
+}
+
+/// Which tasks a list holds; what is absent admits all.
+#[derive(Debug, Default)]
+pub struct Filter {
+    /// In this state.
+    pub state: Option<State>,
+    /// Of this owner.
+    pub owner: Option<String>,
+    /// Of this workload, by its SPIFFE ID.
+    pub workload: Option<String>,
+    /// In this declared sandbox.
+    pub sandbox: Option<String>,
+}
+
+impl Filter {
+    fn admits(&self, held: &Held, now: Time) -> bool {
+        let task = &held.task;
+        self.state.is_none_or(|state| state == task.state(held.end.as_ref(), now))
+            && self.owner.as_ref().is_none_or(|owner| *owner == task.owner)
+            && self.workload.as_ref().is_none_or(|workload| workload == task.workload.as_str())
+            && self.sandbox.as_ref().is_none_or(|sandbox| task.sandbox.as_ref() == Some(sandbox))
+    }
+}
+
+/// How many tasks are looked at in one step to find a workload's own, and in one call at most.
+const LOOK: usize = 200;
+const MAX_LOOK: usize = 5_000;
+
+impl Broker {
+    /// A task, for an operator or for its own instance.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for what is unknown and for what is another's, alike.
+    pub async fn show(&self, request: Request, id: &TaskId) -> Result<(Held, Time), Error> {
+        let now = self.now();
+        let caller = self.identify(request.presented, now).await?;
+        let held = self.parts.ledger.task(id).await.map_err(|why| in_doubt(&why))?;
+        match caller {
+            Caller::Operator(operator) => {
+                let call = Call { request: &request.id, task: Some(id), now };
+                self.note(&operator, &call, looked("task")).await?;
+            }
+            Caller::Workload(attested) if held.as_ref().is_some_and(|held| owns(&attested, &held.task)) => {}
+            Caller::Workload(_) => return Err(Error::NotFound),
+            Caller::Service(_) => return Err(wrong_role("a service sees no tasks")),
+        }
+        held.map(|held| (held, now)).ok_or(Error::NotFound)
+    }
+
+    /// A page of the tasks that `filter` admits, newest first: of all for an operator, of its own for a workload. With it the cursor
+    /// of the next page, which tells a workload nothing of other tasks.
+    ///
+    /// # Errors
+    /// [`Error::EvidenceInvalid`], [`Error::PolicyDenied`], [`Error::Unavailable`].
+    pub async fn list(
+        &self,
+        request: Request,
+        filter: &Filter,
+        before: Option<TaskId>,
+        limit: usize,
+    ) -> Result<Page, Error> {
+        let now = self.now();
+        let own = match self.identify(request.presented, now).await? {
+            Caller::Operator(operator) => {
+                self.note(&operator, &Call { request: &request.id, task: None, now }, looked("tasks")).await?;
+                None
+            }
+            Caller::Workload(attested) => Some(attested),
+            Caller::Service(_) => return Err(wrong_role("a service sees no tasks")),
+        };
+        let wanted =
+            |held: &Held| filter.admits(held, now) && own.as_ref().is_none_or(|attested| owns(attested, &held.task));
+        let (mut tasks, mut next, mut looked_at) = (Vec::<Held>::new(), before, 0);
+        while looked_at < MAX_LOOK {
+            let (page, after) = self.page(next.as_ref(), LOOK).await?;
+            looked_at += LOOK;
+            next = after;
+            for held in page.into_iter().filter(wanted) {
+                if tasks.len() == limit {
+                    next = tasks.last().map(|held| held.task.id.clone());
+                    return Ok(Page { tasks, next, now });
+                }
+                tasks.push(held);
+            }
+            if next.is_none() {
+                break;
+            }
+        }
+        // Where the look ended at a task that is another's, only its moment is told.
+        let next = next.map(|id| if own.is_some() { id.moment() } else { id });
+        Ok(Page { tasks, next, now })
+    }
+
+    async fn page(&self, before: Option<&TaskId>, limit: usize) -> Result<(Vec<Held>, Option<TaskId>), Error> {
+        self.parts.ledger.tasks(before, limit).await.map_err(|why| in_doubt(&why))
+    }
+}
