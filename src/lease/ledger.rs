@@ -69,6 +69,7 @@ pub struct Ledger(Arc<Inner>);
 
 struct Inner {
     store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
     sealer: Sealer,
     generation: u64,
     /// The marker as it stood when the store was opened.
@@ -115,6 +116,9 @@ pub struct Stopped {
     pub task: Option<Arc<Task>>,
     /// What it took with it.
     pub tally: Tally,
+    /// When it was first seen to be recorded: no verification that starts after it finds anything of the subtree alive.
+    /// The same however often it is asked.
+    pub effective_at: Time,
 }
 
 /// What a retry under the same `Idempotency-Key` finds.
@@ -134,17 +138,17 @@ impl Ledger {
     /// # Errors
     /// A sentence that says what to change.
     pub async fn open(config: &Config, key: StoreKey, clock: Arc<dyn Clock>, strict: bool) -> Result<Self, InDoubt> {
-        let now = clock.now();
         let store: Arc<dyn Store> = match config.url.split_once(':') {
-            Some(("redb", path)) if !path.is_empty() => Arc::new(RedbStore::open(Path::new(path), clock)?),
-            Some(("redis" | "rediss", _)) => Arc::new(RedisStore::open(&config.url, clock, strict).await?),
+            Some(("redb", path)) if !path.is_empty() => Arc::new(RedbStore::open(Path::new(path), clock.clone())?),
+            Some(("redis" | "rediss", _)) => Arc::new(RedisStore::open(&config.url, clock.clone(), strict).await?),
             _ => return Err(InDoubt(NO_STORE.to_owned())),
         };
-        Self::over(store, &key, now).await
+        Self::over(store, &key, clock).await
     }
 
     /// Over a store that is connected.
-    pub(super) async fn over(store: Arc<dyn Store>, key: &StoreKey, now: Time) -> Result<Self, InDoubt> {
+    pub(super) async fn over(store: Arc<dyn Store>, key: &StoreKey, clock: Arc<dyn Clock>) -> Result<Self, InDoubt> {
+        let now = clock.now();
         // The marker says which generation the store is of, so it is of none itself.
         let sealer = Sealer::new(key, 0, now);
         let id = id::random::<16>().map_err(|why| InDoubt(why.to_string()))?;
@@ -157,7 +161,7 @@ impl Ledger {
             )
         })?;
         let sealer = Sealer::new(key, generation, now);
-        Ok(Self(Arc::new(Inner { store, sealer, generation, marker, known: Known::default() })))
+        Ok(Self(Arc::new(Inner { store, clock, sealer, generation, marker, known: Known::default() })))
     }
 
     /// The generation of the store: every credential carries it.
@@ -290,19 +294,23 @@ impl Ledger {
     /// Records an end. `None`: the store has no such task, and `unseen` did not allow for that.
     ///
     /// # Errors
-    /// When the store is in doubt; it may or may not have been recorded.
+    /// When the store is in doubt; it may or may not have been recorded. Asked again, it yields what then stands.
     pub async fn end(&self, end: &End, keep_until: Time, unseen: bool) -> Result<Option<Stopped>, InDoubt> {
         let record = self.0.sealer.seal(&Key::End(end.task.clone()), end)?;
         let step = Ending { id: end.task.clone(), end: record, keep_until, unseen };
         let Some(Ended { end: standing, task, tally }) = self.0.store.end(&step).await? else { return Ok(None) };
         let standing = self.nearest(&end.task, &standing)?;
+        // `standing.at` was read before the step, and something may have been found alive until the step was done.
+        let seen = self.0.store.confirm(&standing.task, self.0.clock.now()).await?;
+        // Earlier than that it cannot have been: what says so was written by someone else, or by a clock that is behind.
+        let effective_at = seen.max(standing.at);
         let believed = task.map_or(Ok(None), |task| self.believe(&end.task, &task));
         // What it was does not change that it has ended.
         let task = believed.unwrap_or_else(|error| {
             tracing::error!(task = %end.task, %error, "ended a task whose record is not to be believed");
             None
         });
-        Ok(Some(Stopped { end: standing, task, tally }))
+        Ok(Some(Stopped { end: standing, task, tally, effective_at }))
     }
 
     /// Remembers what an `Idempotency-Key` (by its digest) stood for, and yields what it stands for: the first one.

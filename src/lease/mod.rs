@@ -72,8 +72,13 @@ pub trait Store: Send + Sync {
     fn mint<'a>(&'a self, mint: &'a Mint) -> Answer<'a, Minted>;
 
     /// Records the end of a task unless it or an ancestor has one. MUST NOT fail for want of memory where the store can help it,
-    /// and MUST cost the same whatever the number of credentials.
+    /// MUST NOT fail for what stands in a counter, and MUST cost the same whatever the number of credentials.
     fn end<'a>(&'a self, end: &'a Ending) -> Answer<'a, Option<Ended>>;
+
+    /// Notes when the end that stands for `id` was seen to be recorded, unless that was noted before; yields the instant that
+    /// stands. A counter: for people, never for decisions. MUST be collected with the end, and MUST NOT fail for want of memory
+    /// where the store can help it. What stands there and is no instant counts as not noted.
+    fn confirm<'a>(&'a self, id: &'a TaskId, at: Time) -> Answer<'a, Time>;
 
     /// A page of an index, newest first, of names strictly older than `before`. MUST drop names whose record was collected.
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>>;

@@ -18,7 +18,10 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Store};
-use crate::clock::{Clock, Time};
+use crate::{
+    clock::{Clock, Time},
+    id::TaskId,
+};
 use steps::{NAMES, RECORDS, Tables};
 
 /// How many steps share one sync at most.
@@ -170,6 +173,11 @@ impl Store for RedbStore {
     fn end<'a>(&'a self, end: &'a Ending) -> Answer<'a, Option<Ended>> {
         let end = end.clone();
         Box::pin(self.write(move |tables| tables.end(&end)))
+    }
+
+    fn confirm<'a>(&'a self, id: &'a TaskId, at: Time) -> Answer<'a, Time> {
+        let id = id.clone();
+        Box::pin(self.write(move |tables| tables.confirm(&id, at)))
     }
 
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {

@@ -1,22 +1,24 @@
-//! Leases in Redis: one multiplexed connection, one script to mint and one to end.
+//! Leases in Redis: one multiplexed connection, one script to mint, and two to end.
 
 mod connect;
 
 use ::redis::{
     Cmd, ErrorKind, FromRedisValue, Pipeline, RedisResult, Script, ServerErrorKind, aio::ConnectionManager, cmd, pipe,
 };
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta};
 use std::sync::Arc;
 
 use super::{Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Store, Tally, record::tree};
 use crate::{
-    clock::Clock,
+    clock::{Clock, Time},
     id::{LeaseId, TaskId},
 };
 use connect::within;
 
 /// How old the id of a task must be before its name may be dropped from the index, in hours.
 const LISTED_HOURS: i64 = 48;
+/// How long what an end took with it is kept where the end did not say so itself, in hours: longer than any end.
+const NOTED_HOURS: i64 = 72;
 
 /// The store in a Redis.
 pub(super) struct RedisStore {
@@ -24,6 +26,7 @@ pub(super) struct RedisStore {
     clock: Arc<dyn Clock>,
     mint: Script,
     end: Script,
+    confirm: Script,
 }
 
 impl RedisStore {
@@ -43,7 +46,13 @@ impl RedisStore {
         let connection = connect::connect(url, strict).await?;
         let mint = Script::new(include_str!("redis/mint.lua"));
         let end = Script::new(include_str!("redis/end.lua"));
-        Ok(Self { connection, clock, mint, end })
+        let confirm = Script::new(include_str!("redis/confirm.lua"));
+        Ok(Self { connection, clock, mint, end, confirm })
+    }
+
+    /// A root id of `hours` ago, for comparison with others.
+    fn hours_ago(&self, hours: i64) -> Option<TaskId> {
+        TaskId::root(self.clock.now().checked_sub_signed(TimeDelta::hours(hours))?).ok()
     }
 
     /// Sends `pipeline`, whose last command runs `script`; loads the script where Redis has forgotten it.
@@ -154,11 +163,22 @@ impl Store for RedisStore {
         })
     }
 
+    fn confirm<'a>(&'a self, id: &'a TaskId, at: Time) -> Answer<'a, Time> {
+        Box::pin(async move {
+            let mut command = script_command(&self.confirm, &[format!("{}:ended", tree(id))]);
+            let keep_until = at.checked_add_signed(TimeDelta::hours(NOTED_HOURS)).unwrap_or(at);
+            command.arg(format!("seen:{id}")).arg(at.timestamp_millis()).arg(keep_until.timestamp());
+            let mut pipeline = pipe();
+            pipeline.add_command(command);
+            let noted: i64 = within(self.run(&self.confirm, &pipeline)).await?;
+            DateTime::from_timestamp_millis(noted).ok_or_else(unexpected)
+        })
+    }
+
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {
         Box::pin(async move {
             let mut connection = self.connection.clone();
-            let cutoff = self.clock.now().checked_sub_signed(TimeDelta::hours(LISTED_HOURS));
-            let cutoff = cutoff.and_then(|cutoff| TaskId::root(cutoff).ok());
+            let cutoff = self.hours_ago(LISTED_HOURS);
             let (mut listed, mut before) = (Vec::new(), before.map(str::to_owned));
             while listed.len() < limit {
                 let wanted = limit - listed.len();

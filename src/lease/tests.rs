@@ -185,7 +185,7 @@ impl World {
 async fn another(place: &Place, key: u8) -> Result<Ledger, InDoubt> {
     match place {
         Place::Redis(server) => open_url(server.url(), key, true).await,
-        Place::Redb(store) => Ledger::over(store.clone(), &StoreKey::for_test(key), now()).await,
+        Place::Redb(store) => Ledger::over(store.clone(), &StoreKey::for_test(key), Arc::new(SystemClock)).await,
     }
 }
 

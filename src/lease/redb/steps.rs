@@ -2,6 +2,8 @@
 
 use ::redb::{ReadableTable as _, StorageError, Table, TableDefinition, TableError, WriteTransaction};
 
+use chrono::DateTime;
+
 use super::super::{Claim, Ended, Ending, Index, Key, Mint, Minted, Tally};
 use crate::{clock::Time, id::TaskId};
 
@@ -18,8 +20,10 @@ const EXPIRY: TableDefinition<(i64, u8, &str), ()> = TableDefinition::new("expir
 const MINTED: u8 = 0;
 /// What an end took with it, kept and collected with its record.
 const ENDED: u8 = 1;
+/// When an end was seen to be recorded (Unix milliseconds, in the last place), kept and collected with its record.
+const SEEN: u8 = 2;
 
-/// What [`EXPIRY`] names: a record alone, a task (record, name, counter), an end (record, counter).
+/// What [`EXPIRY`] names: a record alone, a task (record, name, counter), an end (record, counters).
 const RECORD: u8 = 0;
 const TASK: u8 = 1;
 const END: u8 = 2;
@@ -117,6 +121,19 @@ impl<'t> Tables<'t> {
         Ok(Some(Ended { end: end.end.0.clone(), task, tally }))
     }
 
+    /// Notes when the end of a task was seen to be recorded, unless that was noted before, and yields the instant that stands.
+    pub(super) fn confirm(&mut self, id: &TaskId, at: Time) -> Result<Time, StorageError> {
+        let noted = self.counters.get((SEEN, id.as_str()))?.map(|counter| counter.value().2);
+        if let Some(noted) = noted.and_then(DateTime::from_timestamp_millis) {
+            return Ok(noted);
+        }
+        // Beside an end that is gone there would be nothing to collect it with.
+        if self.record(&Key::End(id.clone()).name())?.is_some() {
+            self.counters.insert((SEEN, id.as_str()), (0, 0, at.timestamp_millis()))?;
+        }
+        Ok(at)
+    }
+
     /// Removes up to `most` things whose time to be kept has passed.
     pub(super) fn collect(&mut self, now: Time, most: usize) -> Result<(), StorageError> {
         let mut due = Vec::new();
@@ -136,6 +153,7 @@ impl<'t> Tables<'t> {
                 (END, Ok(id)) => {
                     self.records.remove(Key::End(id).name().as_str())?;
                     self.counters.remove((ENDED, name.as_str()))?;
+                    self.counters.remove((SEEN, name.as_str()))?;
                 }
                 _ => {
                     self.records.remove(name.as_str())?;

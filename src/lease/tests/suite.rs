@@ -24,6 +24,7 @@ over_both![
     a_completed_child_stays_completed,
     an_end_may_overtake_the_declaration,
     an_end_is_recorded_once,
+    an_end_is_effective_once_it_is_recorded,
     no_mint_survives_the_end_it_raced,
     tasks_are_listed_newest_first,
     a_retry_finds_the_first_answer,
@@ -139,6 +140,39 @@ async fn an_end_is_recorded_once(world: World) {
     tokio::time::sleep(Duration::from_millis(5)).await;
     let again = revoke(ledger, &task.id).await;
     assert_eq!((again.end, again.tally, again.task), (first.end, first.tally, first.task));
+}
+
+async fn an_end_is_effective_once_it_is_recorded(world: World) {
+    let ledger = &world.ledger;
+    let later = || tokio::time::sleep(Duration::from_millis(5));
+    let (root, _) = declared(ledger, &root()).await;
+    let (child, _) = declared(ledger, &root.id.child().unwrap()).await;
+    let (other, of_other) = declared(ledger, &root.id.child().unwrap()).await;
+
+    // What was asked for a while before it was recorded was not effective in between.
+    let asked = End { at: now() - TimeDelta::seconds(3), ..end_of(&child.id, State::Revoked) };
+    let before = now();
+    let of_child = ledger.end(&asked, tomorrow(), false).await.unwrap().unwrap();
+    assert_eq!(of_child.end.at, asked.at);
+    assert!(before <= of_child.effective_at && of_child.effective_at <= now());
+    later().await;
+    let before = now();
+    let of_root = revoke(ledger, &root.id).await;
+    assert!(of_root.end.at <= of_root.effective_at && before <= of_root.effective_at);
+    assert!(!lives(ledger, &of_other).await);
+    later().await;
+
+    // A second call repeats the first one's instant, whoever asks: the child's own, and its root's for what had none.
+    let cold = world.another(7).await.unwrap();
+    for ledger in [ledger, &cold] {
+        for (id, first) in [(&child.id, &of_child), (&root.id, &of_root), (&other.id, &of_root)] {
+            let again = revoke(ledger, id).await;
+            assert_eq!((&again.end, again.effective_at), (&first.end, first.effective_at));
+        }
+    }
+    drop(cold);
+    let world = world.restart().await;
+    assert_eq!(revoke(&world.ledger, &other.id).await.effective_at, of_root.effective_at);
 }
 
 async fn no_mint_survives_the_end_it_raced(world: World) {
