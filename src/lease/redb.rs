@@ -211,4 +211,10 @@ impl RedbStore {
         let (name, record) = (name.to_owned(), record.map(str::to_owned));
         self.write(move |tables| tables.tamper(&name, record.as_deref())).await.expect("written");
     }
+
+    /// Makes every counter of a task the largest there is.
+    pub(super) async fn inflate(&self, id: &TaskId) {
+        let id = id.clone();
+        self.write(move |tables| tables.inflate(id.as_str())).await.expect("written");
+    }
 }

@@ -18,7 +18,9 @@ use std::{
 use tempfile::TempDir;
 
 use super::{
-    Config, InDoubt, Key, Lease, Ledger, Sealed, Store, StoreKey, Written, record::Sealer, redb::RedbStore,
+    Config, InDoubt, Key, Lease, Ledger, Sealed, Store, StoreKey, Written,
+    record::{Sealer, tree},
+    redb::RedbStore,
     redis::RedisStore,
 };
 use crate::{
@@ -178,6 +180,23 @@ impl World {
                 ::redis::cmd("DEL").arg(key.name()).exec_async(&mut connection).await.unwrap();
             }
             (Place::Redb(store), record) => store.tamper(&key.name(), record).await,
+        }
+    }
+}
+
+impl World {
+    /// Writes junk over every counter of a task, as far as the store lets anyone.
+    async fn spoil_counters(&self, id: &TaskId) {
+        match &self.place {
+            Place::Redis(server) => {
+                let mut connection = server.connect().await;
+                for (part, field) in [("tally", "minted:"), ("tally", "expiry:"), ("ended", ""), ("ended", "seen:")] {
+                    let mut set = ::redis::cmd("HSET");
+                    set.arg(format!("{}:{part}", tree(id))).arg(format!("{field}{id}")).arg("junk");
+                    set.exec_async(&mut connection).await.unwrap();
+                }
+            }
+            Place::Redb(store) => store.inflate(id).await,
         }
     }
 }

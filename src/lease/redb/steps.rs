@@ -97,7 +97,7 @@ impl<'t> Tables<'t> {
         }
         if !mint.leases.is_empty() {
             let tally = self.counter(MINTED, mint.id.as_str())?;
-            let credentials = tally.credentials + mint.leases.len() as u64;
+            let credentials = tally.credentials.saturating_add(mint.leases.len() as u64);
             let latest = tally.latest_expiry.max(mint.latest_expiry);
             self.counters.insert((MINTED, mint.id.as_str()), (0, credentials, latest))?;
         }
@@ -194,7 +194,7 @@ impl<'t> Tables<'t> {
                 break;
             }
             let minted = self.counter(MINTED, member.as_str())?;
-            tally.credentials += minted.credentials;
+            tally.credentials = tally.credentials.saturating_add(minted.credentials);
             tally.latest_expiry = tally.latest_expiry.max(minted.latest_expiry);
             tally.ended_tasks += u64::from(self.nearest_end(&member)?.is_none());
         }
@@ -208,6 +208,14 @@ impl Tables<'_> {
         match record {
             Some(record) => drop(self.records.insert(name, record)?),
             None => drop(self.records.remove(name)?),
+        }
+        Ok(())
+    }
+
+    /// Makes every counter of a task the largest there is.
+    pub(super) fn inflate(&mut self, id: &str) -> Result<(), StorageError> {
+        for kind in [MINTED, ENDED, SEEN] {
+            self.counters.insert((kind, id), (u64::MAX, u64::MAX, i64::MAX))?;
         }
         Ok(())
     }

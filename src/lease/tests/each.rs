@@ -1,7 +1,10 @@
 //! What only one of the stores can get wrong.
 
 use super::*;
-use crate::{clock::ManualClock, lease::Index};
+use crate::{
+    clock::ManualClock,
+    lease::{Index, Tally},
+};
 use std::time::Instant;
 
 async fn calls(server: &Server) -> u64 {
@@ -85,6 +88,67 @@ async fn without_memory_an_end_still_works_and_a_mint_does_not() {
     assert!(world.ledger.declare(&super::task(&root()), &[]).await.is_err());
     revoke(&world.ledger, &task.id).await;
     assert!(!lives(&world.ledger, &of_task).await);
+}
+
+#[tokio::test]
+async fn a_counter_that_is_none_does_not_keep_a_task_alive() {
+    let world = World::redis().await;
+    let mut connection = redis(&world).connect().await;
+    for spoilt in [&["tally"][..], &["ended"], &["tree"], &["tally", "ended", "tree"]] {
+        let (task, of_task) = declared(&world.ledger, &root()).await;
+        let mut spoil = async || {
+            for part in spoilt {
+                let name = format!("{}:{part}", tree(&task.id));
+                ::redis::cmd("SET").arg(name).arg("junk").exec_async(&mut connection).await.unwrap();
+            }
+        };
+        spoil().await;
+        let first = revoke(&world.ledger, &task.id).await;
+        assert!(!lives(&world.ledger, &of_task).await);
+        let again = revoke(&world.ledger, &task.id).await;
+        assert_eq!((again.tally, again.effective_at), (first.tally, first.effective_at), "{spoilt:?}");
+        spoil().await;
+        assert!(revoke(&world.ledger, &task.id).await.effective_at >= first.effective_at);
+        // What is noted anew is collected all the same.
+        let ended = format!("{}:ended", tree(&task.id));
+        let until: i64 = ::redis::cmd("EXPIRETIME").arg(ended).query_async(&mut connection).await.unwrap();
+        assert!(until > now().timestamp(), "{until}");
+    }
+}
+
+#[tokio::test]
+async fn numbers_that_nothing_counted_are_no_numbers() {
+    let world = World::redis().await;
+    let mut connection = redis(&world).connect().await;
+    for junk in ["junk", "", "-1", "nan", "inf", "-inf", "1e300", "99999999999999999999"] {
+        let (task, of_task) = declared(&world.ledger, &root()).await;
+        let (ended, tally) = (format!("{}:ended", tree(&task.id)), format!("{}:tally", tree(&task.id)));
+        for field in ["minted", "expiry"] {
+            let mut set = ::redis::cmd("HSET");
+            set.arg(&tally).arg(format!("{field}:{}", task.id)).arg(junk).exec_async(&mut connection).await.unwrap();
+        }
+        let stopped = revoke(&world.ledger, &task.id).await;
+        assert!(!lives(&world.ledger, &of_task).await);
+        assert_eq!(stopped.tally, Tally { ended_tasks: 1, ..Tally::default() }, "{junk}");
+        let mut set = ::redis::cmd("HSET");
+        set.arg(&ended).arg(task.id.as_str()).arg(junk).arg(format!("seen:{}", task.id)).arg(junk);
+        set.exec_async(&mut connection).await.unwrap();
+        let again = revoke(&world.ledger, &task.id).await;
+        assert_eq!((again.end, again.tally), (stopped.end, Tally::default()), "{junk}");
+        assert!(stopped.effective_at <= again.effective_at && again.effective_at <= now(), "{junk}");
+    }
+}
+
+#[tokio::test]
+async fn an_instant_is_not_inherited_from_an_end_that_was_collected() {
+    let world = World::redis().await;
+    let (task, _) = declared(&world.ledger, &root()).await;
+    let first = revoke(&world.ledger, &task.id).await;
+    world.tamper(&Key::End(task.id.clone()), None).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let before = now();
+    let second = revoke(&world.ledger, &task.id).await;
+    assert!(first.effective_at < before && before <= second.effective_at);
 }
 
 #[tokio::test]

@@ -8,6 +8,8 @@ over_both![
     a_record_that_changed_under_way_is_in_doubt,
     one_bad_record_does_not_hide_the_others,
     a_forged_end_denies,
+    a_spoilt_task_can_be_ended,
+    a_spoilt_counter_does_not_keep_a_task_alive,
     another_generation_is_dead,
     brokers_with_another_key_do_not_start,
     a_store_that_was_swapped_is_noticed,
@@ -92,6 +94,45 @@ async fn a_forged_end_denies(world: World) {
     assert!(world.ledger.mint(&task, &[lease(&task.id)]).await.is_err());
     assert!(world.ledger.end(&end_of(&task.id, State::Revoked), tomorrow(), false).await.is_err());
     assert!(world.ledger.task(&task.id).await.is_err());
+}
+
+async fn a_spoilt_task_can_be_ended(world: World) {
+    for spoilt in 0..4 {
+        let (task, of_task) = declared(&world.ledger, &root()).await;
+        let (_, of_child) = declared(&world.ledger, &task.id.child().unwrap()).await;
+        let key = Key::Task(task.id.clone());
+        let record = match spoilt {
+            0 => edited(&world.raw(&key).await.unwrap()),
+            1 => "junk".to_owned(),
+            2 => world.raw(&Key::Marker).await.unwrap(),
+            _ => Sealer::new(&StoreKey::for_test(7), 2, now()).seal(&key, task.as_ref()).unwrap().0,
+        };
+        world.tamper(&key, Some(&record)).await;
+        let stopped = revoke(&world.ledger, &task.id).await;
+        assert_eq!((stopped.task, stopped.tally.ended_tasks, stopped.tally.credentials), (None, 2, 2), "{record}");
+        let again = revoke(&world.another(7).await.unwrap(), &task.id).await;
+        assert_eq!((again.end, again.effective_at), (stopped.end, stopped.effective_at));
+        assert!(!lives(&world.ledger, &of_task).await && !lives(&world.ledger, &of_child).await);
+    }
+}
+
+async fn a_spoilt_counter_does_not_keep_a_task_alive(world: World) {
+    let ledger = &world.ledger;
+    let (root, of_root) = declared(ledger, &root()).await;
+    let (child, of_child) = declared(ledger, &root.id.child().unwrap()).await;
+    world.spoil_counters(&root.id).await;
+    world.spoil_counters(&child.id).await;
+    let before = now();
+    let of_root_end = revoke(ledger, &root.id).await;
+    assert!(before <= of_root_end.effective_at && of_root_end.effective_at <= now());
+    assert!(!lives(ledger, &of_root).await && !lives(ledger, &of_child).await);
+    // Nor does one that was spoilt afterwards keep the answer from being repeated, with an instant that is not too early.
+    world.spoil_counters(&root.id).await;
+    let again = revoke(ledger, &child.id).await;
+    assert_eq!((&again.end, again.task.as_ref()), (&of_root_end.end, Some(&child)));
+    assert!(of_root_end.effective_at <= again.effective_at && again.effective_at <= now());
+    let third = revoke(&world.another(7).await.unwrap(), &root.id).await;
+    assert_eq!(third.effective_at, again.effective_at);
 }
 
 async fn another_generation_is_dead(world: World) {
