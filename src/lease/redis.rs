@@ -17,6 +17,9 @@ use connect::within;
 
 /// How old the id of a task must be before its name may be dropped from the index, in hours.
 const LISTED_HOURS: i64 = 48;
+/// How old the id of a task must be before its name is dropped from the index unasked, in hours. An id may be remembered for 24 h
+/// before its task is declared, which may live for 24 h and is kept for another 24 h; the rest is for clocks that differ.
+const FORGOTTEN_HOURS: i64 = 96;
 /// How long what an end took with it is kept where the end did not say so itself, in hours: longer than any end.
 const NOTED_HOURS: i64 = 72;
 
@@ -128,6 +131,11 @@ impl Store for RedisStore {
         Box::pin(async move {
             let mut pipeline = pipe();
             if mint.task.is_some() {
+                // Who declares sweeps: nobody else has to come by for the index to stay as small as what it names.
+                if let Some(cutoff) = self.hours_ago(FORGOTTEN_HOURS) {
+                    let sweep = pipeline.cmd("ZREMRANGEBYLEX").arg(index_name(Index::Tasks));
+                    sweep.arg("-").arg(format!("({cutoff}")).ignore();
+                }
                 // Listed first: a task that a crash left without its listing could not be found, and so not be revoked.
                 pipeline.add_command(list_in(Index::Tasks, mint.id.as_str())).ignore();
             }

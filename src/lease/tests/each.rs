@@ -152,6 +152,30 @@ async fn an_instant_is_not_inherited_from_an_end_that_was_collected() {
 }
 
 #[tokio::test]
+async fn a_declaration_sweeps_the_index() {
+    let world = World::redis().await;
+    let clock = Arc::new(ManualClock::at(now()));
+    let store = RedisStore::open(&redis(&world).url(), clock.clone(), true).await.unwrap();
+    let ledger = Ledger::over(Arc::new(store), &StoreKey::for_test(7), clock.clone()).await.unwrap();
+    let mut connection = redis(&world).connect().await;
+    let mut left = async || -> Vec<String> {
+        let mut range = ::redis::cmd("ZRANGE");
+        range.arg("remit:tasks").arg(0).arg(-1).query_async(&mut connection).await.unwrap()
+    };
+    let (old, _) = declared(&ledger, &TaskId::root(clock.now()).unwrap()).await;
+    let (child, _) = declared(&ledger, &old.id.child().unwrap()).await;
+    clock.advance(TimeDelta::hours(73));
+    let (new, _) = declared(&ledger, &TaskId::root(clock.now()).unwrap()).await;
+    assert_eq!(left().await, [&old.id, &child.id, &new.id].map(TaskId::as_str));
+    clock.advance(TimeDelta::hours(24));
+    // Nothing but a declaration sweeps.
+    ledger.mint(&new, &[lease(&new.id)]).await.unwrap();
+    assert_eq!(left().await.len(), 3);
+    let (newest, _) = declared(&ledger, &TaskId::root(clock.now()).unwrap()).await;
+    assert_eq!(left().await, [&new.id, &newest.id].map(TaskId::as_str));
+}
+
+#[tokio::test]
 async fn a_redis_that_is_down_is_in_doubt_soon_and_comes_back() {
     let mut world = World::redis().await;
     let (task, of_task) = declared(&world.ledger, &root()).await;
