@@ -142,6 +142,9 @@ fn commit(database: &Database, group: Vec<Job>, now: Time) -> Result<Vec<Acknowl
     Ok(acknowledgements)
 }
 
+/// Reads run on the thread that asks: a step would cost more to hand over than to take. A read waits neither for the writer nor for
+/// its sync (each sees the last commit), and touches a few pages that redb or the kernel has at hand; the largest there are, a page
+/// of an index or of tasks, are bounded by their callers.
 impl Store for RedbStore {
     fn read<'a>(&'a self, keys: &'a [Key]) -> Answer<'a, Vec<Option<String>>> {
         let read = move || -> Result<Vec<Option<String>>, ::redb::Error> {
