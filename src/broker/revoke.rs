@@ -128,18 +128,19 @@ impl Broker {
     }
 
     fn account(&self, id: &TaskId, stopped: &Stopped) -> Revoked {
-        let Stopped { end, task, tally } = stopped;
+        let Stopped { end, task, tally, effective_at } = stopped;
         let state = task.as_ref().map_or(end.state, |task| task.state(Some(end), end.at));
         // A verifier that asks learns of it with its next question; one that only knows the keys, when the last token expires.
-        let last = DateTime::from_timestamp(tally.latest_expiry, 0).unwrap_or(end.at).max(end.at);
+        let effective_at = *effective_at;
+        let last = DateTime::from_timestamp(tally.latest_expiry, 0).unwrap_or(effective_at).max(effective_at);
         Revoked {
             task: id.clone(),
             state,
             known: task.is_some(),
             tally: *tally,
             generation: self.parts.ledger.generation(),
-            effective_by: end.at,
-            reach: vec![Reach { class: "introspection", by: end.at }, Reach { class: "jwks_only", by: last }],
+            effective_by: effective_at,
+            reach: vec![Reach { class: "introspection", by: effective_at }, Reach { class: "jwks_only", by: last }],
         }
     }
 }
