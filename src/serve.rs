@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Display,
-    future::{Future, IntoFuture as _},
     net::SocketAddr,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -22,7 +21,7 @@ use crate::{
     clock::Clock,
     config::Config,
     credential::Keyring,
-    http,
+    http::{self, Listener},
     lease::{Ledger, StoreKey},
     party::Parties,
     policy::{BadPolicies, Policies},
@@ -30,6 +29,11 @@ use crate::{
 
 /// How long requests under way may take after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(8);
+/// How many connections each listener has at a time. Each has room of its own, so that whoever takes all there is of one
+/// keeps nobody from revoking on the Unix socket.
+const MOST_TCP: usize = 512;
+const MOST_UNIX: usize = 256;
+const MOST_OPS: usize = 32;
 /// How often the store is looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -78,17 +82,17 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
         None => None,
     };
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let service = http::router(broker.clone()).into_make_service_with_connect_info::<http::Caller>();
+    let router = http::router(broker.clone(), tasks.clone());
+    let listen = |listener: Listener, router, most| {
+        tasks.spawn(listener.serve(router, most, stop.clone(), tasks.clone()));
+    };
     if let Some(ops) = ops {
-        let server = axum::serve(ops, http::ops_router(broker.clone()));
-        tasks.spawn(logged(server.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future()));
+        listen(Listener::Tcp(ops), http::ops_router(broker.clone(), tasks.clone()), MOST_OPS);
     }
     if let Some(unix) = unix {
-        let server = axum::serve(unix, service.clone());
-        tasks.spawn(logged(server.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future()));
+        listen(Listener::Unix(unix), router.clone(), MOST_UNIX);
     }
-    let server = axum::serve(listener, service);
-    tasks.spawn(logged(server.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future()));
+    listen(Listener::Tcp(listener), router, MOST_TCP);
     tasks.spawn(watch(broker.clone(), stop.clone()));
     tasks.close();
     Ok(Running { http, socket, broker, stop, tasks })
@@ -155,12 +159,6 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, StartError> {
 async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener, StartError> {
     let in_use = |error| failed(&format!("{address}: {error}; choose another address with {setting}"));
     TcpListener::bind(address).await.map_err(in_use)
-}
-
-async fn logged(server: impl Future<Output = std::io::Result<()>>) {
-    if let Err(error) = server.await {
-        tracing::error!(%error, "a listener failed");
-    }
 }
 
 impl Running {

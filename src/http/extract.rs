@@ -6,9 +6,10 @@ use axum::{
     http::{HeaderMap, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{Caller, MAX_BODY, RequestId, error::Problem};
 use crate::{
@@ -17,6 +18,9 @@ use crate::{
     id::TaskId,
     jose::NoRepeats,
 };
+
+/// How long a client may take to send a body. What is done with it has deadlines of its own.
+const BODY_DEADLINE: Duration = Duration::from_secs(15);
 
 /// The caller, as far as the transport and the headers tell.
 pub(super) struct Called {
@@ -152,5 +156,11 @@ async fn read(request: Request, kind: &str) -> Result<Bytes, StatusCode> {
     if !essence.eq_ignore_ascii_case(kind) {
         return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
-    axum::body::to_bytes(request.into_body(), MAX_BODY).await.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE)
+    let body = Limited::new(request.into_body(), MAX_BODY).collect();
+    match tokio::time::timeout(BODY_DEADLINE, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
+        Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
+        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
+    }
 }

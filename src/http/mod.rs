@@ -4,31 +4,30 @@ mod error;
 mod extract;
 mod health;
 mod keys;
+mod listen;
 mod oauth;
 mod tasks;
 
 use axum::{
     Router,
-    extract::{Request, connect_info::Connected},
+    extract::{Request, State},
     http::{HeaderName, HeaderValue, StatusCode, header},
-    middleware::{Next, from_fn},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse as _, Response},
     routing::{get, post},
-    serve::IncomingStream,
 };
-use std::{sync::Arc, time::Duration};
-use tokio::net::{TcpListener, UnixListener};
-use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
+use std::sync::Arc;
+use tokio_util::task::TaskTracker;
 
 use crate::{attest::Peer, broker::Broker, id};
 use error::Fault;
+use listen::Room;
 
 pub use error::{EvidenceRole, OAUTH, PROBLEM};
+pub use listen::Listener;
 
 /// The largest body that is read, in octets.
 const MAX_BODY: usize = 64 * 1024;
-/// How long a request may take, its body included.
-const DEADLINE: Duration = Duration::from_secs(15);
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -41,24 +40,12 @@ pub enum Caller {
     Process(Option<Peer>),
 }
 
-impl Connected<IncomingStream<'_, TcpListener>> for Caller {
-    fn connect_info(_: IncomingStream<'_, TcpListener>) -> Self {
-        Caller::Anybody
-    }
-}
-
-impl Connected<IncomingStream<'_, UnixListener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Caller::Process(Peer::of(stream.io()).inspect_err(|error| tracing::warn!(%error, "a peer is unknown")).ok())
-    }
-}
-
 /// The id of a request: `x-request-id` of its answer.
 #[derive(Clone)]
 struct RequestId(String);
 
-/// Every route of the broker.
-pub fn router(broker: Arc<Broker>) -> Router {
+/// Every route of the broker. What requests set off runs on `tasks`.
+pub fn router(broker: Arc<Broker>, tasks: TaskTracker) -> Router {
     Router::new()
         .route("/.well-known/oauth-authorization-server", get(keys::metadata))
         .route("/.well-known/openid-configuration", get(keys::metadata))
@@ -74,31 +61,39 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .fallback(|| async { StatusCode::NOT_FOUND })
-        .layer(CatchPanicLayer::custom(|_| StatusCode::SERVICE_UNAVAILABLE.into_response()))
-        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, DEADLINE))
-        .layer(from_fn(finish))
+        .layer(from_fn_with_state(tasks, finish))
         .with_state(broker)
 }
 
 /// Health alone: all that is served in the clear on an address that others can reach.
-pub fn ops_router(broker: Arc<Broker>) -> Router {
+pub fn ops_router(broker: Arc<Broker>, tasks: TaskTracker) -> Router {
     Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
-        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, DEADLINE))
-        .layer(from_fn(finish))
+        .layer(from_fn_with_state(tasks, finish))
         .with_state(broker)
 }
 
 /// Gives every request an id and every answer its headers, and turns faults, the framework's own included, into
 /// the error body of their endpoint.
-async fn finish(mut request: Request, next: Next) -> Response {
+async fn finish(State(tasks): State<TaskTracker>, mut request: Request, next: Next) -> Response {
     let Ok(id) = id::random::<16>().map(|bytes| id::hex(&bytes)) else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     request.extensions_mut().insert(RequestId(id.clone()));
     let oauth = request.uri().path().starts_with("/oauth2/");
-    let mut response = next.run(request).await;
+    // A use case is carried out to its end though its caller has hung up: half of one would be a task that is in the
+    // store and not in the audit log. Until then it takes up room of its connection.
+    let room = request.extensions().get::<Room>().cloned();
+    let answer = async move {
+        let response = next.run(request).await;
+        drop(room);
+        response
+    };
+    let mut response = tasks.spawn(answer).await.unwrap_or_else(|_| {
+        tracing::error!(request = id, "a request was not carried out: a defect of the broker");
+        StatusCode::SERVICE_UNAVAILABLE.into_response()
+    });
     if let Some(fault) = Fault::of(&mut response, oauth) {
         response = fault.into_response(&id, response.headers().get(header::ALLOW).cloned());
     }
