@@ -30,9 +30,10 @@ use crate::{
 /// How long requests under way may take after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(8);
 /// How many connections each listener has at a time. Each has room of its own, so that whoever takes all there is of one
-/// keeps nobody from revoking on the Unix socket.
-const MOST_TCP: usize = 512;
-const MOST_UNIX: usize = 256;
+/// keeps nobody from revoking on the Unix socket. Together they fit the 1024 open files that a process may usually have; a
+/// connection on the Unix socket takes two, because its peer is held open too.
+const MOST_TCP: usize = 384;
+const MOST_UNIX: usize = 192;
 const MOST_OPS: usize = 32;
 /// How often the store is looked at.
 const WATCH: Duration = Duration::from_secs(1);

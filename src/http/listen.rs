@@ -33,8 +33,8 @@ use crate::attest::Peer;
 const IDLE: Duration = Duration::from_secs(10);
 /// How long a connection that was told to end may take over it.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// The largest head of an HTTP/1.1 request, in octets; evidence beyond any sense is still refused as evidence. That it has at most 100 fields, and one of HTTP/2 at most 16 KiB, are
-/// the library's own bounds.
+/// The largest head of an HTTP/1.1 request, in octets; evidence beyond any sense is still refused as evidence. At most 100
+/// fields in it, and 16 KiB in HTTP/2, are the library's own bounds.
 const MAX_HEAD: usize = 128 * 1024;
 /// How many requests one connection may have under way: more than one in HTTP/2, or when callers hang up early.
 const MOST_REQUESTS: u32 = 16;
