@@ -280,7 +280,8 @@ async fn connections_run_out_on_one_listener_and_for_a_while() {
     while timeout(Duration::from_millis(500), unread.write_all(asked.as_bytes())).await.is_ok_and(|sent| sent.is_ok()) {
     }
     let mut open = Vec::new();
-    for n in 0..600 {
+    // More than the listener has room for, and no more than the system queues.
+    for n in 0..450 {
         let mut stream = TcpStream::connect(&address).await.unwrap();
         let begin: &[u8] = match n % 4 {
             0 => b"",
@@ -302,7 +303,7 @@ async fn connections_run_out_on_one_listener_and_for_a_while() {
     let answer = fresh().get(stand.url("/healthz")).timeout(Duration::from_secs(30)).send().await;
     assert_eq!(answer.unwrap().status(), StatusCode::OK);
     assert!(begun.elapsed() < Duration::from_secs(18), "{:?}", begun.elapsed());
-    for mut stream in open.drain(..500) {
+    for mut stream in open.drain(..380) {
         let left = (begun + Duration::from_secs(18)).saturating_duration_since(Instant::now());
         // Its farewell, or that of HTTP/2, or nothing but the end.
         let _ = timeout(left, stream.read_to_end(&mut Vec::new())).await.expect("closed");
