@@ -1,13 +1,23 @@
-//! The use cases, in order: declare, mint, introspect, complete, revoke, look. The only place that knows the order of steps.
+//! The use cases. The only place that knows the order of steps.
 //!
-//! **Mint**: one `now` → attest → policy decides → lease written, atomically with the check that the task and all its ancestors are
-//! active → decision and mint durable in the audit log → sign → look once more whether anything ended it → send. A crash leaves a
-//! lease without a credential, never the reverse.
+//! **Declare** (`broker/declare.rs`): attest → policy decides on every (location, privilege) → on record → task and first leases
+//! written in one step → as a mint.
 //!
-//! **Revoke**: durable intent in the audit log → one atomic step on the tree, whatever the number of credentials → outcome in
-//! the audit log → answer.
+//! **Mint** (here): one `now` → attest → is the task this instance's, and active? → policy decides → leases written, atomically with
+//! the check that the task and all its ancestors are active → the mint durable in the audit log ‖ signatures → look once more whether
+//! anything that this broker knows of ended it → send. A crash leaves a lease without a credential, never the reverse.
+//!
+//! **Introspect** (here): signature and times → is the caller one who may see it? → lease, task and lineage as they stand now.
+//!
+//! **Complete, revoke** (`broker/revoke.rs`): durable intent in the audit log → one atomic step on the tree, whatever the number of
+//! credentials → outcome in the audit log → answer.
+//!
+//! **Look** (`broker/look.rs`): show and list. **Keys** (`broker/keys.rs`): the public keys of all brokers.
 //!
 //! Whatever cannot be told (store, audit log, policy engine) ends in [`Error::Unavailable`]: nothing is minted, nothing verifies.
+//!
+//! Rules that hold everywhere: whose a task is, `owns`; which audiences there are, [`crate::party::Parties::serves`]; how long a task may live,
+//! `declare.rs`; how long a credential, [`crate::credential`]; what ends with a task, [`crate::id::TaskId::lineage`].
 
 mod declare;
 mod keys;
@@ -133,7 +143,8 @@ impl Broker {
     /// Mints credentials for a task: all of them or none.
     ///
     /// # Errors
-    /// Everything but [`Error::IdempotencyKeyReused`].
+    /// [`Error::InvalidRequest`], [`Error::EvidenceInvalid`], [`Error::PolicyDenied`] with all that was refused,
+    /// [`Error::NotFound`] for what is unknown or another's, [`Error::TaskNotActive`], [`Error::Unavailable`].
     pub async fn mint(
         &self,
         request: Request,
@@ -163,6 +174,7 @@ impl Broker {
                 self.record(vec![over()]).await?;
                 return Err(Error::TaskNotActive);
             }
+            // `Exists` is an answer to declarations alone.
             Written::Missing | Written::Exists => return Err(Error::NotFound),
         }
         let entries = drafts.iter().map(|draft| entry(now, &request.id, &actor, id, minted(draft))).collect();
@@ -172,10 +184,10 @@ impl Broker {
     /// Whether a token is alive at this moment. A service sees its own audiences, an operator all of them.
     ///
     /// # Errors
-    /// [`Error::EvidenceInvalid`] when the caller is neither.
+    /// [`Error::EvidenceInvalid`] when the caller is neither; [`Error::Unavailable`] when an operator's look cannot be recorded.
     pub async fn introspect(&self, request: Request, token: &str) -> Result<Introspection, Error> {
         let now = self.now();
-        let caller = self.identify(request.presented, now).await?;
+        let caller = self.identify(request.presented, &request.id, now).await?;
         let sees = |claims: &Claims| match &caller {
             Caller::Service(service) => service.answers_for(&claims.aud),
             Caller::Operator(_) => true,
@@ -260,7 +272,7 @@ impl Broker {
     }
 
     /// Who is calling: an explicit `Authorization` beats the kernel.
-    async fn identify(&self, presented: Presented, now: Time) -> Result<Caller, Error> {
+    async fn identify(&self, presented: Presented, request: &str, now: Time) -> Result<Caller, Error> {
         let evidence = match presented {
             Presented { bearer: Some(token), .. } => match self.parts.parties.by_token(token.expose_secret()) {
                 Some(Party::Service(service)) => return Ok(Caller::Service(service)),
@@ -268,16 +280,19 @@ impl Broker {
                 None => Evidence::Jwt(token),
             },
             Presented { peer: Some(peer), .. } => Evidence::Peer(peer),
-            Presented { bearer: None, peer: None } => return Err(Error::EvidenceInvalid),
+            Presented { bearer: None, peer: None } => {
+                tracing::info!(request, "no evidence");
+                return Err(Error::EvidenceInvalid);
+            }
         };
         match self.parts.attestors.attest(&evidence, now).await {
             Ok(attested) => Ok(Caller::Workload(Box::new(attested))),
             Err(Rejected::Refused(why)) => {
-                tracing::info!(%why, "evidence refused");
+                tracing::info!(request, %why, "evidence refused");
                 Err(Error::EvidenceInvalid)
             }
             Err(Rejected::Unavailable(why)) => {
-                tracing::error!(%why, "evidence cannot be checked");
+                tracing::error!(request, %why, "evidence cannot be checked");
                 Err(Error::Unavailable(Input::Issuer))
             }
         }
@@ -286,7 +301,7 @@ impl Broker {
     /// The caller, who must be a workload: only workloads hold tasks. With a store in doubt nobody gets any further.
     async fn attest(&self, presented: Presented, call: &Call<'_>) -> Result<Attested, Error> {
         let refused = "only an attested workload holds tasks and credentials";
-        match self.identify(presented, call.now).await? {
+        match self.identify(presented, call.request, call.now).await? {
             Caller::Workload(attested) if self.vouched.load(Ordering::Acquire) => Ok(*attested),
             Caller::Workload(_) => Err(Error::Unavailable(Input::Store)),
             Caller::Operator(operator) => Err(self.refuse_operator(&operator, call, refused).await?),
@@ -328,12 +343,17 @@ impl Broker {
                 let detail = AccessDetail::of(request.resource.clone(), request.privilege);
                 Refused { limit, denied: Denied { detail, policies } }
             };
-            if !self.parts.parties.serves(&request.resource) || !task.authority.reaches(&request.resource) {
-                denied.push(refuse(Limit::Location, Vec::new()));
-                continue;
-            }
-            if details.is_empty() {
-                denied.push(refuse(Limit::Privilege, Vec::new()));
+            let crossed = if !self.parts.parties.serves(&request.resource) {
+                Some(Limit::Audience)
+            } else if !task.authority.reaches(&request.resource) {
+                Some(Limit::Location)
+            } else if details.is_empty() {
+                Some(Limit::Privilege)
+            } else {
+                None
+            };
+            if let Some(limit) = crossed {
+                denied.push(refuse(limit, Vec::new()));
                 continue;
             }
             let ask =
@@ -361,6 +381,7 @@ impl Broker {
         let (recorded, credentials) = tokio::join!(self.record(entries), sign);
         recorded?;
         if self.ends.covers(&task.id) {
+            // On record as minted, and never sent: the log may hold more than was done, never less.
             return Err(Error::TaskNotActive);
         }
         credentials
@@ -425,8 +446,9 @@ fn mint_denied(denied: &Denied) -> Event {
 fn refusal(refused: Vec<Refused>) -> Error {
     let limit = refused.first().map_or(Limit::Policy, |first| first.limit);
     let detail = match limit {
-        Limit::Location => "a location is not in the task's authority, or no service has it as its audience",
-        Limit::Privilege => "a privilege is not in the task's authority for that location",
+        Limit::Audience => "no [[service]] has the location as its audience, octet for octet",
+        Limit::Location => "the location is not in the task's authority",
+        Limit::Privilege => "the privilege is not in the task's authority for that location",
         Limit::Policy | Limit::Role => "policy does not allow it",
     };
     Error::PolicyDenied { limit, denied: together(refused), detail: detail.to_owned() }

@@ -71,7 +71,9 @@ pub enum Part {
 /// Which line a refused request would have crossed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// The location is not in the task, or no service has it as its audience.
+    /// No service has the location as its audience.
+    Audience,
+    /// The location is not in the task.
     Location,
     /// A policy forbids it or none permits it.
     Policy,

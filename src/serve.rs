@@ -115,7 +115,9 @@ async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Broker, StartErr
     let store_key = StoreKey::load_or_create(&config.store.mac_key_file).map_err(StartError::Configuration)?;
     let audit = Audit::open(&config.files.audit).map_err(|why| failed(&why))?;
     let ledger = Ledger::open(&config.store, store_key, clock.clone(), config.strict);
-    let ledger = ledger.await.map_err(|why| StartError::Failed(format!("the store cannot be used: {why}")))?;
+    let ledger = ledger
+        .await
+        .map_err(|why| StartError::Failed(format!("the store (`store.url` or `--store`) cannot be used: {why}")))?;
     let broker = Broker::new(Parts { issuer: config.issuer, attestors, parties, policies, ledger, keys, audit, clock });
     broker.publish_keys().await.map_err(|why| failed(&why))?;
     Ok(broker)

@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use super::{Broker, Call, Draft, Refused, Request, actor_of, entry, in_doubt, minted, refusal, together, undecided};
+use super::{
+    Broker, Call, Draft, Refused, Request, actor_of, entry, in_doubt, minted, owns, refusal, together, undecided,
+};
 use crate::{
     attest::Attested,
     audit::{Actor, Entry, Event},
@@ -61,10 +63,11 @@ struct Weighed {
 }
 
 impl Broker {
-    /// Declares a task and mints its first credentials: all of it or nothing.
+    /// Declares a task and mints its first credentials: all of it or nothing, or with `partial` what is granted.
     ///
     /// # Errors
-    /// Every variant but [`Error::NotFound`].
+    /// [`Error::InvalidRequest`], [`Error::EvidenceInvalid`], [`Error::PolicyDenied`] with all that was refused,
+    /// [`Error::IdempotencyKeyReused`], [`Error::TaskNotActive`] for a retry of what has ended, [`Error::Unavailable`].
     pub async fn declare(
         &self,
         request: Request,
@@ -124,7 +127,7 @@ impl Broker {
         let served = asked.filter(|detail, location, privilege| {
             let served = self.parts.parties.serves(location);
             if !served && let Some(detail) = detail.slice(location, privilege) {
-                refused.push(Refused { limit: Limit::Location, denied: Denied { detail, policies: Vec::new() } });
+                refused.push(Refused { limit: Limit::Audience, denied: Denied { detail, policies: Vec::new() } });
             }
             served
         });
@@ -205,6 +208,9 @@ impl Broker {
     /// A retry: the same task, and those of its leases that still live, signed again, if policy still permits them.
     async fn repeat(&self, by: &Declarer, held: Held) -> Result<Declared, Error> {
         let task = held.task.clone();
+        if !owns(&by.attested, &task) {
+            return Err(Error::NotFound);
+        }
         if task.state(held.end.as_ref(), by.now) != State::Active || self.ends.covers(&task.id) {
             return Err(Error::TaskNotActive);
         }
@@ -219,7 +225,7 @@ impl Broker {
                 refusal(vec![Refused { limit, denied: Denied { detail, policies } }])
             };
             if !self.parts.parties.serves(&location) {
-                return Err(refuse(Limit::Location, Vec::new()));
+                return Err(refuse(Limit::Audience, Vec::new()));
             }
             let ask = Ask { words: Words::from(&*task), location: &location, privilege, details };
             match self.parts.policies.mint(&by.attested, ask, by.now).map_err(|why| undecided(&why))? {
@@ -237,7 +243,7 @@ impl Broker {
 /// A `ttl` above policy is refused; the default is brought down to it.
 fn lifetime(declaration: &Declaration, most: u32, now: Time) -> Result<Time, Error> {
     if declaration.ttl.is_some_and(|ttl| ttl > most) {
-        return Err(Error::invalid(format!("policy allows this task to live at most {most} seconds")));
+        return Err(Error::invalid(format!("this task may live at most {most} seconds: ask for a `ttl` up to that")));
     }
     let ttl = declaration.ttl.unwrap_or(DEFAULT_TTL.min(most));
     after(now, ttl).ok_or_else(|| Error::invalid("`ttl` is past the end of time"))

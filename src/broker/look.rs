@@ -48,7 +48,7 @@ impl Broker {
     /// [`Error::NotFound`] for what is unknown and for what is another's, alike.
     pub async fn show(&self, request: Request, id: &TaskId) -> Result<(Held, Time), Error> {
         let now = self.now();
-        let caller = self.identify(request.presented, now).await?;
+        let caller = self.identify(request.presented, &request.id, now).await?;
         let held = self.parts.ledger.task(id).await.map_err(|why| in_doubt(&why))?;
         match caller {
             Caller::Operator(operator) => {
@@ -75,7 +75,7 @@ impl Broker {
         limit: usize,
     ) -> Result<Page, Error> {
         let now = self.now();
-        let own = match self.identify(request.presented, now).await? {
+        let own = match self.identify(request.presented, &request.id, now).await? {
             Caller::Operator(operator) => {
                 self.note(&operator, &Call { request: &request.id, task: None, now }, looked("tasks")).await?;
                 None

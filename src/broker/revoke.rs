@@ -74,7 +74,7 @@ impl Broker {
     /// unseen ids; [`Error::Unavailable`] when it may not have been recorded: call again.
     pub async fn revoke(&self, request: Request, id: &TaskId, reason: String) -> Result<Revoked, Error> {
         let now = self.now();
-        let (actor, by, operator) = match self.identify(request.presented, now).await? {
+        let (actor, by, operator) = match self.identify(request.presented, &request.id, now).await? {
             Caller::Operator(operator) => {
                 if !operator.is(Role::Responder) {
                     let why = "this takes an operator with the role `responder`";
@@ -107,12 +107,18 @@ impl Broker {
     }
 
     /// The steps of every end.
-    async fn stop(&self, end: &End, unseen: bool, actor: &Actor, request: &str) -> Result<Option<Stopped>, Error> {
+    async fn stop(
+        &self,
+        end: &End,
+        allow_unseen: bool,
+        actor: &Actor,
+        request: &str,
+    ) -> Result<Option<Stopped>, Error> {
         let line = |event| entry(end.at, request, actor, &end.task, event);
         self.record(vec![line(Event::EndRequested { state: end.state, reason: end.reason.clone() })]).await?;
         // One maximum life of a task covers every task that this end can concern, seen or not.
         let keep_until = end.at + TimeDelta::seconds(i64::from(MAX_TTL)) + RETENTION;
-        let stopped = self.parts.ledger.end(end, keep_until, unseen).await.map_err(|why| in_doubt(&why))?;
+        let stopped = self.parts.ledger.end(end, keep_until, allow_unseen).await.map_err(|why| in_doubt(&why))?;
         // A store that is not the one that was opened forgets what it was just told: recorded there is not recorded.
         if !self.watch().await {
             return Err(Error::Unavailable(Input::Store));

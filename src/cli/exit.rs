@@ -45,9 +45,7 @@ impl Exit {
     fn meaning(self) -> &'static str {
         match self {
             Exit::Done => "done",
-            Exit::Refused => {
-                "the broker refused: policy, lock, task not active, not found, quota; serve: failed to start"
-            }
+            Exit::Refused => "the broker refused: policy, task not active, not found, quota; serve: failed to start",
             Exit::BadInput => "bad usage or bad input",
             Exit::NotAuthenticated => "not authenticated: evidence or token missing or not accepted",
             Exit::OutOfReach => "the broker or its store is out of reach or in doubt; try again",
@@ -155,9 +153,9 @@ pub(super) fn next_step(code: &str, caller: Caller) -> Option<&'static str> {
         ("evidence_invalid" | "invalid_client", Caller::Service) => {
             "the broker knows no service with the token in --service-token-file"
         }
-        ("policy_denied", Caller::Operator) => "the operator's role does not allow this",
+        ("policy_denied", Caller::Operator) => "this takes the token of an operator with the right role",
         ("policy_denied", _) => {
-            "ask for less, pass --partial to go on with what is granted, or have the policy changed"
+            "ask for less (a declaration can go on with what is granted: --partial), or have the policy or the [[service]] list changed"
         }
         ("locked", _) => "the security team has locked this out; ask them, quoting the request id",
         ("not_found", Caller::Operator) => "check the id: `remit task list` shows the tasks that the broker knows",

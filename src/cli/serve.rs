@@ -98,7 +98,7 @@ An agent declares its task and gets a credential for it, in one call:
 
 or, in the words of this program:
 
-  export REMIT_URL=unix:{socket}
+  export REMIT_URL=unix:{socket}; unset REMIT_OPERATOR_TOKEN_FILE
   TASK=$({remit} task declare --purpose 'Try Remit' --owner me@example.com --access http://127.0.0.1:9000=read,write \\
     --output json | grep -o 'task_[0-9a-z]*' | head -n 1)
   {remit} task show $TASK
@@ -107,7 +107,7 @@ or, in the words of this program:
 The security team sees every live task and stops one, with all its credentials:
 
   export REMIT_URL=unix:{socket} REMIT_OPERATOR_TOKEN_FILE={token}
-  {remit} task list
+  {remit} task list --state active
   {remit} task revoke $TASK --reason 'not what it was declared for'
 
 Anything with this broker's own uid ({uid}) could read its files: tasks of such callers are marked `unseparated`.

@@ -160,7 +160,7 @@ fn grants(details: &[Value], with_policies: bool) -> String {
         let mut row = vec![format!("  {}", words(detail, "privileges")), words(detail, "locations")];
         if with_policies {
             let policies = words(detail, "policies");
-            row.push(if policies.is_empty() { "no policy permits it".to_owned() } else { format!("by {policies}") });
+            row.push(if policies.is_empty() { "nothing permits it".to_owned() } else { format!("by {policies}") });
         } else {
             row.push([words(detail, "actions"), words(detail, "datatypes"), text(detail, "identifier")].join(" "));
         }
@@ -210,7 +210,11 @@ pub(super) fn tasks(page: &Value, now: Time) -> String {
 
 /// What a revoke did, and by when every kind of verifier knows.
 pub(super) fn revoked(answer: &Value, now: Time) -> String {
-    let known = if answer["known"] == false { "no: recorded ahead of its first credential" } else { "" };
+    let known = if answer["known"] == false {
+        "no: this broker has never seen it. Check the id with `remit task list`"
+    } else {
+        ""
+    };
     let mut out = facts(&[
         ("task", text(answer, "task")),
         ("state", text(answer, "state")),

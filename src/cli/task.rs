@@ -56,7 +56,7 @@ pub(super) enum TaskCommand {
         /// The task.
         task: TaskId,
     },
-    /// Stop a task, everything it delegated, and every credential of them.
+    /// Stop a task, and every credential of it.
     Revoke {
         /// The task.
         task: TaskId,

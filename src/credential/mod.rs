@@ -51,7 +51,9 @@ impl Draft {
     pub fn prepare(permit: Permit, bounds: &Bounds<'_>, now: Time) -> Result<Self, Error> {
         let most = permit.max_ttl().unwrap_or(MAX_TTL);
         if bounds.ttl.is_some_and(|ttl| ttl > most) {
-            return Err(Error::invalid(format!("policy allows a credential of at most {most} seconds here")));
+            return Err(Error::invalid(format!(
+                "a credential may live at most {most} seconds here: ask for a `ttl` up to that"
+            )));
         }
         let task = bounds.task;
         let ttl = bounds.ttl.unwrap_or(DEFAULT_TTL).min(most);

@@ -66,7 +66,7 @@ pub const OAUTH: fn(&Error, EvidenceRole) -> (StatusCode, &'static str) = |error
     Error::NotFound | Error::TaskNotActive => (StatusCode::BAD_REQUEST, "invalid_grant"),
     Error::PolicyDenied { limit, .. } => {
         let code = match limit {
-            Limit::Location => "invalid_target",
+            Limit::Audience | Limit::Location => "invalid_target",
             Limit::Policy => "unauthorized_client",
             Limit::Privilege => "invalid_scope",
             // The token of an operator or a service is no subject token.
@@ -145,7 +145,10 @@ impl Fault {
             StatusCode::METHOD_NOT_ALLOWED => "this path has another method, named in `Allow`",
             StatusCode::PAYLOAD_TOO_LARGE => "the body is larger than 64 KiB",
             StatusCode::REQUEST_TIMEOUT => "the request took too long",
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => "the content type is not the endpoint's",
+            StatusCode::UNSUPPORTED_MEDIA_TYPE if oauth_endpoint => {
+                "the content type is application/x-www-form-urlencoded"
+            }
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => "the content type is application/json",
             _ => "the request was not carried out",
         };
         let body = if oauth_endpoint { oauth(code, detail) } else { problem(status, code, detail) };

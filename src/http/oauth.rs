@@ -112,9 +112,10 @@ fn authenticate(form: &mut Form, called: Called) -> Result<(broker::Request, Evi
         (Some("client_credentials"), _) => {
             Err(failed(EvidenceRole::Client)(Error::invalid("client_credentials takes no subject or actor token")))
         }
-        (Some(_), _) => {
-            Err(failed(EvidenceRole::Client)(invalid(Part::GrantType, "the grant types stand in the metadata")))
-        }
+        (Some(_), _) => Err(failed(EvidenceRole::Client)(invalid(
+            Part::GrantType,
+            "the grant types are urn:ietf:params:oauth:grant-type:token-exchange and client_credentials",
+        ))),
         (None, _) => Err(failed(EvidenceRole::Client)(Error::invalid("`grant_type` is required"))),
     }
 }

@@ -189,7 +189,7 @@ pub(super) async fn list(
     called: Called,
 ) -> Result<Answer<Value>, Problem> {
     let Query(page) = page
-        .map_err(|_| Error::invalid("the query knows `state`, `owner`, `workload`, `sandbox`, `cursor` and `limit`"))?;
+        .map_err(|_| Error::invalid("the query knows `state` (active, completed, revoked, expired), `owner`, `workload`, `sandbox`, `cursor` (as it was answered) and `limit` (a number)"))?;
     let limit = page.limit.unwrap_or(PAGE.0);
     if !(1..=PAGE.1).contains(&limit) {
         return Err(Error::invalid("`limit` is 1 to 200").into());

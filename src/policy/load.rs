@@ -27,7 +27,7 @@ pub(super) type Lifetimes = BTreeMap<String, Option<u32>>;
 pub(super) fn read(dir: &Path) -> (Vec<Source>, Vec<String>) {
     let entries = match fs::read_dir(dir).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
         Ok(entries) => entries,
-        Err(why) => return (Vec::new(), vec![format!("{}: {why}", dir.display())]),
+        Err(why) => return (Vec::new(), vec![format!("`policy.dir`: {}: {why}", dir.display())]),
     };
     let mut paths: Vec<_> = entries.iter().map(fs::DirEntry::path).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "cedar"));

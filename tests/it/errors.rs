@@ -26,7 +26,10 @@ fn all() -> Vec<(&'static str, Error)> {
             }
             | Error::Locked
             | Error::NotFound
-            | Error::PolicyDenied { limit: Limit::Location | Limit::Policy | Limit::Privilege | Limit::Role, .. }
+            | Error::PolicyDenied {
+                limit: Limit::Audience | Limit::Location | Limit::Policy | Limit::Privilege | Limit::Role,
+                ..
+            }
             | Error::QuotaExceeded(_)
             | Error::TaskNotActive
             | Error::Unavailable(Input::Audit | Input::Issuer | Input::Keys | Input::Policy | Input::Store) => {}
@@ -42,6 +45,7 @@ fn all() -> Vec<(&'static str, Error)> {
         ("InvalidRequest(Target)", invalid(Part::Target)),
         ("Locked", Error::Locked),
         ("NotFound", Error::NotFound),
+        ("PolicyDenied(Audience)", denied(Limit::Audience)),
         ("PolicyDenied(Location)", denied(Limit::Location)),
         ("PolicyDenied(Policy)", denied(Limit::Policy)),
         ("PolicyDenied(Privilege)", denied(Limit::Privilege)),
