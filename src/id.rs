@@ -303,6 +303,23 @@ mod tests {
         assert!(format!("{id}-0123456789").parse::<TaskId>().is_err());
     }
 
+    use proptest::prelude::*;
+
+    proptest! {
+        /// What is read is written the same, and nothing that is read takes the process down.
+        #[test]
+        fn names_are_never_normalised(text in "\\PC{0,60}|task_[0-9a-z]{26}(-[0-9a-z]{10}){0,9}|spiffe://[a-zA-Z0-9./%-]{0,40}|https?://[a-zA-Z0-9./:@%#?-]{0,40}") {
+            prop_assert!(text.parse::<TaskId>().is_ok_and(|id| id.as_str() == text) || text.parse::<TaskId>().is_err());
+            prop_assert!(text.parse::<SpiffeId>().is_ok_and(|id| id.as_str() == text) || text.parse::<SpiffeId>().is_err());
+            if let Ok(location) = text.parse::<Location>() {
+                prop_assert_eq!(location.as_str(), &text);
+                let url = location.parts().unwrap();
+                prop_assert!(url.as_str().trim_end_matches('/') == text.trim_end_matches('/'));
+                prop_assert!(url.username().is_empty() && url.fragment().is_none());
+            }
+        }
+    }
+
     #[test]
     fn malformed_names_are_refused() {
         for bad in [

@@ -247,6 +247,43 @@ mod tests {
         assert_eq!(all.filter(|_, _, _| false), None);
     }
 
+    use proptest::prelude::*;
+
+    const LOCATIONS: [&str; 4] = ["https://a", "https://b", "https://c", "https://d"];
+    const PRIVILEGES: [Privilege; 3] = [Privilege::Read, Privilege::Write, Privilege::Secret];
+
+    fn some_detail() -> impl Strategy<Value = AccessDetail> {
+        let locations = proptest::sample::subsequence(LOCATIONS.to_vec(), 1..=4);
+        let privileges = proptest::sample::subsequence(PRIVILEGES.to_vec(), 1..=3);
+        (locations, privileges, proptest::option::of("[a-z]{1,3}")).prop_map(|(locations, privileges, identifier)| {
+            let locations = locations.into_iter().map(|location| location.parse().unwrap()).collect();
+            AccessDetail {
+                locations,
+                privileges,
+                identifier,
+                ..AccessDetail::of("https://a".parse().unwrap(), Privilege::Read)
+            }
+        })
+    }
+
+    proptest! {
+        /// Whatever is kept: exactly the pairs that were to be kept, with the restrictions they had, and nothing else.
+        #[test]
+        fn a_filter_keeps_exactly_what_it_is_told(details in proptest::collection::vec(some_detail(), 1..6), keep in any::<[[bool; 3]; 4]>()) {
+            let all = Authority::new(details).unwrap();
+            let kept = all.filter(|_, location, privilege| {
+                keep[LOCATIONS.iter().position(|l| *l == location.as_str()).unwrap()][privilege as usize]
+            });
+            for (row, location) in LOCATIONS.iter().enumerate() {
+                for privilege in PRIVILEGES {
+                    let location = location.parse().unwrap();
+                    let expected = if keep[row][privilege as usize] { all.slice(&location, privilege) } else { Vec::new() };
+                    prop_assert_eq!(kept.as_ref().map_or(Vec::new(), |kept| kept.slice(&location, privilege)), expected);
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_hash_does_not_depend_on_the_order_of_members() {
         let a = authority(
