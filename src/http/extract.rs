@@ -1,7 +1,7 @@
 //! What handlers are given: who is calling, and a body that was read strictly.
 
 use axum::{
-    body::Bytes,
+    body::{Bytes, HttpBody as _},
     extract::{ConnectInfo, FromRequest, FromRequestParts, OptionalFromRequest, Path, Request},
     http::{HeaderMap, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
@@ -93,11 +93,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 impl<T: DeserializeOwned, S: Send + Sync> OptionalFromRequest<S> for Json<T> {
     type Rejection = Response;
     async fn from_request(request: Request, state: &S) -> Result<Option<Self>, Response> {
-        if request.headers().contains_key(header::CONTENT_TYPE) {
-            <Self as FromRequest<S>>::from_request(request, state).await.map(Some)
-        } else {
-            Ok(None)
+        if request.body().size_hint().exact() == Some(0) {
+            return Ok(None);
         }
+        <Self as FromRequest<S>>::from_request(request, state).await.map(Some)
     }
 }
 

@@ -48,6 +48,10 @@ both! {
         // Without a body as well, and again: nothing changes any more.
         let again = stand.call(reqwest::Method::POST, &path, Some(&stand.evidence()), None).await.expect(StatusCode::OK);
         assert_eq!(again, done);
+        let empty = stand.client.post(stand.url(&path)).bearer_auth(stand.evidence()).header("content-type", "application/json");
+        assert_eq!(crate::support::Answer::of(empty.send().await.unwrap()).await.expect(StatusCode::OK), done);
+        let untyped = stand.client.post(stand.url(&path)).bearer_auth(stand.evidence()).body("{}");
+        crate::support::Answer::of(untyped.send().await.unwrap()).await.refused(415, "invalid_request");
         // How it ended is final: a revoke afterwards does not rewrite it.
         assert_eq!(stand.revoke(&task).await.expect(StatusCode::OK)["state"], "completed");
     }
