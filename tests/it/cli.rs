@@ -365,9 +365,11 @@ impl Trial {
         paragraphs.map(str::to_owned).collect()
     }
 
+    /// In a session of its own, as a terminal gives it: the one that these tests run in may have begun outside this PID
+    /// namespace, and then every process is an instance of its own.
     async fn sh(&self, script: &str) -> Said {
-        let mut sh = clean("sh");
-        sh.args(["-euc", script]).current_dir("/");
+        let mut sh = clean("setsid");
+        sh.args(["sh", "-euc", script]).current_dir("/");
         Said::of(run(sh, "").await)
     }
 }

@@ -8,7 +8,6 @@ use std::{
     fs::{self, File},
     io::Write as _,
     net::TcpListener,
-    os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -129,12 +128,13 @@ fn run(root: &Path, blocks: &[Block]) -> String {
     drop(file);
     let stdout = File::create(&output).unwrap();
     let stderr = stdout.try_clone().unwrap();
-    let mut bash = Command::new("bash");
+    // A session of its own, as a terminal gives it, and the process group of everything that it starts.
+    let mut bash = Command::new("setsid");
     for variable in ["REMIT_URL", "REMIT_EVIDENCE", "REMIT_OPERATOR_TOKEN_FILE", "REMIT_LOG"] {
         bash.env_remove(variable);
     }
     // A file for the output: what is left behind would keep a pipe open.
-    bash.arg(&script).current_dir(root).stdin(Stdio::null()).stdout(stdout).stderr(stderr).process_group(0);
+    bash.arg("bash").arg(&script).current_dir(root).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
     let mut session = Session(bash.spawn().unwrap());
     let begun = Instant::now();
     let status = loop {
