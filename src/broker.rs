@@ -9,6 +9,9 @@
 //!
 //! **Introspect** (here): signature and times → is the caller one who may see it? → lease, task and lineage as they stand now.
 //!
+//! **Renew** (`broker/renew.rs`): attest → is the task this instance's, and active? → policy decides on it again, as when it was declared →
+//! on record → the deadline is moved.
+//!
 //! **Complete, revoke** (`broker/revoke.rs`): durable intent in the audit log → one atomic step on the tree, whatever the number of
 //! credentials → outcome in the audit log → answer.
 //!
@@ -22,6 +25,7 @@
 mod declare;
 mod keys;
 mod look;
+mod renew;
 mod revoke;
 
 use secrecy::{ExposeSecret as _, SecretString};
@@ -34,11 +38,11 @@ use crate::{
     attest::{Attested, Attestors, Evidence, Peer, Rejected},
     audit::{Actor, Audit, Entry, Event},
     claims::Claims,
-    clock::{Clock, Time},
-    credential::{Bounds, Credential, Draft, Keyring},
+    clock::{Clock, Time, after},
+    credential::{Bounds, Credential, DEFAULT_TTL, Draft, Keyring},
     error::{Denied, Error, Input, Limit},
     id::TaskId,
-    lease::{InDoubt, Ledger, Written},
+    lease::{Held, InDoubt, Ledger, Written},
     party::{Operator, Parties, Party, Service},
     policy::{Ask, Policies, Verdict, Words},
     revocation::EndSet,
@@ -48,6 +52,7 @@ use crate::{
 
 pub use declare::{Declared, IdempotencyKey};
 pub use look::{Filter, Page};
+pub use renew::Renewed;
 pub use revoke::{Reach, Revoked};
 
 /// Everything a broker is made of.
@@ -157,11 +162,12 @@ impl Broker {
         let task = self.own_task(&attested, id).await?;
         let actor = actor_of(&attested);
         let over = || entry(now, &request.id, &actor, id, Event::MintRefused { code: "task_not_active" });
-        if now >= task.expires_at || self.ends.covers(id) {
+        let deadline = self.deadline(&task, asked, now).await?;
+        if now >= deadline || self.ends.covers(id) {
             self.record(vec![over()]).await?;
             return Err(Error::TaskNotActive);
         }
-        let (drafts, denied) = self.decide(&attested, &task, asked, now)?;
+        let (drafts, denied) = self.decide(&attested, &task, deadline, asked, now)?;
         if !denied.is_empty() {
             let entries = denied.iter().map(|d| entry(now, &request.id, &actor, id, mint_denied(&d.denied))).collect();
             self.record(entries).await?;
@@ -224,7 +230,7 @@ impl Broker {
             return None;
         }
         let live = self.parts.ledger.live(&claims.task.id, &claims.jti).await;
-        let (lease, task) = live
+        let (lease, Held { task, expires_at, .. }) = live
             .inspect_err(|why| tracing::error!(%why, "the store is in doubt: introspection answers inactive"))
             .ok()??;
         let same = lease.resource == claims.aud
@@ -233,7 +239,7 @@ impl Broker {
             && lease.expires_at.timestamp() == claims.exp
             && task.id == claims.task.id
             && task.workload == claims.client_id;
-        let alive = same && lease.expires_at > now && task.expires_at > now;
+        let alive = same && lease.expires_at > now && expires_at > now;
         alive.then(|| Introspection::Active(Box::new(claims.clone()), verified.form()))
     }
 
@@ -328,11 +334,19 @@ impl Broker {
         if owns(attested, &task) { Ok(task) } else { Err(Error::NotFound) }
     }
 
+    /// The deadline of a task, with one look at the store only where it may bound what is asked for.
+    async fn deadline(&self, task: &Task, asked: &[CredentialRequest], now: Time) -> Result<Time, Error> {
+        let longest = asked.iter().map(|request| request.ttl.unwrap_or(DEFAULT_TTL)).max().unwrap_or_default();
+        let wanted = after(now, longest).unwrap_or(Time::MAX_UTC);
+        self.parts.ledger.deadline(task, wanted).await.map_err(|why| in_doubt(&why))
+    }
+
     /// Decides on each credential on its own.
     fn decide(
         &self,
         attested: &Attested,
         task: &Task,
+        deadline: Time,
         asked: &[CredentialRequest],
         now: Time,
     ) -> Result<(Vec<Draft>, Vec<Refused>), Error> {
@@ -360,7 +374,8 @@ impl Broker {
                 Ask { words: Words::from(task), location: &request.resource, privilege: request.privilege, details };
             match self.parts.policies.mint(attested, ask, now).map_err(|why| undecided(&why))? {
                 Verdict::Permit(permit) => {
-                    let bounds = Bounds { task, evidence: attested.expires_at(), ttl: request.ttl, form: request.kind };
+                    let evidence = attested.expires_at();
+                    let bounds = Bounds { task, deadline, evidence, ttl: request.ttl, form: request.kind };
                     drafts.push(Draft::prepare(permit, &bounds, now)?);
                 }
                 Verdict::Denied(policies) => denied.push(refuse(Limit::Policy, policies)),
@@ -396,6 +411,7 @@ impl Broker {
 }
 
 /// One credential that was refused, and which line it would have crossed.
+#[derive(Clone)]
 struct Refused {
     limit: Limit,
     denied: Denied,

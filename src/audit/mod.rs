@@ -114,6 +114,25 @@ pub enum Event {
         /// The stable code: `task_not_active`.
         code: &'static str,
     },
+    /// A task gets a later deadline.
+    TaskRenewed {
+        /// The deadline.
+        expires_at: Time,
+        /// The policies that permitted it.
+        policies: Vec<String>,
+    },
+    /// A renewal was refused.
+    RenewalDenied {
+        /// In a sentence.
+        why: String,
+        /// What of the task is no longer allowed, and by which policies.
+        denied: Vec<Denied>,
+    },
+    /// A task was not renewed although nothing forbade it: it is over.
+    RenewalRefused {
+        /// The stable code: `task_not_active`.
+        code: &'static str,
+    },
     /// An operator tried what their roles do not allow.
     OperatorRefused {
         /// Why, in a sentence.

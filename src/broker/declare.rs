@@ -17,7 +17,7 @@ use crate::{
     error::{Denied, Error, Input, Limit},
     id::{TaskId, sha256_hex},
     lease::{Held, Remembered, Written},
-    policy::{Ask, Verdict, Words},
+    policy::{Ask, Limits, Verdict, Words},
     task::{AccessDetail, Authority, Declaration, State, Task},
 };
 
@@ -55,11 +55,11 @@ struct Declarer {
 }
 
 /// What policy makes of the authority that is asked for.
-struct Weighed {
-    authority: Option<Authority>,
-    refused: Vec<Refused>,
-    policies: Vec<String>,
-    max_ttl: u32,
+pub(super) struct Weighed {
+    pub(super) authority: Option<Authority>,
+    pub(super) refused: Vec<Refused>,
+    pub(super) policies: Vec<String>,
+    pub(super) limits: Limits,
 }
 
 impl Broker {
@@ -94,12 +94,12 @@ impl Broker {
         asked: &Authority,
         key: Option<IdempotencyKey>,
     ) -> Result<Declared, Error> {
-        let weighed = self.weigh(by, declaration, asked)?;
+        let weighed = self.weigh(&by.attested, Words::from(declaration), asked, by.now)?;
         let partial = declaration.partial;
         let Some(authority) = weighed.authority.filter(|_| partial || weighed.refused.is_empty()) else {
             return Err(refusal(weighed.refused));
         };
-        let expires_at = lifetime(declaration, weighed.max_ttl, by.now)?;
+        let expires_at = deadline(declaration.ttl, DEFAULT_TTL, &weighed.limits, by.now, by.now)?;
         let mut task = self.new_task(by, declaration, authority, expires_at)?;
         task.policies = weighed.policies;
         if let Some(key) = key {
@@ -108,7 +108,7 @@ impl Broker {
                 return self.repeat(by, held).await;
             }
         }
-        let (drafts, refused) = self.decide(&by.attested, &task, &declaration.credentials, by.now)?;
+        let (drafts, refused) = self.decide(&by.attested, &task, expires_at, &declaration.credentials, by.now)?;
         if !partial && !refused.is_empty() {
             return Err(refusal(refused));
         }
@@ -118,8 +118,14 @@ impl Broker {
     }
 
     /// Decides on every (location, privilege). What no service answers for is refused whatever policy says.
-    fn weigh(&self, by: &Declarer, declaration: &Declaration, asked: &Authority) -> Result<Weighed, Error> {
-        if by.attested.owners().is_some_and(|owners| !owners.contains(&declaration.owner)) {
+    pub(super) fn weigh(
+        &self,
+        attested: &Attested,
+        words: Words<'_>,
+        asked: &Authority,
+        now: Time,
+    ) -> Result<Weighed, Error> {
+        if attested.owners().is_some_and(|owners| !owners.iter().any(|owner| owner == words.owner)) {
             let detail = "`owner` is not among those that the attestor's configuration allows for this workload";
             return Err(Error::PolicyDenied { limit: Limit::Policy, denied: Vec::new(), detail: detail.into() });
         }
@@ -132,13 +138,11 @@ impl Broker {
             served
         });
         let Some(served) = served else {
-            return Ok(Weighed { authority: None, refused, policies: Vec::new(), max_ttl: MAX_TTL });
+            return Ok(Weighed { authority: None, refused, policies: Vec::new(), limits: Limits::default() });
         };
-        let words = Words::from(declaration);
-        let grant = self.parts.policies.declare(&by.attested, words, &served, by.now).map_err(|why| undecided(&why))?;
+        let grant = self.parts.policies.declare(attested, words, &served, now).map_err(|why| undecided(&why))?;
         refused.extend(grant.denied.into_iter().map(|denied| Refused { limit: Limit::Policy, denied }));
-        let max_ttl = grant.max_ttl.unwrap_or(MAX_TTL);
-        Ok(Weighed { authority: grant.authority, refused, policies: grant.policies, max_ttl })
+        Ok(Weighed { authority: grant.authority, refused, policies: grant.policies, limits: grant.limits })
     }
 
     fn new_task(
@@ -202,7 +206,8 @@ impl Broker {
         let entries =
             drafts.iter().map(|draft| entry(by.now, &by.request, &by.actor, &task.id, minted(draft))).collect();
         let credentials = self.release(&task, drafts, entries).await?;
-        Ok(Declared { held: Held { task, end: None }, credentials, now: by.now })
+        let held = Held { expires_at: task.expires_at, task, end: None };
+        Ok(Declared { held, credentials, now: by.now })
     }
 
     /// A retry: the same task, and those of its leases that still live, signed again, if policy still permits them.
@@ -211,7 +216,7 @@ impl Broker {
         if !owns(&by.attested, &task) {
             return Err(Error::NotFound);
         }
-        if task.state(held.end.as_ref(), by.now) != State::Active || self.ends.covers(&task.id) {
+        if held.state(by.now) != State::Active || self.ends.covers(&task.id) {
             return Err(Error::TaskNotActive);
         }
         let leases = self.parts.ledger.leases(&task.id, &task.leases).await.map_err(|why| in_doubt(&why))?;
@@ -229,7 +234,7 @@ impl Broker {
             }
             let ask = Ask { words: Words::from(&*task), location: &location, privilege, details };
             match self.parts.policies.mint(&by.attested, ask, by.now).map_err(|why| undecided(&why))? {
-                Verdict::Permit(permit) => drafts.push(Draft::again(permit, lease, by.now)?),
+                Verdict::Permit(permit) => drafts.push(Draft::again(permit, lease, held.expires_at, by.now)?),
                 Verdict::Denied(policies) => return Err(refuse(Limit::Policy, policies)),
             }
         }
@@ -240,13 +245,30 @@ impl Broker {
     }
 }
 
-/// A `ttl` above policy is refused; the default is brought down to it.
-fn lifetime(declaration: &Declaration, most: u32, now: Time) -> Result<Time, Error> {
-    if declaration.ttl.is_some_and(|ttl| ttl > most) {
-        return Err(Error::invalid(format!("this task may live at most {most} seconds: ask for a `ttl` up to that")));
+/// When a task ends that is declared or renewed `now` for `ttl` seconds. A `ttl` above policy is refused; the default is brought
+/// down to it. Both are brought down to what the task may live without a renewal, and to the end of its longest life.
+pub(super) fn deadline(
+    ttl: Option<u32>,
+    default: u32,
+    limits: &Limits,
+    created_at: Time,
+    now: Time,
+) -> Result<Time, Error> {
+    let most = limits.max_ttl.unwrap_or(MAX_TTL);
+    if ttl.is_some_and(|ttl| ttl > most) {
+        return Err(Error::invalid(format!(
+            "this task may live at most {most} seconds at a time: ask for a `ttl` up to that"
+        )));
     }
-    let ttl = declaration.ttl.unwrap_or(DEFAULT_TTL.min(most));
-    after(now, ttl).ok_or_else(|| Error::invalid("`ttl` is past the end of time"))
+    let ttl = ttl.unwrap_or(default).min(most).min(limits.idle_ttl.unwrap_or(most));
+    let end = after(now, ttl).ok_or_else(|| Error::invalid("`ttl` is past the end of time"))?;
+    Ok(end.min(longest_life(limits, created_at)?))
+}
+
+/// When a task ends at the latest, however often it is renewed: without a `@max_lifetime`, after one longest `ttl`.
+pub(super) fn longest_life(limits: &Limits, created_at: Time) -> Result<Time, Error> {
+    let life = limits.max_lifetime.or(limits.max_ttl).unwrap_or(MAX_TTL);
+    after(created_at, life).ok_or_else(|| Error::invalid("the task would live past the end of time"))
 }
 
 fn declared(task: &Task) -> Event {

@@ -30,7 +30,7 @@ pub struct Filter {
 impl Filter {
     fn admits(&self, held: &Held, now: Time) -> bool {
         let task = &held.task;
-        self.state.is_none_or(|state| state == task.state(held.end.as_ref(), now))
+        self.state.is_none_or(|state| state == held.state(now))
             && self.owner.as_ref().is_none_or(|owner| *owner == task.owner)
             && self.workload.as_ref().is_none_or(|workload| workload == task.workload.as_str())
             && self.sandbox.as_ref().is_none_or(|sandbox| task.sandbox.as_ref() == Some(sandbox))

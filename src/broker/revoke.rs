@@ -64,7 +64,8 @@ impl Broker {
             End { task: id.clone(), state: State::Completed, at: now, reason, by: attested.workload().to_string() };
         let stopped = self.stop(&end, false, &actor_of(&attested), &request.id).await?.ok_or(Error::NotFound)?;
         let task = stopped.task.ok_or(Error::NotFound)?;
-        Ok((Held { task, end: Some(stopped.end) }, now))
+        let expires_at = stopped.expires_at.unwrap_or(task.expires_at);
+        Ok((Held { task, expires_at, end: Some(stopped.end) }, now))
     }
 
     /// Ends a task and everything below it, at once. Idempotent: a second call gets the first one's instants.
@@ -124,7 +125,7 @@ impl Broker {
             return Err(Error::Unavailable(Input::Store));
         }
         if let Some(stopped) = &stopped {
-            let lives = stopped.task.as_ref().map_or(keep_until, |task| task.expires_at + EXPIRED_FOR_SURE);
+            let lives = stopped.expires_at.map_or(keep_until, |deadline| deadline + EXPIRED_FOR_SURE);
             self.ends.insert(&stopped.end.task, lives, end.at);
             let Tally { ended_tasks, credentials, .. } = stopped.tally;
             let (state, known) = (stopped.end.state, stopped.task.is_some());
@@ -134,8 +135,8 @@ impl Broker {
     }
 
     fn account(&self, id: &TaskId, stopped: &Stopped) -> Revoked {
-        let Stopped { end, task, tally, effective_at } = stopped;
-        let state = task.as_ref().map_or(end.state, |task| task.state(Some(end), end.at));
+        let Stopped { end, task, expires_at, tally, effective_at } = stopped;
+        let state = expires_at.map_or(end.state, |deadline| State::of(Some(end), deadline, end.at));
         // A verifier that asks learns of it with its next question; one that only knows the keys, when the last token expires.
         let effective_at = *effective_at;
         let last = DateTime::from_timestamp(tally.latest_expiry, 0).unwrap_or(effective_at).max(effective_at);

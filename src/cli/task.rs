@@ -51,6 +51,14 @@ pub(super) enum TaskCommand {
         #[arg(long)]
         cursor: Option<String>,
     },
+    /// Give a task that is not done yet a later deadline, within policy.
+    Renew {
+        /// The task.
+        task: TaskId,
+        /// How long it is to live from now [default: as long as it was declared for]
+        #[arg(long, value_name = "SECONDS")]
+        ttl: Option<u32>,
+    },
     /// End a task that is done. Its credentials die with it.
     Complete {
         /// The task.
@@ -246,7 +254,10 @@ impl TaskCommand {
         }
         let (body, now) = (&answer.json, clock.now());
         say(&match self {
-            TaskCommand::Declare(_) | TaskCommand::Show { .. } | TaskCommand::Complete { .. } => show::task(body, now),
+            TaskCommand::Declare(_)
+            | TaskCommand::Show { .. }
+            | TaskCommand::Renew { .. }
+            | TaskCommand::Complete { .. } => show::task(body, now),
             TaskCommand::List { .. } => show::tasks(body, now),
             TaskCommand::Revoke { .. } => show::revoked(body, now),
         });
@@ -269,6 +280,10 @@ impl TaskCommand {
                 let query = query.into_iter().chain([("limit", &limit), ("cursor", cursor)]);
                 let query: Vec<_> = query.filter_map(|(name, value)| Some((name, value.clone()?))).collect();
                 connection.operator()?.get("/v1/tasks", &query).await
+            }
+            TaskCommand::Renew { task, ttl } => {
+                let body = members([("ttl", json!(ttl))]);
+                connection.workload()?.post(&format!("/v1/tasks/{task}/renew"), &body).await
             }
             TaskCommand::Complete { task } => {
                 connection.workload()?.post(&format!("/v1/tasks/{task}/complete"), &json!({})).await

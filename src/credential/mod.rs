@@ -27,6 +27,7 @@ pub const MAX_TTL: u32 = 3600;
 pub struct Draft {
     permit: Permit,
     lease: Lease,
+    deadline: Time,
 }
 
 /// What bounds a credential besides the permit.
@@ -34,6 +35,8 @@ pub struct Draft {
 pub struct Bounds<'a> {
     /// The task it is for.
     pub task: &'a Task,
+    /// The deadline of the task as it stands.
+    pub deadline: Time,
     /// When the evidence behind it ends.
     pub evidence: Option<Time>,
     /// The lifetime that was asked for, in seconds.
@@ -58,7 +61,7 @@ impl Draft {
         let task = bounds.task;
         let ttl = bounds.ttl.unwrap_or(DEFAULT_TTL).min(most);
         let mut expires_at = after(now, ttl).ok_or_else(|| Error::invalid("`ttl` is past the end of time"))?;
-        expires_at = expires_at.min(task.expires_at);
+        expires_at = expires_at.min(bounds.deadline);
         if expires_at <= now {
             return Err(Error::TaskNotActive);
         }
@@ -75,17 +78,21 @@ impl Draft {
             issued_at: crate::clock::whole_second(now),
             expires_at,
         };
-        Ok(Self { permit, lease })
+        Ok(Self { permit, lease, deadline: bounds.deadline })
     }
 
     /// A draft for a lease that exists: a retry gets the same credential, if policy still permits it.
     ///
     /// # Errors
     /// [`Error::TaskNotActive`] when the lease has ended, outlives what policy allows by now, or the permit is for something else.
-    pub fn again(permit: Permit, lease: Lease, now: Time) -> Result<Self, Error> {
+    pub fn again(permit: Permit, lease: Lease, deadline: Time, now: Time) -> Result<Self, Error> {
         let same = permit.location() == &lease.resource && permit.privilege() == lease.privilege;
         let bound = after(now, permit.max_ttl().unwrap_or(MAX_TTL)).is_some_and(|bound| lease.expires_at <= bound);
-        if same && bound && lease.expires_at > now { Ok(Self { permit, lease }) } else { Err(Error::TaskNotActive) }
+        if same && bound && lease.expires_at > now {
+            Ok(Self { permit, lease, deadline })
+        } else {
+            Err(Error::TaskNotActive)
+        }
     }
 
     /// Its lease, to be written before it is signed.
@@ -130,7 +137,7 @@ impl Draft {
                 declared_at: task.created_at.timestamp(),
                 generation: task.generation,
                 authority_hash: task.authority.hash().map_err(|_| Error::Unavailable(Input::Store))?,
-                expires_at: task.expires_at.timestamp(),
+                expires_at: self.deadline.timestamp(),
             },
             cnf: None,
         };

@@ -56,6 +56,7 @@ pub fn router(broker: Arc<Broker>, tasks: TaskTracker) -> Router {
         .route("/v1/tasks", post(tasks::declare).get(tasks::list))
         .route("/v1/tasks/{id}", get(tasks::show))
         .route("/v1/tasks/{id}/credentials", post(tasks::mint))
+        .route("/v1/tasks/{id}/renew", post(tasks::renew))
         .route("/v1/tasks/{id}/complete", post(tasks::complete))
         .route("/v1/tasks/{id}/revoke", post(tasks::revoke))
         .route("/healthz", get(health::healthz))

@@ -21,7 +21,7 @@ use crate::{
     error::Error,
     id::TaskId,
     lease::Held,
-    task::{self, CredentialRequest, Declaration, check_text},
+    task::{self, CredentialRequest, Declaration, check_text, check_ttl},
 };
 
 type Shared = State<Arc<Broker>>;
@@ -34,7 +34,7 @@ fn body(held: &Held, now: Time) -> Result<Value, Error> {
     let task = &*held.task;
     let mut body = json!({
         "task": task.id,
-        "state": task.state(held.end.as_ref(), now),
+        "state": held.state(now),
         "workload": task.workload,
         "instance": task.instance,
         "kind": task.kind,
@@ -52,10 +52,10 @@ fn body(held: &Held, now: Time) -> Result<Value, Error> {
         "authority_hash": task.authority.hash().map_err(|_| Error::invalid("the authority has no canonical form"))?,
         "generation": task.generation,
         "created_at": task.created_at,
-        "expires_at": task.expires_at,
+        "expires_at": held.expires_at,
     });
     if let (Some(end), Some(members)) = (&held.end, body.as_object_mut()) {
-        members.insert("ended_at".into(), json!(end.at.min(task.expires_at)));
+        members.insert("ended_at".into(), json!(end.at.min(held.expires_at)));
         members.insert("reason".into(), json!(end.reason));
     }
     Ok(body)
@@ -136,6 +136,29 @@ pub(super) async fn mint(
 #[serde(deny_unknown_fields)]
 pub(super) struct EndBody {
     reason: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RenewBody {
+    ttl: Option<u32>,
+}
+
+pub(super) async fn renew(
+    State(broker): Shared,
+    Id(id): Id,
+    called: Called,
+    body: Option<Json<RenewBody>>,
+) -> Result<Answer<Value>, Problem> {
+    let ttl = body.and_then(|body| body.value.ttl);
+    check_ttl(ttl)?;
+    let renewed = broker.renew(called.request, &id, ttl).await?;
+    let mut body = self::body(&renewed.held, renewed.now)?;
+    if let Some(members) = body.as_object_mut() {
+        members.insert("renew_at".into(), json!(renewed.renew_at));
+        members.insert("renewable_until".into(), json!(renewed.renewable_until));
+    }
+    Ok(Answer(body))
 }
 
 pub(super) async fn complete(

@@ -6,6 +6,7 @@ mod known;
 pub use keys::{PublishedKey, Use};
 
 use chrono::TimeDelta;
+use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
@@ -14,13 +15,13 @@ use std::{
 };
 
 use super::{
-    Claim, Ended, Ending, InDoubt, Index, Key, Lease, Mint, Minted, Sealed, Store, StoreKey, Tally, record::Sealer,
-    redb::RedbStore, redis::RedisStore,
+    Claim, Ended, Ending, InDoubt, Index, Key, Lease, Mint, Minted, Renewed, Renewing, Sealed, Store, StoreKey, Tally,
+    record::Sealer, redb::RedbStore, redis::RedisStore,
 };
 use crate::{
     clock::{Clock, Time},
     id::{self, LeaseId, TaskId},
-    task::{End, Task},
+    task::{End, Renewal, State, Task},
 };
 use known::Known;
 
@@ -75,6 +76,8 @@ struct Inner {
     /// The marker as it stood when the store was opened.
     marker: String,
     known: Known,
+    /// Deadlines that renewals have set; what was once granted is never less.
+    renewed: Cache<TaskId, Time>,
 }
 
 /// What makes a store this one.
@@ -85,13 +88,23 @@ struct Marker {
     generation: u64,
 }
 
-/// A task as it stands: what was declared, and the end that applies to it (its own or an ancestor's), if any.
+/// A task as it stands: what was declared, its deadline now, and the end that applies to it (its own or an ancestor's), if any.
 #[derive(Debug, Clone)]
 pub struct Held {
     /// What was declared.
     pub task: Arc<Task>,
+    /// Its deadline: that of the latest renewal, if there was one.
+    pub expires_at: Time,
     /// The end that applies.
     pub end: Option<End>,
+}
+
+impl Held {
+    /// The state at `now`.
+    #[must_use]
+    pub fn state(&self, now: Time) -> State {
+        State::of(self.end.as_ref(), self.expires_at, now)
+    }
 }
 
 /// What came of writing a task or leases.
@@ -107,6 +120,11 @@ pub enum Written {
     Missing,
 }
 
+/// How many deadlines are remembered.
+const REMEMBERED: usize = 32 * 1024;
+/// How often a renewal that another overtook is tried again: more than two at a time is nobody's use of it.
+const RENEWAL_TRIES: usize = 4;
+
 /// What an end came to.
 #[derive(Debug)]
 pub struct Stopped {
@@ -114,6 +132,8 @@ pub struct Stopped {
     pub end: End,
     /// The task, if the store has it.
     pub task: Option<Arc<Task>>,
+    /// Its deadline, where the store has the task.
+    pub expires_at: Option<Time>,
     /// What it took with it.
     pub tally: Tally,
     /// When it was first seen to be recorded: no verification that starts after it finds anything of the subtree alive.
@@ -161,7 +181,15 @@ impl Ledger {
             )
         })?;
         let sealer = Sealer::new(key, generation, now);
-        Ok(Self(Arc::new(Inner { store, clock, sealer, generation, marker, known: Known::default() })))
+        Ok(Self(Arc::new(Inner {
+            store,
+            clock,
+            sealer,
+            generation,
+            marker,
+            known: Known::default(),
+            renewed: Cache::new(REMEMBERED),
+        })))
     }
 
     /// The generation of the store: every credential carries it.
@@ -251,14 +279,14 @@ impl Ledger {
     ///
     /// # Errors
     /// When the store is in doubt.
-    pub async fn live(&self, task: &TaskId, lease: &LeaseId) -> Result<Option<(Lease, Arc<Task>)>, InDoubt> {
+    pub async fn live(&self, task: &TaskId, lease: &LeaseId) -> Result<Option<(Lease, Held)>, InDoubt> {
         let lineage: Vec<TaskId> = task.lineage().collect();
         let key = Key::Lease(task.clone(), lease.clone());
-        let mut keys = vec![key.clone()];
+        let mut keys = vec![key.clone(), Key::Renewal(task.clone())];
         keys.extend(lineage.iter().cloned().map(Key::Task));
         keys.extend(lineage.iter().cloned().map(Key::End));
         let records = self.0.store.read(&keys).await?;
-        let (Some((found, rest)), true) = (records.split_first(), records.len() == keys.len()) else {
+        let ([found, renewal, rest @ ..], true) = (records.as_slice(), records.len() == keys.len()) else {
             return Err(short());
         };
         let (tasks, ends) = rest.split_at(lineage.len());
@@ -275,7 +303,9 @@ impl Ledger {
                 return Ok(None);
             }
         }
-        Ok(own.map(|own| (found, own)))
+        let Some(own) = own else { return Ok(None) };
+        let expires_at = self.deadline_of(&own, renewal.as_deref())?;
+        Ok(Some((found, Held { task: own, expires_at, end: None })))
     }
 
     /// Leases, whatever became of them or their task; `None` where the store has none in this generation.
@@ -291,6 +321,51 @@ impl Ledger {
         keys.iter().zip(records).map(open).collect()
     }
 
+    /// The deadline of a task: from memory where it is known to reach as far as `wanted`, else as it stands in the store.
+    ///
+    /// # Errors
+    /// When the store is in doubt.
+    pub async fn deadline(&self, task: &Task, wanted: Time) -> Result<Time, InDoubt> {
+        let known = self.0.renewed.get(&task.id).unwrap_or(task.expires_at);
+        if known >= wanted {
+            return Ok(known);
+        }
+        let [renewal] = self.read([Key::Renewal(task.id.clone())]).await?;
+        self.deadline_of(task, renewal.as_deref())
+    }
+
+    /// Extends the deadline of a task to `expires_at`, and yields the one that stands: it is never brought forward.
+    ///
+    /// # Errors
+    /// When the store is in doubt.
+    pub async fn renew(&self, task: &Task, at: Time, expires_at: Time) -> Result<(Written, Time), InDoubt> {
+        let key = Key::Renewal(task.id.clone());
+        for _ in 0..RENEWAL_TRIES {
+            let [before] = self.read([key.clone()]).await?;
+            let stands = self.deadline_of(task, before.as_deref())?;
+            let later = stands.max(expires_at);
+            let renewal = Renewal { task: task.id.clone(), at, expires_at: later };
+            let step = Renewing {
+                id: task.id.clone(),
+                before,
+                record: self.0.sealer.seal(&key, &renewal)?,
+                kept_until: kept(stands, TASK_KEPT),
+                keep_until: kept(later, TASK_KEPT),
+            };
+            let written = match self.0.store.renew(&step).await? {
+                Renewed::Written => {
+                    self.0.renewed.insert(task.id.clone(), later);
+                    Written::Done
+                }
+                Renewed::Ended(end) => Written::Ended(self.nearest(&task.id, &end)?),
+                Renewed::Missing => Written::Missing,
+                Renewed::Changed => continue,
+            };
+            return Ok((written, later));
+        }
+        Err(InDoubt("a task is being renewed too often at once".into()))
+    }
+
     /// Records an end. `None`: the store has no such task, and `unseen` did not allow for that.
     ///
     /// # Errors
@@ -298,7 +373,9 @@ impl Ledger {
     pub async fn end(&self, end: &End, keep_until: Time, unseen: bool) -> Result<Option<Stopped>, InDoubt> {
         let record = self.0.sealer.seal(&Key::End(end.task.clone()), end)?;
         let step = Ending { id: end.task.clone(), end: record, keep_until, unseen };
-        let Some(Ended { end: standing, task, tally }) = self.0.store.end(&step).await? else { return Ok(None) };
+        let Some(Ended { end: standing, task, renewal, tally }) = self.0.store.end(&step).await? else {
+            return Ok(None);
+        };
         let standing = self.nearest(&end.task, &standing)?;
         // `standing.at` was read before the step, and something may have been found alive until the step was done.
         let seen = self.0.store.confirm(&standing.task, self.0.clock.now()).await?;
@@ -310,7 +387,9 @@ impl Ledger {
             tracing::error!(task = %end.task, %error, "ended a task whose record is not to be believed");
             None
         });
-        Ok(Some(Stopped { end: standing, task, tally, effective_at }))
+        // Where it cannot be told, nobody may take the task for over before its end is.
+        let expires_at = task.as_ref().and_then(|task| self.deadline_of(task, renewal.as_deref()).ok());
+        Ok(Some(Stopped { end: standing, task, expires_at, tally, effective_at }))
     }
 
     /// Remembers what an `Idempotency-Key` (by its digest) stood for, and yields what it stands for: the first one.
@@ -381,12 +460,24 @@ impl Ledger {
 
     /// What [`held_keys`] were read for.
     fn held(&self, id: &TaskId, records: &[Option<String>]) -> Result<Option<Held>, InDoubt> {
-        let Some((record, ends)) = records.split_first() else { return Err(short()) };
+        let [record, renewal, ends @ ..] = records else { return Err(short()) };
         let Some(record) = record else { return Ok(None) };
         let Some(task) = self.believe(id, record)? else { return Ok(None) };
         let end = ends.iter().flatten().next_back();
         let end = end.map(|end| self.nearest(id, end)).transpose()?;
-        Ok(Some(Held { task, end }))
+        let expires_at = self.deadline_of(&task, renewal.as_deref())?;
+        Ok(Some(Held { task, expires_at, end }))
+    }
+
+    /// The deadline of a task, given the record of its renewal.
+    fn deadline_of(&self, task: &Task, renewal: Option<&str>) -> Result<Time, InDoubt> {
+        let Some(renewal) = renewal else { return Ok(task.expires_at) };
+        let renewal = self.0.sealer.open_if_current::<Renewal>(&Key::Renewal(task.id.clone()), renewal)?;
+        let Some(renewal) = renewal.filter(|renewal| renewal.expires_at > task.expires_at) else {
+            return Ok(task.expires_at);
+        };
+        self.0.renewed.insert(task.id.clone(), renewal.expires_at);
+        Ok(renewal.expires_at)
     }
 
     async fn read<const N: usize>(&self, keys: [Key; N]) -> Result<[Option<String>; N], InDoubt> {
@@ -394,9 +485,9 @@ impl Ledger {
     }
 }
 
-/// A task, and the ends that apply to it, root first.
+/// A task, its renewal, and the ends that apply to it, root first.
 fn held_keys(id: &TaskId) -> Vec<Key> {
-    std::iter::once(Key::Task(id.clone())).chain(id.lineage().map(Key::End)).collect()
+    [Key::Task(id.clone()), Key::Renewal(id.clone())].into_iter().chain(id.lineage().map(Key::End)).collect()
 }
 
 fn kept(from: Time, longer: TimeDelta) -> Time {

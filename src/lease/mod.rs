@@ -71,6 +71,10 @@ pub trait Store: Send + Sync {
     /// or is missing. Where the task is to be written and exists already, MUST write nothing.
     fn mint<'a>(&'a self, mint: &'a Mint) -> Answer<'a, Minted>;
 
+    /// Replaces the renewal of a task, unless the task or an ancestor has ended or is missing, or another renewal stands than
+    /// [`Renewing::before`]. MUST keep the task, and what is counted of it, as long as the renewal.
+    fn renew<'a>(&'a self, renewing: &'a Renewing) -> Answer<'a, Renewed>;
+
     /// Records the end of a task unless it or an ancestor has one. MUST NOT fail for want of memory where the store can help it,
     /// MUST NOT fail for what stands in a counter, and MUST cost the same whatever the number of credentials.
     fn end<'a>(&'a self, end: &'a Ending) -> Answer<'a, Option<Ended>>;
@@ -134,6 +138,34 @@ pub enum Minted {
     Missing,
 }
 
+/// One step that renews a task.
+#[derive(Debug, Clone)]
+pub struct Renewing {
+    /// The task.
+    pub id: TaskId,
+    /// The renewal that was read, if there was one.
+    pub before: Option<String>,
+    /// The record of the new one.
+    pub record: Sealed,
+    /// Until when the task was to be kept so far.
+    pub kept_until: Time,
+    /// Until when it is to be kept now.
+    pub keep_until: Time,
+}
+
+/// What came of a [`Renewing`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Renewed {
+    /// It was written.
+    Written,
+    /// Another renewal came first. Nothing was written.
+    Changed,
+    /// The task or an ancestor has ended; the record of that end. Nothing was written.
+    Ended(String),
+    /// The task or an ancestor is not in the store. Nothing was written.
+    Missing,
+}
+
 /// One step that ends a task.
 #[derive(Debug, Clone)]
 pub struct Ending {
@@ -154,6 +186,8 @@ pub struct Ended {
     pub end: String,
     /// The task's record, if the store has it.
     pub task: Option<String>,
+    /// The record of its latest renewal, if it has one.
+    pub renewal: Option<String>,
     /// Counted when the end was first recorded, and the same ever after.
     pub tally: Tally,
 }

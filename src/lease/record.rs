@@ -34,6 +34,8 @@ pub enum Key {
     Lease(TaskId, LeaseId),
     /// The store's marker.
     Marker,
+    /// The latest renewal of a task.
+    Renewal(TaskId),
     /// A public signing key of a broker, by key id.
     SigningKey(String),
     /// A task.
@@ -49,6 +51,7 @@ impl Key {
             Key::Idempotency(digest) => format!("remit:idempotency:{digest}"),
             Key::Lease(id, lease) => format!("{}:lease:{id}:{lease}", tree(id)),
             Key::Marker => "remit:marker".to_owned(),
+            Key::Renewal(id) => format!("{}:renewal:{id}", tree(id)),
             Key::SigningKey(kid) => format!("remit:signing-key:{kid}"),
             Key::Task(id) => format!("{}:task:{id}", tree(id)),
         }
@@ -60,6 +63,7 @@ impl Key {
             Key::Idempotency(_) => "idempotency",
             Key::Lease(..) => "lease",
             Key::Marker => "marker",
+            Key::Renewal(_) => "renewal",
             Key::SigningKey(_) => "signing-key",
             Key::Task(_) => "task",
         }

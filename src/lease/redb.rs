@@ -17,7 +17,7 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-use super::{Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Store};
+use super::{Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Store};
 use crate::{
     clock::{Clock, Time},
     id::TaskId,
@@ -171,6 +171,11 @@ impl Store for RedbStore {
     fn mint<'a>(&'a self, mint: &'a Mint) -> Answer<'a, Minted> {
         let mint = mint.clone();
         Box::pin(self.write(move |tables| tables.mint(&mint)))
+    }
+
+    fn renew<'a>(&'a self, renewing: &'a Renewing) -> Answer<'a, Renewed> {
+        let renewing = renewing.clone();
+        Box::pin(self.write(move |tables| tables.renew(&renewing)))
     }
 
     fn end<'a>(&'a self, end: &'a Ending) -> Answer<'a, Option<Ended>> {

@@ -1,4 +1,4 @@
-//! Leases in Redis: one multiplexed connection, one script to mint, and two to end.
+//! Leases in Redis: one multiplexed connection, one script to mint, one to renew, and two to end.
 
 mod connect;
 
@@ -8,7 +8,9 @@ use ::redis::{
 use chrono::{DateTime, TimeDelta};
 use std::sync::Arc;
 
-use super::{Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Store, Tally, record::tree};
+use super::{
+    Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Store, Tally, record::tree,
+};
 use crate::{
     clock::{Clock, Time},
     id::{LeaseId, TaskId},
@@ -28,6 +30,7 @@ pub(super) struct RedisStore {
     connection: ConnectionManager,
     clock: Arc<dyn Clock>,
     mint: Script,
+    renew: Script,
     end: Script,
     confirm: Script,
 }
@@ -48,9 +51,10 @@ impl RedisStore {
     pub(super) async fn open(url: &str, clock: Arc<dyn Clock>, strict: bool) -> Result<Self, InDoubt> {
         let connection = connect::connect(url, strict).await?;
         let mint = Script::new(include_str!("redis/mint.lua"));
+        let renew = Script::new(include_str!("redis/renew.lua"));
         let end = Script::new(include_str!("redis/end.lua"));
         let confirm = Script::new(include_str!("redis/confirm.lua"));
-        Ok(Self { connection, clock, mint, end, confirm })
+        Ok(Self { connection, clock, mint, renew, end, confirm })
     }
 
     /// A root id of `hours` ago, for comparison with others.
@@ -152,11 +156,35 @@ impl Store for RedisStore {
         })
     }
 
+    fn renew<'a>(&'a self, renewing: &'a Renewing) -> Answer<'a, Renewed> {
+        Box::pin(async move {
+            let id = &renewing.id;
+            let mut keys: Vec<String> = id.lineage().map(|id| Key::End(id).name()).collect();
+            keys.extend(id.lineage().map(|id| Key::Task(id).name()));
+            keys.push(Key::Renewal(id.clone()).name());
+            keys.extend(["tally", "tree"].map(|part| format!("{}:{part}", tree(id))));
+            let mut command = script_command(&self.renew, &keys);
+            command.arg(id.depth() + 1).arg(renewing.before.as_deref().unwrap_or_default());
+            command.arg(&renewing.record.0).arg(renewing.keep_until.timestamp());
+            let mut pipeline = pipe();
+            pipeline.add_command(command);
+            let (word, end): (String, Option<String>) = within(self.run(&self.renew, &pipeline)).await?;
+            match (word.as_str(), end) {
+                ("written", None) => Ok(Renewed::Written),
+                ("changed", None) => Ok(Renewed::Changed),
+                ("missing", None) => Ok(Renewed::Missing),
+                ("ended", Some(end)) => Ok(Renewed::Ended(end)),
+                _ => Err(unexpected()),
+            }
+        })
+    }
+
     fn end<'a>(&'a self, end: &'a Ending) -> Answer<'a, Option<Ended>> {
         Box::pin(async move {
             let lineage: Vec<TaskId> = end.id.lineage().collect();
             let mut keys: Vec<String> = lineage.iter().map(|id| Key::End(id.clone()).name()).collect();
             keys.push(Key::Task(end.id.clone()).name());
+            keys.push(Key::Renewal(end.id.clone()).name());
             keys.extend(["tree", "tally", "ended"].map(|part| format!("{}:{part}", tree(&end.id))));
             let mut command = script_command(&self.end, &keys);
             for id in &lineage {
@@ -165,10 +193,11 @@ impl Store for RedisStore {
             command.arg(&end.end.0).arg(end.keep_until.timestamp()).arg(i32::from(end.unseen));
             let mut pipeline = pipe();
             pipeline.add_command(command);
-            let answer: Option<(String, String, Option<String>)> = within(self.run(&self.end, &pipeline)).await?;
-            let Some((end, tally, task)) = answer else { return Ok(None) };
+            let answer: Option<(String, String, Option<String>, Option<String>)> =
+                within(self.run(&self.end, &pipeline)).await?;
+            let Some((end, tally, task, renewal)) = answer else { return Ok(None) };
             // A counter that someone else has written to is no reason to doubt the end.
-            Ok(Some(Ended { end, task, tally: parse_tally(&tally).unwrap_or_default() }))
+            Ok(Some(Ended { end, task, renewal, tally: parse_tally(&tally).unwrap_or_default() }))
         })
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Ask, BadPolicies, Grant, Permit, Policies, Undecided, Verdict, Words, load,
+    Ask, BadPolicies, Grant, Limits, Permit, Policies, Undecided, Verdict, Words, load,
     request::{Act, Scene, Subject, Vocabulary},
 };
 use crate::{
@@ -95,7 +95,7 @@ impl Policies {
         if let Some(doubt) = doubt {
             return Err(doubt);
         }
-        Ok(Grant { authority, denied, max_ttl: self.max_ttl(&policies), policies: policies.into_iter().collect() })
+        Ok(Grant { authority, denied, limits: self.limits(&policies), policies: policies.into_iter().collect() })
     }
 
     pub(super) fn mint_as(&self, subject: Subject<'_>, ask: Ask<'_>, now: Time) -> Result<Verdict, Undecided> {
@@ -120,13 +120,13 @@ impl Policies {
             location: location.clone(),
             privilege,
             details,
-            max_ttl: self.max_ttl(&permitted),
+            max_ttl: self.limits(&permitted).max_ttl,
             policies: permitted.into_iter().collect(),
         }))
     }
 
-    fn max_ttl(&self, policies: &BTreeSet<String>) -> Option<u32> {
-        policies.iter().filter_map(|id| self.lifetimes.get(id).copied().flatten()).min()
+    fn limits(&self, policies: &BTreeSet<String>) -> Limits {
+        policies.iter().filter_map(|id| self.limits.get(id)).fold(Limits::default(), |all, one| all.and(*one))
     }
 
     fn engine(&self) -> Result<&Engine, Undecided> {

@@ -9,10 +9,10 @@ use std::{
     path::Path,
 };
 
-use super::{BadPolicies, request::Vocabulary};
+use super::{BadPolicies, Limits, request::Vocabulary};
 
-/// The longest lifetime that an annotation may set: a day.
-const MOST_TTL: u32 = 86_400;
+/// The longest time that an annotation may set: a day, which no task outlives.
+const MOST_SECONDS: u32 = 86_400;
 
 /// A file of policies, as it was read: what is checked is what is compiled.
 pub(super) struct Source {
@@ -20,8 +20,8 @@ pub(super) struct Source {
     pub(super) text: String,
 }
 
-/// What the annotations of the policies say: the `@max_ttl`, if any, by `@id`.
-pub(super) type Lifetimes = BTreeMap<String, Option<u32>>;
+/// What the annotations of the policies say, by `@id`.
+pub(super) type Annotations = BTreeMap<String, Limits>;
 
 /// Reads the `*.cedar` files of a directory, in the order of their names, and says what could not be read.
 pub(super) fn read(dir: &Path) -> (Vec<Source>, Vec<String>) {
@@ -56,10 +56,10 @@ pub(super) fn check(
     sources: &[Source],
     mut mistakes: Vec<String>,
     vocabulary: &Vocabulary,
-) -> Result<Lifetimes, BadPolicies> {
+) -> Result<Annotations, BadPolicies> {
     let validator = Validator::new(vocabulary.schema().clone());
     let mut seen: HashMap<String, String> = HashMap::new();
-    let mut lifetimes = Lifetimes::new();
+    let mut limits = Annotations::new();
     for source in sources {
         let file = match source.text.parse::<PolicySet>() {
             Ok(file) => file,
@@ -77,11 +77,11 @@ pub(super) fn check(
         for policy in policies {
             let at = |what: &str| source.at(start(policy), what);
             match annotations(policy) {
-                Ok((id, max_ttl)) => {
+                Ok((id, limit)) => {
                     if let Some(first) = seen.insert(id.clone(), at("")) {
                         mistakes.push(at(&format!("`@id(\"{id}\")` is taken by the policy at {first}")));
                     }
-                    lifetimes.insert(id, max_ttl);
+                    limits.insert(id, limit);
                 }
                 Err(whats) => mistakes.extend(whats.iter().map(|what| at(what))),
             }
@@ -93,10 +93,10 @@ pub(super) fn check(
         }
         mistakes.extend(misfits(source, &file, &validator));
     }
-    if mistakes.is_empty() && lifetimes.is_empty() {
+    if mistakes.is_empty() && limits.is_empty() {
         mistakes.push("no policy in any file; without policies everything is denied".to_owned());
     }
-    if mistakes.is_empty() { Ok(lifetimes) } else { Err(BadPolicies(mistakes)) }
+    if mistakes.is_empty() { Ok(limits) } else { Err(BadPolicies(mistakes)) }
 }
 
 /// Where the policies of a file do not fit the schema.
@@ -141,16 +141,16 @@ pub(super) fn compile(sources: &[Source]) -> Result<PolicySet, BadPolicies> {
     Ok(set)
 }
 
-/// The name and the lifetime of a policy, or what is wrong with its annotations.
-fn annotations(policy: &Policy) -> Result<(String, Option<u32>), Vec<String>> {
+/// The name and the limits of a policy, or what is wrong with its annotations.
+fn annotations(policy: &Policy) -> Result<(String, Limits), Vec<String>> {
     let mut mistakes = Vec::new();
     for (key, _) in policy.annotations() {
         match key {
-            "id" | "max_ttl" | "description" => {}
-            "needs_approval" | "idle_ttl" | "max_lifetime" | "attest_every" => {
-                mistakes.push(format!("`@{key}` is not available yet"));
-            }
-            _ => mistakes.push(format!("`@{key}` is unknown; there are `@id`, `@max_ttl` and `@description`")),
+            "id" | "description" | "max_ttl" | "max_lifetime" | "idle_ttl" => {}
+            "needs_approval" | "attest_every" => mistakes.push(format!("`@{key}` is not available yet")),
+            _ => mistakes.push(format!(
+                "`@{key}` is unknown; there are `@id`, `@description`, `@max_ttl`, `@max_lifetime` and `@idle_ttl`"
+            )),
         }
     }
     let id = policy.annotation("id").unwrap_or_default();
@@ -159,18 +159,22 @@ fn annotations(policy: &Policy) -> Result<(String, Option<u32>), Vec<String>> {
     } else if id.len() > 64 || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
         mistakes.push("an `@id` is 1 to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`".to_owned());
     }
-    let max_ttl = policy.annotation("max_ttl").map(seconds);
-    if max_ttl.is_some() && policy.effect() == Effect::Forbid {
-        mistakes.push("`@max_ttl` stands on a `permit` only".to_owned());
-    } else if max_ttl == Some(None) {
-        mistakes.push(format!("`@max_ttl` is a whole number of seconds, 1 to {MOST_TTL}"));
-    }
-    if mistakes.is_empty() { Ok((id.to_owned(), max_ttl.flatten())) } else { Err(mistakes) }
+    let mut limit = |key: &str| {
+        let seconds = policy.annotation(key).map(seconds);
+        if seconds.is_some() && policy.effect() == Effect::Forbid {
+            mistakes.push(format!("`@{key}` stands on a `permit` only"));
+        } else if seconds == Some(None) {
+            mistakes.push(format!("`@{key}` is a whole number of seconds, 1 to {MOST_SECONDS}"));
+        }
+        seconds.flatten()
+    };
+    let limits = Limits { max_ttl: limit("max_ttl"), max_lifetime: limit("max_lifetime"), idle_ttl: limit("idle_ttl") };
+    if mistakes.is_empty() { Ok((id.to_owned(), limits)) } else { Err(mistakes) }
 }
 
 fn seconds(text: &str) -> Option<u32> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
-    text.parse().ok().filter(|seconds| digits && (1..=MOST_TTL).contains(seconds))
+    text.parse().ok().filter(|seconds| digits && (1..=MOST_SECONDS).contains(seconds))
 }
 
 fn start(policy: &Policy) -> usize {

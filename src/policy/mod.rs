@@ -94,8 +94,32 @@ pub struct Grant {
     pub denied: Vec<Denied>,
     /// The policies that permitted.
     pub policies: Vec<String>,
-    /// The strictest lifetime, in seconds, that any of them sets.
+    /// The strictest limits that any of them sets.
+    pub limits: Limits,
+}
+
+/// What the annotations of policies bound, in seconds; what is absent is bounded by the broker alone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// `@max_ttl`: how long a task or a credential may be asked for at a time.
     pub max_ttl: Option<u32>,
+    /// `@max_lifetime`: how long a task may live, however often it is renewed.
+    pub max_lifetime: Option<u32>,
+    /// `@idle_ttl`: how long a task lives that is not renewed.
+    pub idle_ttl: Option<u32>,
+}
+
+impl Limits {
+    /// The stricter of both, each limit on its own.
+    #[must_use]
+    fn and(self, other: Self) -> Self {
+        let least = |one: Option<u32>, other: Option<u32>| one.into_iter().chain(other).min();
+        Self {
+            max_ttl: least(self.max_ttl, other.max_ttl),
+            max_lifetime: least(self.max_lifetime, other.max_lifetime),
+            idle_ttl: least(self.idle_ttl, other.idle_ttl),
+        }
+    }
 }
 
 /// The decision on one credential.
@@ -151,7 +175,7 @@ const MOST_COPIES: usize = 16;
 /// A validated set of policies.
 pub struct Policies {
     engines: Vec<decide::Engine>,
-    lifetimes: load::Lifetimes,
+    limits: load::Annotations,
     digest: String,
 }
 
@@ -178,16 +202,16 @@ impl Policies {
     fn new(sources: &[load::Source], mistakes: Vec<String>) -> Result<Self, BadPolicies> {
         let copies = std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_COPIES);
         let vocabulary = || request::Vocabulary::new().map_err(|why| BadPolicies(vec![format!("the schema: {why}")]));
-        let lifetimes = load::check(sources, mistakes, &vocabulary()?)?;
+        let limits = load::check(sources, mistakes, &vocabulary()?)?;
         let engines = (0..copies).map(|_| decide::Engine::new(sources, vocabulary()?)).collect::<Result<_, _>>()?;
         let mut digests: Vec<_> = sources.iter().map(|source| sha256_hex(source.text.as_bytes())).collect();
         digests.sort_unstable();
-        Ok(Self { engines, lifetimes, digest: sha256_hex(digests.concat().as_bytes()) })
+        Ok(Self { engines, limits, digest: sha256_hex(digests.concat().as_bytes()) })
     }
 
     /// The `@id` of every policy, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.lifetimes.keys().map(String::as_str)
+        self.limits.keys().map(String::as_str)
     }
 
     /// Which policies these are: the SHA-256, in lower-case hexadecimal, over the sorted SHA-256 of the files' texts.
@@ -223,7 +247,7 @@ impl Policies {
 impl fmt::Debug for Policies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Policies")
-            .field("names", &self.lifetimes.keys())
+            .field("names", &self.limits.keys())
             .field("digest", &self.digest)
             .finish_non_exhaustive()
     }

@@ -101,7 +101,7 @@ impl Declaration {
         check_text("context.repo", self.context.repo.as_ref(), 512)?;
         check_text("context.branch", self.context.branch.as_ref(), 512)?;
         check_text("context.command", self.context.command.as_ref(), 4096)?;
-        ttl(self.ttl)?;
+        check_ttl(self.ttl)?;
         check_requests(&self.credentials)?;
         Authority::new(self.authorization_details.clone())
             .map_err(|why| Error::InvalidRequest { part: Part::AuthorizationDetails, detail: why.to_string() })
@@ -116,10 +116,11 @@ pub(crate) fn check_requests(requests: &[CredentialRequest]) -> Result<(), Error
     if requests.len() > MAX_CREDENTIALS {
         return Err(Error::invalid("`credentials` has at most 32 objects"));
     }
-    requests.iter().try_for_each(|request| ttl(request.ttl))
+    requests.iter().try_for_each(|request| check_ttl(request.ttl))
 }
 
-fn ttl(ttl: Option<u32>) -> Result<(), Error> {
+/// A lifetime that a caller asks for.
+pub(crate) fn check_ttl(ttl: Option<u32>) -> Result<(), Error> {
     if ttl == Some(0) { Err(Error::invalid("`ttl` is a whole number of seconds, at least 1")) } else { Ok(()) }
 }
 

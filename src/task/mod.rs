@@ -7,7 +7,7 @@ mod workload;
 pub use authority::{AccessDetail, Authority, Privilege};
 pub use declaration::{Context, CredentialRequest, CredentialType, Declaration};
 #[cfg(feature = "broker")]
-pub(crate) use declaration::{check_requests, check_text};
+pub(crate) use declaration::{check_requests, check_text, check_ttl};
 pub use workload::{Kind, Mark};
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,8 @@ use crate::{
     id::{LeaseId, SpiffeId, TaskId},
 };
 
-/// What a task was declared to be and what it was granted. Immutable: an end is a record of its own ([`End`]).
+/// What a task was declared to be and what it was granted. Immutable: an end and a renewal are records of their own ([`End`],
+/// [`Renewal`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
@@ -60,7 +61,7 @@ pub struct Task {
     pub generation: u64,
     /// When it was declared.
     pub created_at: Time,
-    /// Its deadline, a whole second.
+    /// Its deadline where nobody renews it, a whole second.
     pub expires_at: Time,
 }
 
@@ -80,6 +81,18 @@ pub enum State {
     Expired,
 }
 
+/// The latest extension of a task's deadline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Renewal {
+    /// The task.
+    pub task: TaskId,
+    /// When.
+    pub at: Time,
+    /// Its deadline now, a whole second.
+    pub expires_at: Time,
+}
+
 /// The end of a task and of everything below it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -96,13 +109,13 @@ pub struct End {
     pub by: String,
 }
 
-impl Task {
-    /// The state at `now`, given the end that applies to it (its own or an ancestor's), if any.
+impl State {
+    /// The state at `now` of a task with this deadline, given the end that applies to it (its own or an ancestor's), if any.
     #[must_use]
-    pub fn state(&self, end: Option<&End>, now: Time) -> State {
+    pub fn of(end: Option<&End>, expires_at: Time, now: Time) -> Self {
         match end {
-            Some(end) if end.at < self.expires_at => end.state,
-            None if now < self.expires_at => State::Active,
+            Some(end) if end.at < expires_at => end.state,
+            None if now < expires_at => State::Active,
             _ => State::Expired,
         }
     }

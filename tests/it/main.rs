@@ -34,6 +34,8 @@ mod policy;
 #[cfg(test)]
 mod readme;
 #[cfg(test)]
+mod renew;
+#[cfg(test)]
 mod revoke;
 #[cfg(test)]
 mod start;

@@ -36,7 +36,7 @@ const GRANT: Expected = (400, "invalid_grant");
 /// so it stands here twice.
 type Row = (&'static str, &'static str, [Expected; 9]);
 
-const MATRIX: [Row; 15] = [
+const MATRIX: [Row; 16] = [
     ("GET", "/.well-known/oauth-authorization-server", [OK; 9]),
     ("GET", "/.well-known/openid-configuration", [OK; 9]),
     ("GET", "/jwks", [OK; 9]),
@@ -50,6 +50,7 @@ const MATRIX: [Row; 15] = [
     ("GET", "/v1/tasks", [WHO, WHO, OK, OK, OK, OK, ROLE, OK, WHO]),
     ("GET", "/v1/tasks/{id}", [WHO, WHO, OK, OK, OK, OK, ROLE, FOREIGN, WHO]),
     ("POST", "/v1/tasks/{id}/credentials", [WHO, WHO, OK, ROLE, ROLE, ROLE, ROLE, FOREIGN, WHO]),
+    ("POST", "/v1/tasks/{id}/renew", [WHO, WHO, OK, ROLE, ROLE, ROLE, ROLE, FOREIGN, WHO]),
     ("POST", "/v1/tasks/{id}/complete", [WHO, WHO, OK, ROLE, ROLE, ROLE, ROLE, FOREIGN, WHO]),
     ("POST", "/v1/tasks/{id}/revoke", [WHO, WHO, OK, ROLE, OK, ROLE, ROLE, FOREIGN, WHO]),
 ];
@@ -88,6 +89,7 @@ async fn call(stand: &Stand, method: &str, path: &str, bearer: Option<&str>, (ta
             let body = match path {
                 "/v1/tasks" if method == "POST" => Some(declaration()),
                 "/v1/tasks/{id}/credentials" => Some(json!({"credentials": [{"resource": GIT, "privilege": "read"}]})),
+                "/v1/tasks/{id}/renew" => Some(json!({"ttl": 60})),
                 "/v1/tasks/{id}/complete" | "/v1/tasks/{id}/revoke" => Some(json!({"reason": "r"})),
                 _ => None,
             };

@@ -1,10 +1,10 @@
-//! The steps of the store as functions over one transaction: what `mint.lua` and `end.lua` are to Redis.
+//! The steps of the store as functions over one transaction: what the scripts are to Redis.
 
 use ::redb::{ReadableTable as _, StorageError, Table, TableDefinition, TableError, WriteTransaction};
 
 use chrono::DateTime;
 
-use super::super::{Claim, Ended, Ending, Index, Key, Mint, Minted, Tally};
+use super::super::{Claim, Ended, Ending, Index, Key, Mint, Minted, Renewed, Renewing, Tally};
 use crate::{clock::Time, id::TaskId};
 
 /// Name → record.
@@ -23,7 +23,7 @@ const ENDED: u8 = 1;
 /// When an end was seen to be recorded (Unix milliseconds, in the last place), kept and collected with its record.
 const SEEN: u8 = 2;
 
-/// What [`EXPIRY`] names: a record alone, a task (record, name, counter), an end (record, counters).
+/// What [`EXPIRY`] names: a record alone, a task (record, renewal, name, counter), an end (record, counters).
 const RECORD: u8 = 0;
 const TASK: u8 = 1;
 const END: u8 = 2;
@@ -104,11 +104,33 @@ impl<'t> Tables<'t> {
         Ok(Minted::Written(lineage))
     }
 
+    /// Replaces the renewal of a task, unless the lineage has ended or is not whole, or another renewal came first.
+    pub(super) fn renew(&mut self, renewing: &Renewing) -> Result<Renewed, StorageError> {
+        let Renewing { id, before, record, kept_until, keep_until } = renewing;
+        if let Some((_, end)) = self.nearest_end(id)? {
+            return Ok(Renewed::Ended(end));
+        }
+        for id in id.lineage() {
+            if self.record(&Key::Task(id).name())?.is_none() {
+                return Ok(Renewed::Missing);
+            }
+        }
+        let name = Key::Renewal(id.clone()).name();
+        if self.record(&name)? != *before {
+            return Ok(Renewed::Changed);
+        }
+        self.records.insert(name.as_str(), record.0.as_str())?;
+        self.expiry.remove((kept_until.timestamp(), TASK, id.as_str()))?;
+        self.expiry.insert((keep_until.timestamp(), TASK, id.as_str()), ())?;
+        Ok(Renewed::Written)
+    }
+
     /// Records an end, unless the task or an ancestor has one, and counts what that took with it.
     pub(super) fn end(&mut self, end: &Ending) -> Result<Option<Ended>, StorageError> {
         let task = self.record(&Key::Task(end.id.clone()).name())?;
+        let renewal = self.record(&Key::Renewal(end.id.clone()).name())?;
         if let Some((id, standing)) = self.nearest_end(&end.id)? {
-            return Ok(Some(Ended { end: standing, task, tally: self.counter(ENDED, id.as_str())? }));
+            return Ok(Some(Ended { end: standing, task, renewal, tally: self.counter(ENDED, id.as_str())? }));
         }
         if task.is_none() && !end.unseen {
             return Ok(None);
@@ -118,7 +140,7 @@ impl<'t> Tables<'t> {
         let counted = (tally.ended_tasks, tally.credentials, tally.latest_expiry);
         self.counters.insert((ENDED, end.id.as_str()), counted)?;
         self.expiry.insert((end.keep_until.timestamp(), END, end.id.as_str()), ())?;
-        Ok(Some(Ended { end: end.end.0.clone(), task, tally }))
+        Ok(Some(Ended { end: end.end.0.clone(), task, renewal, tally }))
     }
 
     /// Notes when the end of a task was seen to be recorded, unless that was noted before, and yields the instant that stands.
@@ -146,7 +168,8 @@ impl<'t> Tables<'t> {
             self.expiry.remove((at, kind, name.as_str()))?;
             match (kind, name.parse::<TaskId>()) {
                 (TASK, Ok(id)) => {
-                    self.records.remove(Key::Task(id).name().as_str())?;
+                    self.records.remove(Key::Task(id.clone()).name().as_str())?;
+                    self.records.remove(Key::Renewal(id).name().as_str())?;
                     self.names.remove((tag(Index::Tasks), name.as_str()))?;
                     self.counters.remove((MINTED, name.as_str()))?;
                 }

@@ -4,18 +4,18 @@
 -- `allow-oom`: a revoke has to work where there is no memory left.
 -- The end is recorded first, and nothing about counters can fail the step: they carry no MAC, so they may hold anything.
 --
--- KEYS  ends of the lineage (root first), task, tree, tally, ended
+-- KEYS  ends of the lineage (root first), task, its renewal, tree, tally, ended
 -- ARGV  ids of the lineage (root first), record of the end, until when it is kept, '1' to record the end of an unseen task
-local depth = #KEYS - 4
-local task_key, tree, tally, ended = KEYS[depth + 1], KEYS[depth + 2], KEYS[depth + 3], KEYS[depth + 4]
+local depth = #KEYS - 5
+local tree, tally, ended = KEYS[depth + 3], KEYS[depth + 4], KEYS[depth + 5]
 local id, record, keep, unseen = ARGV[depth], ARGV[depth + 1], ARGV[depth + 2], ARGV[depth + 3]
 
-local held = redis.call('MGET', unpack(KEYS, 1, depth + 1))
-local task = held[depth + 1]
+local held = redis.call('MGET', unpack(KEYS, 1, depth + 2))
+local task, renewal = held[depth + 1], held[depth + 2]
 for at = depth, 1, -1 do
   if held[at] then
     local counted = redis.pcall('HGET', ended, ARGV[at])
-    return {held[at], type(counted) == 'string' and counted or '0 0 0', task}
+    return {held[at], type(counted) == 'string' and counted or '0 0 0', task, renewal}
   end
 end
 if not task and unseen ~= '1' then
@@ -71,4 +71,4 @@ local kept = redis.pcall('EXPIRETIME', ended)
 if type(kept) == 'number' and kept < tonumber(keep) then
   redis.pcall('EXPIREAT', ended, keep)
 end
-return {record, count, task}
+return {record, count, task, renewal}

@@ -7,6 +7,7 @@ over_both![
     a_record_under_another_key_is_in_doubt,
     a_record_that_changed_under_way_is_in_doubt,
     one_bad_record_does_not_hide_the_others,
+    a_forged_renewal_is_in_doubt,
     a_forged_end_denies,
     a_spoilt_task_can_be_ended,
     a_spoilt_counter_does_not_keep_a_task_alive,
@@ -85,6 +86,38 @@ async fn one_bad_record_does_not_hide_the_others(world: World) {
     let (listed, _) = world.another(7).await.unwrap().tasks(None, 10).await.unwrap();
     assert_eq!(listed.iter().map(|held| &held.task.id).collect::<Vec<_>>(), [&good.id]);
     assert!(world.another(7).await.unwrap().task(&bad.id).await.is_err());
+}
+
+/// Whoever writes to the store can shorten the life of a task, and that is all.
+async fn a_forged_renewal_is_in_doubt(world: World) {
+    let (task, of_task) = declared(&world.ledger, &root()).await;
+    let (other, _) = declared(&world.ledger, &root()).await;
+    let wanted = after(now(), 3600).unwrap();
+    world.ledger.renew(&other, now(), wanted).await.unwrap();
+    let borrowed = world.raw(&Key::Renewal(other.id.clone())).await.unwrap();
+    let key = Key::Renewal(task.id.clone());
+    for record in ["forged", &borrowed] {
+        world.tamper(&key, Some(record)).await;
+        let cold = world.another(7).await.unwrap();
+        for ledger in [&world.ledger, &cold] {
+            assert!(ledger.deadline(&task, wanted).await.is_err());
+            assert!(ledger.task(&task.id).await.is_err());
+            assert!(ledger.live(&task.id, &of_task.id).await.is_err());
+            assert!(ledger.renew(&task, now(), wanted).await.is_err());
+        }
+    }
+    // Put back to an older one: nothing lives longer than a broker once granted.
+    world.tamper(&key, None).await;
+    world.ledger.renew(&task, now(), after(now(), 1200).unwrap()).await.unwrap();
+    let older = world.raw(&key).await.unwrap();
+    world.ledger.renew(&task, now(), wanted).await.unwrap();
+    world.tamper(&key, Some(&older)).await;
+    let cold = world.another(7).await.unwrap();
+    assert!(cold.deadline(&task, wanted).await.unwrap() < wanted);
+    // And it can be ended, whatever stands there.
+    world.tamper(&key, Some("forged")).await;
+    let stopped = revoke(&cold, &task.id).await;
+    assert_eq!((stopped.task.is_some(), stopped.expires_at), (true, None));
 }
 
 async fn a_forged_end_denies(world: World) {

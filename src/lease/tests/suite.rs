@@ -20,6 +20,7 @@ over_both![
     a_task_lives_until_it_ends,
     a_task_is_declared_once,
     nothing_is_minted_for_a_task_that_is_not_there,
+    a_renewal_moves_the_deadline_and_never_back,
     an_end_takes_the_subtree_and_nothing_above,
     a_completed_child_stays_completed,
     an_end_may_overtake_the_declaration,
@@ -42,9 +43,10 @@ async fn a_task_lives_until_it_ends(world: World) {
 
     let cold = world.another(7).await.unwrap();
     for ledger in [ledger, &cold] {
-        assert_eq!(ledger.live(&task.id, &first.id).await.unwrap(), Some((first.clone(), task.clone())));
+        let (lease, held) = ledger.live(&task.id, &first.id).await.unwrap().expect("alive");
+        assert_eq!((lease, held.task, held.expires_at), (first.clone(), task.clone(), task.expires_at));
         assert!(lives(ledger, &second).await);
-        assert_eq!(ledger.live(&task.id, &LeaseId::random().unwrap()).await.unwrap(), None);
+        assert!(ledger.live(&task.id, &LeaseId::random().unwrap()).await.unwrap().is_none());
         assert_eq!(ledger.declared(&task.id).await.unwrap(), Some(task.clone()));
         assert!(ledger.task(&task.id).await.unwrap().unwrap().end.is_none());
     }
@@ -85,6 +87,40 @@ async fn nothing_is_minted_for_a_task_that_is_not_there(world: World) {
     world.tamper(&Key::Task(task.id.clone()), None).await;
     assert!(matches!(ledger.mint(&task, &[lease(&task.id)]).await.unwrap(), Written::Missing));
     assert!(!lives(ledger, &of_task).await);
+}
+
+async fn a_renewal_moves_the_deadline_and_never_back(world: World) {
+    let ledger = &world.ledger;
+    let cold = world.another(7).await.unwrap();
+    let (task, first) = declared(ledger, &root()).await;
+    let longest = after(now(), 3600).unwrap();
+    assert_eq!(ledger.deadline(&task, longest).await.unwrap(), task.expires_at);
+    let renew = async |ledger: &Ledger, seconds: u32| {
+        let (written, stands) = ledger.renew(&task, now(), after(now(), seconds).unwrap()).await.unwrap();
+        assert!(matches!(written, Written::Done));
+        stands
+    };
+    assert_eq!(renew(ledger, 60).await, task.expires_at, "earlier than it was");
+    let later = renew(ledger, 1800).await;
+    assert!(later > task.expires_at);
+    assert_eq!(renew(&cold, 1000).await, later, "another broker knows of it");
+    for ledger in [ledger, &cold] {
+        assert_eq!(ledger.deadline(&task, longest).await.unwrap(), later);
+        assert_eq!(ledger.task(&task.id).await.unwrap().unwrap().expires_at, later);
+        assert_eq!(ledger.live(&task.id, &first.id).await.unwrap().unwrap().1.expires_at, later);
+        let (listed, _) = ledger.tasks(None, 10).await.unwrap();
+        assert_eq!(listed.iter().map(|held| held.expires_at).collect::<Vec<_>>(), [later]);
+    }
+    // Two at once: the later of both stands, whoever is first.
+    let (one, other) = tokio::join!(renew(ledger, 2400), renew(&cold, 2500));
+    let stands = ledger.task(&task.id).await.unwrap().unwrap().expires_at;
+    assert_eq!(stands, one.max(other));
+    let stopped = revoke(ledger, &task.id).await;
+    assert_eq!(stopped.expires_at, Some(stands));
+    let (written, _) = cold.renew(&task, now(), after(now(), 3000).unwrap()).await.unwrap();
+    assert!(matches!(written, Written::Ended(end) if end == stopped.end));
+    let missing = super::task(&root());
+    assert!(matches!(ledger.renew(&missing, now(), longest).await.unwrap(), (Written::Missing, _)));
 }
 
 async fn an_end_takes_the_subtree_and_nothing_above(world: World) {

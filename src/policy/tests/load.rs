@@ -51,12 +51,16 @@ fn an_annotation_is_known() {
 
 #[test]
 fn a_lifetime_is_whole_seconds_of_a_day_at_most() {
-    for bad in ["", "0", "86401", "5m", "+5", "-1", "1.5", " 5", "99999999999"] {
-        let text = format!("@id(\"a\") @max_ttl(\"{bad}\") permit(principal, action, resource);");
-        refused(&text, "a.cedar:1: ", "1 to 86400");
+    for annotation in ["max_ttl", "max_lifetime", "idle_ttl"] {
+        let policy = |value: &str, effect: &str| {
+            format!("@id(\"a\") @{annotation}(\"{value}\") {effect}(principal, action, resource);")
+        };
+        for bad in ["", "0", "86401", "5m", "+5", "-1", "1.5", " 5", "99999999999"] {
+            refused(&policy(bad, "permit"), "a.cedar:1: ", "1 to 86400");
+        }
+        refused(&policy("5", "forbid"), "a.cedar:1: ", "`permit` only");
+        policies(&policy("86400", "permit"));
     }
-    refused("@id(\"a\") @max_ttl(\"5\") forbid(principal, action, resource);", "a.cedar:1: ", "`permit` only");
-    policies("@id(\"a\") @max_ttl(\"86400\") permit(principal, action, resource);");
 }
 
 #[test]

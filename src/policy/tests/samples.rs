@@ -136,10 +136,10 @@ fn decide(policies: &Policies, case: &Case) -> (Expect, Vec<String>, Option<u32>
             if let Some(authority) = grant.authority {
                 assert_eq!(authority, asked);
                 assert!(grant.denied.is_empty());
-                return (Expect::Allow, grant.policies, grant.max_ttl);
+                return (Expect::Allow, grant.policies, grant.limits.max_ttl);
             }
             assert!(grant.policies.is_empty());
-            (Expect::Deny, grant.denied.into_iter().next().unwrap().policies, grant.max_ttl)
+            (Expect::Deny, grant.denied.into_iter().next().unwrap().policies, grant.limits.max_ttl)
         }
         CaseAct::Mint => {
             let location = case.location.parse().unwrap();

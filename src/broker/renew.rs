@@ -1,0 +1,89 @@
+//! Renewing a task: a later deadline, if policy still allows all that the task was granted. A task that nobody renews ends
+//! by itself, so an agent that crashed leaves nothing alive.
+//!
+//! attest → is the task this instance's, and active? → policy decides on it again → on record → the deadline is moved.
+
+use super::{
+    Broker, Call, Request, actor_of,
+    declare::{deadline, longest_life},
+    entry, in_doubt, owns, refusal, together,
+};
+use crate::{
+    audit::Event,
+    clock::{Time, whole_second},
+    error::Error,
+    id::TaskId,
+    lease::{Held, Written},
+    policy::Words,
+    task::State,
+};
+
+/// A task with a later deadline.
+#[derive(Debug)]
+pub struct Renewed {
+    /// The task as it stands.
+    pub held: Held,
+    /// The deadline that no renewal passes, as policy is now.
+    pub renewable_until: Time,
+    /// When its holder should renew it next: after two thirds of what is left.
+    pub renew_at: Time,
+    /// The time of the answer.
+    pub now: Time,
+}
+
+impl Broker {
+    /// Moves the deadline of a task to `ttl` seconds from now (left out: as long as it was declared for), within policy's
+    /// `@max_ttl`, `@idle_ttl` and `@max_lifetime`. A deadline is never brought forward.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] for a `ttl` above policy; [`Error::EvidenceInvalid`]; [`Error::NotFound`] for anybody but its own
+    /// instance; [`Error::TaskNotActive`]; [`Error::PolicyDenied`] when policy no longer allows everything that was granted;
+    /// [`Error::Unavailable`].
+    pub async fn renew(&self, request: Request, id: &TaskId, ttl: Option<u32>) -> Result<Renewed, Error> {
+        let now = self.now();
+        let attested = self.attest(request.presented, &Call { request: &request.id, task: Some(id), now }).await?;
+        let held = self.parts.ledger.task(id).await.map_err(|why| in_doubt(&why))?;
+        let held = held.filter(|held| owns(&attested, &held.task)).ok_or(Error::NotFound)?;
+        let actor = actor_of(&attested);
+        let line = |event| entry(now, &request.id, &actor, id, event);
+        let over = || line(Event::RenewalRefused { code: "task_not_active" });
+        if held.state(now) != State::Active || self.ends.covers(id) {
+            self.record(vec![over()]).await?;
+            return Err(Error::TaskNotActive);
+        }
+        let task = held.task;
+        let weighed = match self.weigh(&attested, Words::from(&*task), &task.authority, now) {
+            Ok(weighed) if weighed.refused.is_empty() => weighed,
+            Ok(weighed) => {
+                let denied = together(weighed.refused.clone());
+                self.record(vec![line(Event::RenewalDenied { why: "policy".to_owned(), denied })]).await?;
+                return Err(refusal(weighed.refused));
+            }
+            Err(error) => {
+                if let Error::PolicyDenied { detail, .. } = &error {
+                    self.record(vec![line(Event::RenewalDenied { why: detail.clone(), denied: Vec::new() })]).await?;
+                }
+                return Err(error);
+            }
+        };
+        let declared = u32::try_from((task.expires_at - whole_second(task.created_at)).num_seconds());
+        let asked = deadline(ttl, declared.unwrap_or(u32::MAX), &weighed.limits, task.created_at, now)?;
+        let renewable_until = longest_life(&weighed.limits, task.created_at)?.max(held.expires_at);
+        // On record before it is so, so that nothing lives longer than the log says.
+        let expires_at = asked.max(held.expires_at);
+        self.record(vec![line(Event::TaskRenewed { expires_at, policies: weighed.policies })]).await?;
+        let (written, expires_at) =
+            self.parts.ledger.renew(&task, now, expires_at).await.map_err(|why| in_doubt(&why))?;
+        match written {
+            Written::Done if !self.ends.covers(id) => {}
+            Written::Done | Written::Ended(_) => {
+                self.record(vec![over()]).await?;
+                return Err(Error::TaskNotActive);
+            }
+            Written::Missing | Written::Exists => return Err(Error::NotFound),
+        }
+        let renew_at = whole_second(now + (expires_at - now) * 2 / 3);
+        let held = Held { task, expires_at, end: None };
+        Ok(Renewed { held, renewable_until, renew_at, now })
+    }
+}
