@@ -74,11 +74,35 @@ impl Broker {
         declaration: &Declaration,
         key: Option<IdempotencyKey>,
     ) -> Result<Declared, Error> {
+        self.declare_as(request, declaration, key, declaration.partial).await
+    }
+
+    /// As [`Broker::declare`], but `partial` is about the authority alone: without its credentials there is no task.
+    ///
+    /// # Errors
+    /// As [`Broker::declare`].
+    pub async fn declare_and_mint(
+        &self,
+        request: Request,
+        declaration: &Declaration,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Declared, Error> {
+        self.declare_as(request, declaration, key, false).await
+    }
+
+    /// `without`: whether the task may be declared without some of the credentials that were asked for.
+    async fn declare_as(
+        &self,
+        request: Request,
+        declaration: &Declaration,
+        key: Option<IdempotencyKey>,
+        without: bool,
+    ) -> Result<Declared, Error> {
         let now = self.now();
         let attested = self.attest(request.presented, &Call { request: &request.id, task: None, now }).await?;
         let by = Declarer { actor: actor_of(&attested), attested, request: request.id, now };
         let asked = declaration.validate()?;
-        match self.carry_out(&by, declaration, &asked, key).await {
+        match self.carry_out(&by, declaration, &asked, key, without).await {
             Err(error @ Error::PolicyDenied { .. }) => {
                 self.record(vec![denial(&by, declaration, &error)]).await?;
                 Err(error)
@@ -93,10 +117,10 @@ impl Broker {
         declaration: &Declaration,
         asked: &Authority,
         key: Option<IdempotencyKey>,
+        without: bool,
     ) -> Result<Declared, Error> {
         let weighed = self.weigh(&by.attested, Words::from(declaration), asked, by.now)?;
-        let partial = declaration.partial;
-        let Some(authority) = weighed.authority.filter(|_| partial || weighed.refused.is_empty()) else {
+        let Some(authority) = weighed.authority.filter(|_| declaration.partial || weighed.refused.is_empty()) else {
             return Err(refusal(weighed.refused));
         };
         let expires_at = deadline(declaration.ttl, DEFAULT_TTL, &weighed.limits, by.now, by.now)?;
@@ -109,7 +133,7 @@ impl Broker {
             }
         }
         let (drafts, refused) = self.decide(&by.attested, &task, expires_at, &declaration.credentials, by.now)?;
-        if !partial && !refused.is_empty() {
+        if !without && !refused.is_empty() {
             return Err(refusal(refused));
         }
         task.denied = together(weighed.refused.into_iter().chain(refused).collect());

@@ -9,6 +9,7 @@ use axum::{
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Caller, MAX_BODY, RequestId, error::Problem};
@@ -104,6 +105,11 @@ impl<T: DeserializeOwned, S: Send + Sync> OptionalFromRequest<S> for Json<T> {
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     let NoRepeats(value) =
         serde_json::from_slice(body).map_err(|_| Error::invalid("the body is not JSON, or repeats a member"))?;
+    fit(value)
+}
+
+/// Reads a value as `T`; the error says where it does not fit, without repeating it.
+pub(super) fn fit<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let why = error.inner().to_string();

@@ -55,7 +55,7 @@ pub(super) async fn metadata(State(broker): State<Arc<Broker>>) -> Document {
         "response_types_supported": [],
         "response_modes_supported": [],
         "scopes_supported": ["read", "write", "secret"],
-        "authorization_details_types_supported": ["remit:task"],
+        "authorization_details_types_supported": ["remit:task", "remit:declaration"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256"],
         "request_uri_parameter_supported": false,

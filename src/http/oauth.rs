@@ -1,28 +1,30 @@
 //! `/oauth2/*`: token exchange (RFC 8693), `client_credentials` on the socket (RFC 6749 section 4.4), introspection (RFC 7662).
 
+mod asked;
+
 use axum::{
     Json as Answer,
     extract::{Request, State},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 use super::{
     error::{EvidenceRole, OAuthError, Problem},
     extract::{Called, Form, NoForm},
+    tasks::idempotency_key,
 };
 use crate::{
     broker::{self, Broker, Introspection, Presented},
     credential::Credential,
     error::{Error, Part},
-    id::{Location, TaskId},
-    jose::NoRepeats,
-    task::{CredentialRequest, CredentialType, Privilege},
+    id::TaskId,
+    task::CredentialType,
 };
+use asked::{Asked, asked};
 
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const TYPE: &str = "urn:ietf:params:oauth:token-type:";
@@ -66,14 +68,24 @@ async fn form(request: Request) -> Result<Form, Refusal> {
 
 pub(super) async fn token(
     State(broker): State<Arc<Broker>>,
+    headers: HeaderMap,
     called: Result<Called, Problem>,
     request: Request,
 ) -> Result<Answer<Value>, Refusal> {
     let called = called.map_err(|Problem(error)| failed(EvidenceRole::Client)(error))?;
     let mut form = form(request).await?;
     let (request, role) = authenticate(&mut form, called)?;
-    let (task, asked) = asked(&mut form).map_err(failed(role))?;
-    let credentials = broker.mint(request, &task, std::slice::from_ref(&asked)).await.map_err(failed(role))?;
+    let minted = match asked(&mut form).map_err(failed(role))? {
+        Asked::Mint(task, credential) => {
+            broker.mint(request, &task, std::slice::from_ref(&credential)).await.map(|minted| (task, minted))
+        }
+        Asked::Declare { declaration, digest } => {
+            let key = idempotency_key(&headers, digest).map_err(failed(role))?;
+            let declared = broker.declare_and_mint(request, &declaration, key).await;
+            declared.map(|declared| (declared.held.task.id.clone(), declared.credentials))
+        }
+    };
+    let (task, credentials) = minted.map_err(failed(role))?;
     let credential = credentials.first().ok_or_else(|| failed(role)(Error::TaskNotActive))?;
     Ok(Answer(answer(&task, credential)))
 }
@@ -118,80 +130,6 @@ fn authenticate(form: &mut Form, called: Called) -> Result<(broker::Request, Evi
         ))),
         (None, _) => Err(failed(EvidenceRole::Client)(Error::invalid("`grant_type` is required"))),
     }
-}
-
-/// An `authorization_details` object that names a task and one service and privilege of it.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TaskDetail {
-    #[serde(rename = "type")]
-    kind: String,
-    identifier: TaskId,
-    locations: [Location; 1],
-    privileges: [Privilege; 1],
-}
-
-/// What is asked for, from `resource` and `scope`, or from `authorization_details`, or from both where they agree.
-fn asked(form: &mut Form) -> Result<(TaskId, CredentialRequest), Error> {
-    if form.take("audience").is_some() {
-        return Err(invalid(Part::Target, "name the service by `resource`, not by `audience`"));
-    }
-    let kind = match form.take("requested_token_type").as_deref().map(|kind| kind.strip_prefix(TYPE)) {
-        None | Some(Some("access_token")) => CredentialType::AccessToken,
-        Some(Some("jwt")) => CredentialType::Jwt,
-        Some(_) => return Err(Error::invalid("`requested_token_type` ends in :access_token or :jwt")),
-    };
-    let detail = form.take("authorization_details").map(|text| task_detail(&text)).transpose()?;
-    let (mut task, mut privilege) = match form.take("scope") {
-        Some(scope) => scope_of(&scope)?,
-        None => (None, None),
-    };
-    let resource = form.take("resource").map(|text| text.parse::<Location>()).transpose();
-    let mut resource = resource.map_err(|why| invalid(Part::Target, why.0))?;
-    if let Some(TaskDetail { identifier, locations: [location], privileges: [granted], .. }) = detail {
-        let agree = task.as_ref().is_none_or(|task| *task == identifier)
-            && privilege.is_none_or(|privilege| privilege == granted)
-            && resource.as_ref().is_none_or(|resource| *resource == location);
-        if !agree {
-            return Err(invalid(
-                Part::AuthorizationDetails,
-                "`authorization_details` says something else than `resource` and `scope`",
-            ));
-        }
-        (task, privilege, resource) = (Some(identifier), Some(granted), Some(location));
-    }
-    let resource = resource.ok_or_else(|| invalid(Part::Target, "name one service by `resource`"))?;
-    match (task, privilege) {
-        (Some(task), Some(privilege)) => Ok((task, CredentialRequest { resource, privilege, kind, ttl: None })),
-        _ => Err(invalid(Part::Scope, "`scope` is a task id and one privilege: read, write or secret")),
-    }
-}
-
-fn scope_of(scope: &str) -> Result<(Option<TaskId>, Option<Privilege>), Error> {
-    let (mut task, mut privilege) = (None, None);
-    for word in scope.split(' ') {
-        let fresh = match (word.parse::<TaskId>(), word.parse::<Privilege>()) {
-            (Ok(id), _) => task.replace(id).is_none(),
-            (_, Ok(one)) => privilege.replace(one).is_none(),
-            _ => false,
-        };
-        if !fresh {
-            return Err(invalid(Part::Scope, "`scope` is one task id and one privilege: read, write or secret"));
-        }
-    }
-    Ok((task, privilege))
-}
-
-fn task_detail(text: &str) -> Result<TaskDetail, Error> {
-    let malformed = || {
-        invalid(
-            Part::AuthorizationDetails,
-            "one object of type remit:task with `identifier`, one location and one privilege",
-        )
-    };
-    let NoRepeats(value) = serde_json::from_str(text).map_err(|_| malformed())?;
-    let [detail]: [TaskDetail; 1] = serde_json::from_value(value).map_err(|_| malformed())?;
-    if detail.kind == "remit:task" { Ok(detail) } else { Err(malformed()) }
 }
 
 fn answer(task: &TaskId, credential: &Credential) -> Value {

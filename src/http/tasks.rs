@@ -102,7 +102,8 @@ pub(super) async fn declare(
     Ok((StatusCode::CREATED, Answer(body)))
 }
 
-fn idempotency_key(headers: &HeaderMap, body: String) -> Result<Option<IdempotencyKey>, Error> {
+/// The one `Idempotency-Key` of a request whose body has this digest.
+pub(super) fn idempotency_key(headers: &HeaderMap, body: String) -> Result<Option<IdempotencyKey>, Error> {
     let mut values = headers.get_all("idempotency-key").iter();
     let key = match (values.next(), values.next()) {
         (None, _) => return Ok(None),

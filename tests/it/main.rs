@@ -26,6 +26,8 @@ mod kernel;
 #[cfg(test)]
 mod mint;
 #[cfg(test)]
+mod oauth;
+#[cfg(test)]
 mod oidc;
 #[cfg(test)]
 mod operators;
