@@ -176,8 +176,6 @@ fn detail(text: &str) -> Result<Detail, Error> {
 
 /// What is wrong with a declaration is wrong with the details.
 fn of_details(error: Error) -> Error {
-    match error {
-        Error::InvalidRequest { detail, .. } => Error::InvalidRequest { part: Part::AuthorizationDetails, detail },
-        other => other,
-    }
+    let Error::InvalidRequest { detail, .. } = error else { return error };
+    Error::InvalidRequest { part: Part::AuthorizationDetails, detail }
 }
