@@ -15,7 +15,7 @@
 //! **Complete, revoke** (`broker/revoke.rs`): durable intent in the audit log → one atomic step on the tree, whatever the number of
 //! credentials → outcome in the audit log → answer.
 //!
-//! **Look** (`broker/look.rs`): show and list. **Keys** (`broker/keys.rs`): the public keys of all brokers.
+//! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes. **Keys** (`broker/keys.rs`): the public keys of all brokers.
 //!
 //! Whatever cannot be told (store, audit log, policy engine) ends in [`Error::Unavailable`]: nothing is minted, nothing verifies.
 //!
@@ -23,6 +23,7 @@
 //! `declare.rs`; how long a credential, [`crate::credential`]; what ends with a task, [`crate::id::TaskId::lineage`].
 
 mod declare;
+mod follow;
 mod keys;
 mod look;
 mod renew;
@@ -33,6 +34,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
+use tokio::sync::Semaphore;
 
 use crate::{
     attest::{Attested, Attestors, Evidence, Peer, Rejected},
@@ -51,6 +53,7 @@ use crate::{
 };
 
 pub use declare::{Declared, IdempotencyKey};
+pub use follow::{Following, Turn};
 pub use look::{Filter, Page};
 pub use renew::Renewed;
 pub use revoke::{Reach, Revoked};
@@ -83,6 +86,7 @@ pub struct Broker {
     vouched: AtomicBool,
     watching: tokio::sync::Mutex<()>,
     unseen: revoke::Quota,
+    followers: Arc<Semaphore>,
     known_keys: keys::KnownKeys,
 }
 
@@ -135,6 +139,7 @@ impl Broker {
             vouched: AtomicBool::new(true),
             watching: tokio::sync::Mutex::default(),
             unseen: revoke::Quota::default(),
+            followers: Arc::new(Semaphore::new(follow::MOST)),
             known_keys: keys::KnownKeys::default(),
         }
     }

@@ -83,7 +83,7 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
         None => None,
     };
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let router = http::router(broker.clone(), tasks.clone());
+    let router = http::router(broker.clone(), tasks.clone(), stop.clone());
     let listen = |listener: Listener, router, most| {
         tasks.spawn(listener.serve(router, most, stop.clone(), tasks.clone()));
     };

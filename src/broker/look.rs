@@ -47,19 +47,27 @@ impl Broker {
     /// # Errors
     /// [`Error::NotFound`] for what is unknown and for what is another's, alike.
     pub async fn show(&self, request: Request, id: &TaskId) -> Result<(Held, Time), Error> {
+        self.see(request, id).await.map(|(held, now, _)| (held, now))
+    }
+
+    /// The same, and when the evidence ends that it was shown for.
+    pub(super) async fn see(&self, request: Request, id: &TaskId) -> Result<(Held, Time, Option<Time>), Error> {
         let now = self.now();
         let caller = self.identify(request.presented, &request.id, now).await?;
+        let mut until = None;
         let held = self.parts.ledger.task(id).await.map_err(|why| in_doubt(&why))?;
         match caller {
             Caller::Operator(operator) => {
                 let call = Call { request: &request.id, task: Some(id), now };
                 self.note(&operator, &call, looked("task")).await?;
             }
-            Caller::Workload(attested) if held.as_ref().is_some_and(|held| owns(&attested, &held.task)) => {}
+            Caller::Workload(attested) if held.as_ref().is_some_and(|held| owns(&attested, &held.task)) => {
+                until = attested.expires_at();
+            }
             Caller::Workload(_) => return Err(Error::NotFound),
             Caller::Service(_) => return Err(wrong_role("a service sees no tasks")),
         }
-        held.map(|held| (held, now)).ok_or(Error::NotFound)
+        held.map(|held| (held, now, until)).ok_or(Error::NotFound)
     }
 
     /// A page of the tasks that `filter` admits, newest first: of all for an operator, of its own for a workload. With it the cursor

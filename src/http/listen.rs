@@ -4,8 +4,12 @@
 
 use axum::{
     Router,
+    body::Body,
     extract::{ConnectInfo, Request},
+    http::header,
+    response::Response,
 };
+use http_body_util::BodyExt as _;
 use hyper::{
     body::Incoming,
     rt::Executor,
@@ -127,8 +131,7 @@ impl Served {
                     request.extensions_mut().insert(Room { _request: Arc::new(permit), _connection: connection });
                 }
                 let answer = router.call(request).await;
-                drop(under_way);
-                answer
+                answer.map(|answer| until_told(answer, under_way))
             }
         });
         let mut protocol = auto::Builder::new(Tracked(tasks));
@@ -166,6 +169,21 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
     }
+}
+
+/// An answer that is sent bit by bit keeps its request under way until it has been told. Any other is ready as it is, and whether
+/// it is read is the caller's affair.
+fn until_told(answer: Response, under_way: UnderWay) -> Response {
+    let kind = answer.headers().get(header::CONTENT_TYPE);
+    if kind.is_none_or(|kind| kind != "text/event-stream") {
+        return answer;
+    }
+    answer.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _until_then = &under_way;
+            frame
+        }))
+    })
 }
 
 /// Waits until there has been no request for [`IDLE`]. The protocols' own deadlines leave gaps: before it is clear which

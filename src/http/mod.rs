@@ -7,9 +7,10 @@ mod keys;
 mod listen;
 mod oauth;
 mod tasks;
+mod watch;
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::{Request, State},
     http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
@@ -17,7 +18,7 @@ use axum::{
     routing::{get, post},
 };
 use std::sync::Arc;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{attest::Peer, broker::Broker, id};
 use error::Fault;
@@ -44,8 +45,8 @@ pub enum Caller {
 #[derive(Clone)]
 struct RequestId(String);
 
-/// Every route of the broker. What requests set off runs on `tasks`.
-pub fn router(broker: Arc<Broker>, tasks: TaskTracker) -> Router {
+/// Every route of the broker. What requests set off runs on `tasks`; answers without an end of their own end at `stop`.
+pub fn router(broker: Arc<Broker>, tasks: TaskTracker, stop: CancellationToken) -> Router {
     Router::new()
         .route("/.well-known/oauth-authorization-server", get(keys::metadata))
         .route("/.well-known/openid-configuration", get(keys::metadata))
@@ -63,6 +64,7 @@ pub fn router(broker: Arc<Broker>, tasks: TaskTracker) -> Router {
         .route("/readyz", get(health::readyz))
         .fallback(|| async { StatusCode::NOT_FOUND })
         .layer(from_fn_with_state(tasks, finish))
+        .layer(Extension(stop))
         .with_state(broker)
 }
 

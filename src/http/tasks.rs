@@ -1,18 +1,21 @@
 //! `/v1/tasks`: our own API.
 
 use axum::{
-    Json as Answer,
+    Extension, Json as Answer,
     extract::{Query, State},
     http::{HeaderMap, StatusCode},
+    response::{IntoResponse as _, Response},
 };
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     error::Problem,
     extract::{Called, Id, Json},
+    watch,
 };
 use crate::{
     broker::{Broker, Filter, IdempotencyKey, Reach, Revoked},
@@ -30,7 +33,7 @@ type Shared = State<Arc<Broker>>;
 const PAGE: (usize, usize) = (50, 200);
 
 /// A task, without its tokens.
-fn body(held: &Held, now: Time) -> Result<Value, Error> {
+pub(super) fn body(held: &Held, now: Time) -> Result<Value, Error> {
     let task = &*held.task;
     let mut body = json!({
         "task": task.id,
@@ -191,9 +194,18 @@ pub(super) async fn revoke(
     })))
 }
 
-pub(super) async fn show(State(broker): Shared, Id(id): Id, called: Called) -> Result<Answer<Value>, Problem> {
+pub(super) async fn show(
+    State(broker): Shared,
+    Extension(stop): Extension<CancellationToken>,
+    Id(id): Id,
+    headers: HeaderMap,
+    called: Called,
+) -> Result<Response, Problem> {
+    if watch::wanted(&headers) {
+        return watch::watch(broker, &id, called, stop).await;
+    }
     let (held, now) = broker.show(called.request, &id).await?;
-    Ok(Answer(body(&held, now)?))
+    Ok(Answer(body(&held, now)?).into_response())
 }
 
 #[derive(Deserialize)]

@@ -13,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
+use tokio::sync::broadcast;
 
 use super::{
     Claim, Ended, Ending, InDoubt, Index, Key, Lease, Mint, Minted, Renewed, Renewing, Sealed, Store, StoreKey, Tally,
@@ -364,6 +365,12 @@ impl Ledger {
             return Ok((written, later));
         }
         Err(InDoubt("a task is being renewed too often at once".into()))
+    }
+
+    /// Hints at tasks that ended or were renewed ([`Store::changes`]).
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<TaskId> {
+        self.0.store.changes()
     }
 
     /// Records an end. `None`: the store has no such task, and `unseen` did not allow for that.

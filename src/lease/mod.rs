@@ -20,6 +20,7 @@ pub use store_key::StoreKey;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
 
 use crate::{
     clock::Time,
@@ -53,6 +54,9 @@ pub struct Lease {
 #[error("{0}")]
 pub struct InDoubt(pub String);
 
+/// How many hints are held for a reader that is slow. One that lost some looks for itself.
+const HINTS: usize = 1024;
+
 /// What an asynchronous call of a [`Store`] yields.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, InDoubt>>;
 
@@ -83,6 +87,10 @@ pub trait Store: Send + Sync {
     /// stands. A counter: for people, never for decisions. MUST be collected with the end, and MUST NOT fail for want of memory
     /// where the store can help it. What stands there and is no instant counts as not noted.
     fn confirm<'a>(&'a self, id: &'a TaskId, at: Time) -> Answer<'a, Time>;
+
+    /// The ids of tasks that ended or were renewed, on whichever broker, as soon as it is known. Hints: some get lost, and whoever
+    /// can write to the store can make some up.
+    fn changes(&self) -> broadcast::Receiver<TaskId>;
 
     /// A page of an index, newest first, of names strictly older than `before`. MUST drop names whose record was collected.
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>>;

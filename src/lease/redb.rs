@@ -15,9 +15,9 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 
-use super::{Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Store};
+use super::{Answer, Claim, Ended, Ending, HINTS, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Store};
 use crate::{
     clock::{Clock, Time},
     id::TaskId,
@@ -36,6 +36,7 @@ pub(super) struct RedbStore {
     database: Arc<Database>,
     queue: Option<mpsc::SyncSender<Job>>,
     writer: Option<JoinHandle<()>>,
+    changes: broadcast::Sender<TaskId>,
 }
 
 /// A step, which yields how to answer for it once it is on disk. Where that is dropped instead, it is not to be relied on.
@@ -77,7 +78,19 @@ impl RedbStore {
                 move || run(&database, &jobs, clock.as_ref())
             })
             .map_err(failed)?;
-        Ok(Self { database, queue: Some(queue), writer: Some(writer) })
+        Ok(Self { database, queue: Some(queue), writer: Some(writer), changes: broadcast::Sender::new(HINTS) })
+    }
+
+    /// As [`RedbStore::write`], for a step that changes how `id` stands.
+    async fn change<T: Send + 'static>(
+        &self,
+        id: TaskId,
+        step: impl FnOnce(&mut Tables<'_>) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, InDoubt> {
+        let answer = self.write(step).await;
+        // Nobody may be listening.
+        let _ = self.changes.send(id);
+        answer
     }
 
     /// Queues a step and waits until it is on disk.
@@ -175,17 +188,21 @@ impl Store for RedbStore {
 
     fn renew<'a>(&'a self, renewing: &'a Renewing) -> Answer<'a, Renewed> {
         let renewing = renewing.clone();
-        Box::pin(self.write(move |tables| tables.renew(&renewing)))
+        Box::pin(self.change(renewing.id.clone(), move |tables| tables.renew(&renewing)))
     }
 
     fn end<'a>(&'a self, end: &'a Ending) -> Answer<'a, Option<Ended>> {
         let end = end.clone();
-        Box::pin(self.write(move |tables| tables.end(&end)))
+        Box::pin(self.change(end.id.clone(), move |tables| tables.end(&end)))
     }
 
     fn confirm<'a>(&'a self, id: &'a TaskId, at: Time) -> Answer<'a, Time> {
         let id = id.clone();
         Box::pin(self.write(move |tables| tables.confirm(&id, at)))
+    }
+
+    fn changes(&self) -> broadcast::Receiver<TaskId> {
+        self.changes.subscribe()
     }
 
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {

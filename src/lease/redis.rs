@@ -1,12 +1,14 @@
 //! Leases in Redis: one multiplexed connection, one script to mint, one to renew, and two to end.
 
 mod connect;
+mod hints;
 
 use ::redis::{
     Cmd, ErrorKind, FromRedisValue, Pipeline, RedisResult, Script, ServerErrorKind, aio::ConnectionManager, cmd, pipe,
 };
 use chrono::{DateTime, TimeDelta};
 use std::sync::Arc;
+use tokio::sync::broadcast;
 
 use super::{
     Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Store, Tally, record::tree,
@@ -16,6 +18,7 @@ use crate::{
     id::{LeaseId, TaskId},
 };
 use connect::within;
+use hints::Hints;
 
 /// How old the id of a task must be before its name may be dropped from the index, in hours.
 const LISTED_HOURS: i64 = 48;
@@ -33,6 +36,7 @@ pub(super) struct RedisStore {
     renew: Script,
     end: Script,
     confirm: Script,
+    hints: Hints,
 }
 
 impl RedisStore {
@@ -50,11 +54,12 @@ impl RedisStore {
     /// A sentence that says what to change about a Redis that could forget or be overheard.
     pub(super) async fn open(url: &str, clock: Arc<dyn Clock>, strict: bool) -> Result<Self, InDoubt> {
         let connection = connect::connect(url, strict).await?;
+        let hints = Hints::listen(url).await;
         let mint = Script::new(include_str!("redis/mint.lua"));
         let renew = Script::new(include_str!("redis/renew.lua"));
         let end = Script::new(include_str!("redis/end.lua"));
         let confirm = Script::new(include_str!("redis/confirm.lua"));
-        Ok(Self { connection, clock, mint, renew, end, confirm })
+        Ok(Self { connection, clock, mint, renew, end, confirm, hints })
     }
 
     /// A root id of `hours` ago, for comparison with others.
@@ -165,7 +170,7 @@ impl Store for RedisStore {
             keys.extend(["tally", "tree"].map(|part| format!("{}:{part}", tree(id))));
             let mut command = script_command(&self.renew, &keys);
             command.arg(id.depth() + 1).arg(renewing.before.as_deref().unwrap_or_default());
-            command.arg(&renewing.record.0).arg(renewing.keep_until.timestamp());
+            command.arg(&renewing.record.0).arg(renewing.keep_until.timestamp()).arg(hints::CHANNEL).arg(id.as_str());
             let mut pipeline = pipe();
             pipeline.add_command(command);
             let (word, end): (String, Option<String>) = within(self.run(&self.renew, &pipeline)).await?;
@@ -190,7 +195,7 @@ impl Store for RedisStore {
             for id in &lineage {
                 command.arg(id.as_str());
             }
-            command.arg(&end.end.0).arg(end.keep_until.timestamp()).arg(i32::from(end.unseen));
+            command.arg(&end.end.0).arg(end.keep_until.timestamp()).arg(i32::from(end.unseen)).arg(hints::CHANNEL);
             let mut pipeline = pipe();
             pipeline.add_command(command);
             let answer: Option<(String, String, Option<String>, Option<String>)> =
@@ -211,6 +216,10 @@ impl Store for RedisStore {
             let noted: i64 = within(self.run(&self.confirm, &pipeline)).await?;
             DateTime::from_timestamp_millis(noted).ok_or_else(unexpected)
         })
+    }
+
+    fn changes(&self) -> broadcast::Receiver<TaskId> {
+        self.hints.changes()
     }
 
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {

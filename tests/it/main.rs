@@ -45,3 +45,5 @@ mod start;
 mod store;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod watch;

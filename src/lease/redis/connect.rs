@@ -1,7 +1,8 @@
 //! The connection to Redis, and what a Redis must be before leases are trusted to it.
 
 use ::redis::{
-    Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError, RedisResult, Value,
+    Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, ProtocolVersion, RedisError,
+    RedisResult, Value,
     aio::{ConnectionManager, ConnectionManagerConfig},
     cmd,
     io::tcp::TcpSettings,
@@ -18,11 +19,9 @@ const DEADLINE: Duration = Duration::from_secs(4);
 /// # Errors
 /// A sentence that says what to change. It never holds the URL, which may hold a password.
 pub(super) async fn connect(url: &str, strict: bool) -> Result<ConnectionManager, InDoubt> {
-    let info = parse(url).map_err(InDoubt)?;
+    parse(url).map_err(InDoubt)?;
     // rustls is built with ring alone, but a process default has to be named; another one of the same process will do.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // A peer that is gone without a word would otherwise be waited for until TCP gives up, a quarter of an hour later.
-    let tcp = TcpSettings::default().set_nodelay(true).set_user_timeout(Duration::from_secs(3));
     let config = ConnectionManagerConfig::new()
         .set_connection_timeout(Some(Duration::from_secs(1)))
         .set_response_timeout(Some(Duration::from_secs(2)))
@@ -30,10 +29,19 @@ pub(super) async fn connect(url: &str, strict: bool) -> Result<ConnectionManager
         .set_min_delay(Duration::from_millis(50))
         .set_max_delay(Duration::from_millis(500))
         .set_pipeline_buffer_size(1024);
-    let client = Client::open(info.set_tcp_settings(tcp)).map_err(|error| doubt(&error))?;
+    let client = info(url, ProtocolVersion::RESP2).and_then(Client::open).map_err(|error| doubt(&error))?;
     let mut connection = within(ConnectionManager::new_with_config(client, config)).await?;
     check(&mut connection, strict).await?;
     Ok(connection)
+}
+
+/// How to connect to a Redis whose URL was found to be good.
+pub(super) fn info(url: &str, protocol: ProtocolVersion) -> RedisResult<ConnectionInfo> {
+    // A peer that is gone without a word would otherwise be waited for until TCP gives up, a quarter of an hour later.
+    let tcp = TcpSettings::default().set_nodelay(true).set_user_timeout(Duration::from_secs(3));
+    let info = url.into_connection_info()?;
+    let settings = info.redis_settings().clone().set_protocol(protocol);
+    Ok(info.set_redis_settings(settings).set_tcp_settings(tcp))
 }
 
 /// Waits for an answer of Redis, but not for long. What times out may have been carried out.

@@ -5,7 +5,8 @@
 -- The end is recorded first, and nothing about counters can fail the step: they carry no MAC, so they may hold anything.
 --
 -- KEYS  ends of the lineage (root first), task, its renewal, tree, tally, ended
--- ARGV  ids of the lineage (root first), record of the end, until when it is kept, '1' to record the end of an unseen task
+-- ARGV  ids of the lineage (root first), record of the end, until when it is kept, '1' to record the end of an unseen task,
+--       channel for hints
 local depth = #KEYS - 5
 local tree, tally, ended = KEYS[depth + 3], KEYS[depth + 4], KEYS[depth + 5]
 local id, record, keep, unseen = ARGV[depth], ARGV[depth + 1], ARGV[depth + 2], ARGV[depth + 3]
@@ -71,4 +72,6 @@ local kept = redis.pcall('EXPIRETIME', ended)
 if type(kept) == 'number' and kept < tonumber(keep) then
   redis.pcall('EXPIREAT', ended, keep)
 end
+-- Whoever is watching looks again. A user that may not publish goes without.
+redis.pcall('PUBLISH', ARGV[depth + 4], id)
 return {record, count, task, renewal}

@@ -3,7 +3,8 @@
 -- No `allow-oom`: a store without memory refuses this script before its first effect.
 --
 -- KEYS  ends of the lineage (root first), tasks of the lineage (root first), renewal, tally, tree
--- ARGV  depth of the lineage, the renewal that was read ('' for none), the new one, until when the task is kept
+-- ARGV  depth of the lineage, the renewal that was read ('' for none), the new one, until when the task is kept,
+--       channel for hints, task id
 local depth, before, record, keep = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
 local task, renewal = KEYS[2 * depth], KEYS[2 * depth + 1]
 
@@ -31,4 +32,6 @@ for _, key in ipairs({task, KEYS[2 * depth + 2], KEYS[2 * depth + 3]}) do
     redis.call('EXPIREAT', key, keep)
   end
 end
+-- Whoever is watching looks again. A user that may not publish goes without.
+redis.pcall('PUBLISH', ARGV[5], ARGV[6])
 return {'written', false}
