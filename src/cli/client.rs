@@ -1,6 +1,6 @@
 //! A thin client of the HTTP API: where the broker is, as whom to call it, and what it answered.
 
-use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,6 +11,8 @@ use super::exit::Failure;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// No stream lasts longer: the broker ends each after an hour.
+const LONGEST_STREAM: Duration = Duration::from_secs(2 * 3600);
 /// The most that is read of an answer: a page of tasks is far below it.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
@@ -154,6 +156,19 @@ impl Client {
         self.send(self.http.post(self.url(path)?).form(form)).await
     }
 
+    /// A stream of server-sent events.
+    pub(super) async fn events(&self, path: &str) -> Result<Events, Failure> {
+        let request = self.http.get(self.url(path)?).header(ACCEPT, "text/event-stream").timeout(LONGEST_STREAM);
+        let response = self.authorized(request)?.send().await.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(Events { response, buffer: Vec::new(), from: self.target.clone() });
+        }
+        Err(match self.answer(response).await {
+            Ok(answer) => self.problem(502, answer.text, Said::default()),
+            Err(failure) => failure,
+        })
+    }
+
     fn url(&self, path: &str) -> Result<Url, Failure> {
         let base = match &self.target {
             Target::Unix(_) => "http://localhost",
@@ -162,11 +177,19 @@ impl Client {
         Url::parse(&format!("{base}{path}")).map_err(|error| Failure::Input(format!("{base}{path}: {error}")))
     }
 
-    async fn send(&self, mut request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
-        if let Some(bearer) = &self.bearer {
-            request = request.header(AUTHORIZATION, authorization(bearer)?);
-        }
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+    fn authorized(&self, request: reqwest::RequestBuilder) -> Result<reqwest::RequestBuilder, Failure> {
+        Ok(match &self.bearer {
+            Some(bearer) => request.header(AUTHORIZATION, authorization(bearer)?),
+            None => request,
+        })
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
+        let response = self.authorized(request)?.send().await.map_err(|error| self.unreachable(&error))?;
+        self.answer(response).await
+    }
+
+    async fn answer(&self, response: reqwest::Response) -> Result<Answer, Failure> {
         let status = response.status().as_u16();
         let text = read(response).await.map_err(|why| Failure::OutOfReach(format!("{}: {why}", self.target)))?;
         let json = serde_json::from_str(&text);
@@ -193,6 +216,39 @@ impl Client {
         } else {
             format!("cannot reach the broker at {target}: {}", innermost(error))
         })
+    }
+}
+
+/// Server-sent events (WHATWG HTML, section 9.2), as far as this API has them: the data of each stands on one line.
+#[derive(Debug)]
+pub(super) struct Events {
+    response: reqwest::Response,
+    buffer: Vec<u8>,
+    from: Target,
+}
+
+impl Events {
+    /// The data of the next event; `None` at the end of the stream.
+    pub(super) async fn next(&mut self) -> Result<Option<Answer>, Failure> {
+        let failed = |why: &str| Failure::OutOfReach(format!("{}: {why}", self.from));
+        loop {
+            while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                let Some(data) = line.strip_prefix(b"data: ") else { continue };
+                let text = String::from_utf8_lossy(data).trim_end().to_owned();
+                let json = serde_json::from_str(&text).map_err(|_| failed("sent something that is not JSON"))?;
+                return Ok(Some(Answer { text, json }));
+            }
+            if self.buffer.len() > MAX_ANSWER {
+                return Err(failed("sent an event without an end"));
+            }
+            // The broker says at least something every few seconds.
+            let chunk = tokio::time::timeout(TIMEOUT, self.response.chunk()).await;
+            match chunk.map_err(|_| failed("fell silent"))?.map_err(|error| failed(&innermost(&error)))? {
+                Some(chunk) => self.buffer.extend_from_slice(&chunk),
+                None => return Ok(None),
+            }
+        }
     }
 }
 

@@ -114,6 +114,16 @@ fn state(state: &str) -> Cell {
     Cell::new(state).fg(colour)
 }
 
+/// How a task stands, in a line.
+pub(super) fn turn(task: &Value, now: Time) -> String {
+    let (state, reason) = (text(task, "state"), text(task, "reason"));
+    let what = match (state.as_str(), text(task, "expires_at").parse::<Time>()) {
+        ("active", Ok(deadline)) => format!("deadline {}", relative(deadline, now)),
+        _ => reason,
+    };
+    format!("{}  {}  {state}  {what}", now.format("%FT%TZ"), text(task, "task")).trim_end().to_owned()
+}
+
 /// One task: the body of declare, show and complete.
 pub(super) fn task(task: &Value, now: Time) -> String {
     let context = &task["context"];

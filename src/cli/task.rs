@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
-use std::{io::Read as _, path::PathBuf, str::FromStr};
+use std::{io::Read as _, path::PathBuf, str::FromStr, time::Duration};
 
 use super::{
     Output,
@@ -17,6 +17,8 @@ use crate::{
     task::{CredentialType, Privilege},
 };
 
+/// How soon a stream that ended is asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// The most that is read of a declaration; the broker takes less.
 const MAX_DECLARATION: u64 = 1024 * 1024;
 
@@ -59,6 +61,12 @@ pub(super) enum TaskCommand {
         #[arg(long, value_name = "SECONDS")]
         ttl: Option<u32>,
     },
+    /// Follow a task: a line for how it stands, one for every change, until it has ended.
+    #[command(after_help = WATCH_EXAMPLES)]
+    Watch {
+        /// The task.
+        task: TaskId,
+    },
     /// End a task that is done. Its credentials die with it.
     Complete {
         /// The task.
@@ -73,6 +81,12 @@ pub(super) enum TaskCommand {
         reason: String,
     },
 }
+
+const WATCH_EXAMPLES: &str = "Examples:
+  remit task watch TASK && kill $AGENT           stop an agent as soon as its task has ended
+  remit task watch TASK --output json            the task as JSON, a line at every change
+
+It ends with code 0 when the task has ended, however it did.";
 
 const DECLARE_EXAMPLES: &str = "Examples:
   remit task declare --purpose 'Fix the flaky test' --owner team-payments@example.com \\
@@ -247,6 +261,9 @@ fn read(file: &PathBuf) -> Result<Value, Failure> {
 
 impl TaskCommand {
     pub(super) async fn run(self, connection: &Connection, output: Output, clock: &dyn Clock) -> Result<(), Failure> {
+        if let TaskCommand::Watch { task } = &self {
+            return watch(task, connection, output, clock).await;
+        }
         let answer = self.call(connection).await?;
         if output == Output::Json {
             say(&answer.text);
@@ -257,6 +274,7 @@ impl TaskCommand {
             TaskCommand::Declare(_)
             | TaskCommand::Show { .. }
             | TaskCommand::Renew { .. }
+            | TaskCommand::Watch { .. }
             | TaskCommand::Complete { .. } => show::task(body, now),
             TaskCommand::List { .. } => show::tasks(body, now),
             TaskCommand::Revoke { .. } => show::revoked(body, now),
@@ -273,7 +291,9 @@ impl TaskCommand {
                     None => client.post("/v1/tasks", &body).await,
                 }
             }
-            TaskCommand::Show { task } => connection.operator()?.get(&format!("/v1/tasks/{task}"), &[]).await,
+            TaskCommand::Show { task } | TaskCommand::Watch { task } => {
+                connection.operator()?.get(&format!("/v1/tasks/{task}"), &[]).await
+            }
             TaskCommand::List { state, owner, workload, sandbox, limit, cursor } => {
                 let limit = limit.map(|limit| limit.to_string());
                 let query = [("state", state), ("owner", owner), ("workload", workload), ("sandbox", sandbox)];
@@ -293,6 +313,24 @@ impl TaskCommand {
                 connection.operator()?.post(&format!("/v1/tasks/{task}/revoke"), &body).await
             }
         }
+    }
+}
+
+/// Says how the task stands at every change, until it has ended.
+async fn watch(task: &TaskId, connection: &Connection, output: Output, clock: &dyn Clock) -> Result<(), Failure> {
+    loop {
+        // The evidence is read again each time: the stream ends when it has run out.
+        let mut events = connection.operator()?.events(&format!("/v1/tasks/{task}")).await?;
+        while let Some(event) = events.next().await? {
+            match output {
+                Output::Json => say(&event.text),
+                Output::Text => say(&show::turn(&event.json, clock.now())),
+            }
+            if event.json["state"] != "active" && event.json["state"] != "pending_approval" {
+                return Ok(());
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

@@ -453,10 +453,42 @@ async fn help_has_examples_and_exit_codes() {
         let text = help(&format!("{command} --help")).await;
         assert!(text.contains("Example") && text.contains("remit "), "{text}");
     }
-    for command in ["serve", "demo", "task list", "task show", "task complete", "task revoke"] {
+    for command in ["serve", "demo", "task list", "task show", "task renew", "task complete", "task revoke"] {
         assert!(help(&format!("{command} --help")).await.contains("Usage: remit "), "{command}");
     }
     assert!(help("--version").await.starts_with("remit "));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_is_renewed_and_watched() {
+    let shell = Shell::new().await;
+    let stand = &shell.stand;
+    let mut declaration = crate::support::declaration();
+    declaration["ttl"] = json!(60);
+    let declared = stand.declare(declaration).await.expect(StatusCode::CREATED);
+    let task = text(&declared, "task");
+    let said =
+        shell.remit(&format!("task renew {task} --ttl 600 --evidence file:DIR/evidence --output json")).await.ended(0);
+    assert!(text(&said.json(), "expires_at") > text(&declared, "expires_at"));
+    let said = shell.remit(&format!("task renew {task} --ttl 601 --evidence file:DIR/evidence")).await.ended(2);
+    assert!(said.err.contains("600 seconds"), "{}", said.err);
+
+    let watch = async |options: &str| shell.remit(&format!("task watch {task} {options}")).await;
+    let revoke = async {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        stand.revoke(&task).await.expect(StatusCode::OK);
+    };
+    let own = "--evidence file:DIR/evidence --output json".to_owned();
+    let (own, operator, ()) = tokio::join!(watch(&own), watch("--operator-token-file DIR/victor"), revoke);
+    let states: Vec<_> =
+        own.ended(0).out.lines().map(|line| text(&serde_json::from_str(line).unwrap(), "state")).collect();
+    assert_eq!(states, ["active", "revoked"]);
+    let said = operator.ended(0).out;
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    assert!(lines[0].contains("active  deadline in") && lines[1].ends_with("revoked  a test says so"), "{said}");
+    watch("--evidence file:DIR/nothing").await.ended(2);
+    shell.remit("task watch task_01jd0000000000000000000000 --operator-token-file DIR/victor").await.ended(1);
 }
 
 /// The story that the README starts with.

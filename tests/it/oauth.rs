@@ -40,6 +40,9 @@ async fn exchange(stand: &Stand, details: &Value, parameters: &[(&str, &str)], k
     Answer::of(request.send().await.unwrap()).await
 }
 
+/// The details, the other parameters, and the error.
+type Row = (Value, Vec<(&'static str, &'static str)>, &'static str);
+
 async fn tasks(stand: &Stand) -> usize {
     stand.get("/v1/tasks", VIEWER).await.expect(StatusCode::OK)["tasks"].as_array().unwrap().len()
 }
@@ -90,7 +93,7 @@ both! {
         let details = "invalid_authorization_details";
         let usual = || json!([detail(json!({}))]);
         let bare = || json!([detail(json!({"credentials": null}))]);
-        let rows: Vec<(Value, Vec<(&str, &str)>, &str)> = vec![
+        let rows: Vec<Row> = vec![
             (json!([]), vec![], details),
             (json!({}), vec![], details),
             (json!([1]), vec![], details),
