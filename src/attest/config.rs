@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-use super::Kind;
+use super::{Kind, preset::Preset};
 
 /// One `[[attestor]]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -88,14 +88,6 @@ pub struct FactTemplates {
     pub branch: Option<String>,
 }
 
-/// Issuers whose tokens are known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Preset {
-    /// GitHub Actions on github.com.
-    GithubActions,
-}
-
 impl Config {
     /// The attestor of a broker without a configuration: the kernel, with every default.
     #[must_use]
@@ -130,43 +122,6 @@ impl Config {
     }
 }
 
-impl OidcConfig {
-    /// The same with the preset's settings where none is given.
-    pub(super) fn settled(&self) -> Self {
-        let mut config = self.clone();
-        match config.preset {
-            None => {}
-            Some(Preset::GithubActions) => config.fall_back_on_github_actions(),
-        }
-        config
-    }
-
-    fn fall_back_on_github_actions(&mut self) {
-        let default = |field: &mut Option<String>, value: &str| {
-            field.get_or_insert_with(|| value.to_owned());
-        };
-        default(&mut self.issuer, "https://token.actions.githubusercontent.com");
-        if self.keys_file.is_none() {
-            default(&mut self.jwks_url, "https://token.actions.githubusercontent.com/.well-known/jwks");
-        }
-        default(&mut self.workload, "/ci/{repository/*}");
-        default(&mut self.instance, "{run_id}.{run_attempt}");
-        self.kind.get_or_insert(Kind::Ci);
-        self.algorithms.get_or_insert_with(|| vec!["RS256".into()]);
-        self.facts.get_or_insert_with(|| FactTemplates {
-            environment: Some("{environment}".into()),
-            sandbox: None,
-            repo: Some("{repository}".into()),
-            branch: Some("{ref}".into()),
-        });
-        self.selectors.get_or_insert_with(|| {
-            ["repository", "repository_id", "repository_owner_id", "ref", "event_name", "environment", "workflow_ref"]
-                .map(str::to_owned)
-                .to_vec()
-        });
-    }
-}
-
 fn ai_agent() -> Kind {
     Kind::AiAgent
 }
@@ -197,15 +152,5 @@ mod tests {
         assert!(parse("type = 'oidc'\nname = 'o'\naudience = 'a'\nfacts = { repos = '{r}' }").is_err());
         assert!(parse("type = 'kernel'\nname = 'u'").is_err());
         assert!(parse("type = 'oidc'\nname = 'o'").is_err());
-    }
-
-    #[test]
-    fn a_preset_yields_to_what_is_given_by_hand() {
-        let config = "type = 'oidc'\nname = 'o'\naudience = 'a'\npreset = 'github-actions'\nworkload = '/gh/{ref/*}'";
-        let Ok(Config::Oidc(config)) = toml::from_str(config) else { panic!("no OIDC section") };
-        let config = config.settled();
-        assert_eq!(config.workload.as_deref(), Some("/gh/{ref/*}"));
-        assert_eq!(config.instance.as_deref(), Some("{run_id}.{run_attempt}"));
-        assert_eq!(config.kind, Some(Kind::Ci));
     }
 }

@@ -9,6 +9,7 @@ mod jwks;
 mod keys;
 mod oidc;
 mod peer;
+mod preset;
 mod process;
 mod settings;
 mod template;
@@ -16,7 +17,8 @@ mod unix;
 
 pub use crate::task::{Kind, Mark};
 pub use attestors::Attestors;
-pub use config::{Config, FactTemplates, OidcConfig, Preset, UnixConfig};
+pub use config::{Config, FactTemplates, OidcConfig, UnixConfig};
+pub use preset::Preset;
 pub use unix::Peer;
 
 use std::collections::BTreeSet;

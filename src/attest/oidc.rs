@@ -138,6 +138,10 @@ impl Attestor {
     fn describe(&self, claims: &Value, expires_at: Time, digest: &str) -> Result<Attested, Rejected> {
         let settings = &self.settings;
         let unfit = |unfit: Unfit| refused(unfit.to_string());
+        let no_instance = |why: Unfit| match (why, settings.without_instance) {
+            (Unfit::Absent(_), Some(known)) => refused(known),
+            (why, _) => unfit(why),
+        };
         let fact = |template: &Option<TextTemplate>| match template.as_ref().map(|template| template.fill(claims)) {
             None | Some(Err(Unfit::Absent(_))) => Ok(None),
             Some(filled) => filled.map(Some),
@@ -149,7 +153,7 @@ impl Attestor {
         }
         Ok(Attested {
             workload: settings.workload.fill(claims, &self.domain).map_err(unfit)?,
-            instance: settings.instance.fill(claims).map_err(unfit)?,
+            instance: settings.instance.fill(claims).map_err(no_instance)?,
             kind: settings.kind,
             attestor: settings.name.clone(),
             issuer: Some(settings.issuer.clone()),

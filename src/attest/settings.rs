@@ -10,7 +10,8 @@ use super::{
     config::OidcConfig,
     jwks::{KeySet, MAX_BYTES},
     keys::Keys,
-    template::{PathTemplate, TextTemplate},
+    preset::Preset,
+    template::{PathTemplate, TextTemplate, misescaped},
 };
 use crate::id::TrustDomain;
 
@@ -24,6 +25,8 @@ pub(super) struct Settings {
     pub(super) kind: Kind,
     pub(super) workload: PathTemplate,
     pub(super) instance: TextTemplate,
+    /// Why a token that lacks a claim of `instance` is refused, where that is known.
+    pub(super) without_instance: Option<&'static str>,
     pub(super) owners: Option<Vec<String>>,
     /// Templates of environment, sandbox, repo and branch.
     pub(super) facts: [Option<TextTemplate>; 4],
@@ -35,6 +38,7 @@ pub(super) struct Settings {
 /// Mistakes in one section.
 struct Mistakes<'a> {
     name: &'a str,
+    preset: Option<Preset>,
     all: Vec<String>,
 }
 
@@ -50,7 +54,15 @@ impl Mistakes<'_> {
 
     fn require<'v, T>(&mut self, field: &str, value: Option<&'v T>) -> Option<&'v T> {
         if value.is_none() {
-            self.add(&format!("`{field}` is missing; set it, or name a `preset`"));
+            self.add(&match self.preset {
+                None => format!("`{field}` is missing; set it, or name a `preset`"),
+                // Only what differs from one installation to the next is missing from a preset.
+                Some(Preset::Kubernetes) => format!(
+                    "`{field}` is missing, and every cluster has its own: \
+                     `kubectl get --raw /.well-known/openid-configuration` shows it"
+                ),
+                Some(Preset::GithubActions | Preset::GitlabCi) => format!("`{field}` is missing; set it"),
+            });
         }
         value
     }
@@ -63,7 +75,7 @@ impl Settings {
     /// Every mistake.
     pub(super) fn check(config: &OidcConfig, domain: &TrustDomain) -> Result<Self, Vec<String>> {
         let config = config.settled();
-        let mut mistakes = Mistakes { name: &config.name, all: Vec::new() };
+        let mut mistakes = Mistakes { name: &config.name, preset: config.preset, all: Vec::new() };
         let issuer = mistakes.require("issuer", config.issuer.as_ref());
         let issuer = issuer.and_then(|issuer| mistakes.keep("issuer", check_issuer(issuer)));
         let kind = mistakes.require("kind", config.kind.as_ref()).copied();
@@ -93,7 +105,7 @@ impl Settings {
         // Without algorithms there is no telling which keys would do; their mistake comes first.
         let keys = algorithms.as_deref().and_then(|algorithms| keys(&config, algorithms, &mut mistakes));
 
-        let name = config.name.clone();
+        let (name, without_instance) = (config.name.clone(), config.without_instance());
         match (issuer, kind, workload, instance, algorithms, selectors, keys) {
             (
                 Some(issuer),
@@ -112,6 +124,7 @@ impl Settings {
                 kind,
                 workload,
                 instance,
+                without_instance,
                 owners: config.owners,
                 facts,
                 selectors,
@@ -151,7 +164,10 @@ fn check_algorithms(names: Option<&[String]>) -> Result<Vec<Algorithm>, String> 
 }
 
 fn check_selectors(names: &[String]) -> Result<Vec<String>, String> {
-    if names.iter().any(|name| matches!(name.as_str(), "" | "/") || name.chars().any(char::is_control)) {
+    if names
+        .iter()
+        .any(|name| matches!(name.as_str(), "" | "/") || misescaped(name) || name.chars().any(char::is_control))
+    {
         return Err("each entry is the name of a claim or a JSON pointer to one".into());
     }
     // `a` with the value `b:c` and `a:b` with the value `c` would be the same selector.
@@ -184,7 +200,12 @@ fn keys(config: &OidcConfig, algorithms: &[Algorithm], mistakes: &mut Mistakes<'
             mistakes.keep("jwks_url", Keys::remote(&config.name, algorithms, url?, roots, interval))
         }
         (Some(_), Some(_)) | (None, None) => {
-            mistakes.add("set one of `keys_file` and `jwks_url`");
+            mistakes.add(match config.preset {
+                Some(Preset::Kubernetes) => {
+                    "set one of `keys_file` (what `kubectl get --raw /openid/v1/jwks` prints) and `jwks_url`"
+                }
+                None | Some(Preset::GithubActions | Preset::GitlabCi) => "set one of `keys_file` and `jwks_url`",
+            });
             None
         }
     }

@@ -154,6 +154,11 @@ pub(super) fn claim<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
     if name.starts_with('/') { claims.pointer(name) } else { claims.get(name) }
 }
 
+/// Whether it is meant as a JSON pointer and is none (RFC 6901, section 3).
+pub(super) fn misescaped(name: &str) -> bool {
+    name.starts_with('/') && name.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1']))
+}
+
 /// A claim as text, if it is text or an integer. Nothing else has one way to be written.
 pub(super) fn scalar(value: &Value) -> Option<String> {
     match value {
@@ -174,6 +179,9 @@ fn parse(text: &str) -> Result<Vec<Part>, String> {
         let (name, several) = name.strip_suffix("/*").map_or((name, false), |name| (name, true));
         if matches!(name, "" | "/") || name.contains('{') || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err("between `{` and `}` stands `claim`, `claim/*` or `/json/pointer`".into());
+        }
+        if misescaped(name) {
+            return Err("in a JSON pointer `~1` stands for `/` and `~0` for `~`; nothing else follows a `~`".into());
         }
         if !literal.is_empty() {
             parts.push(Part::Literal(literal.to_owned()));
@@ -233,9 +241,17 @@ mod tests {
         assert_eq!(path("/ci/{repository/*}", &claims).as_deref(), Some("/ci/acme/pay.ments"));
         assert_eq!(path("/n-{n}/x", &claims).as_deref(), Some("/n-7/x"));
         assert_eq!(path("/k8s/{/kubernetes.io/pod/uid}", &claims).as_deref(), Some("/k8s/u-1"));
-        assert_eq!(path("/fixed", &claims).as_deref(), Some("/fixed"));
         assert_eq!(path("/ci/{repository}", &claims), None, "a slash in one segment");
         assert_eq!(path("/ci/{u}", &claims), None);
+        let claims = json!({"a/b": {"c~d": ["x", {"": "y"}]}, "~1": "z", "n": {"p": "one/two"}});
+        assert_eq!(path("/w/{/a~1b/c~0d/0}", &claims).as_deref(), Some("/w/x"), "`~1` is a slash, `~0` a tilde");
+        assert_eq!(path("/w/{/~01}", &claims).as_deref(), Some("/w/z"), "unescaped once, in this order");
+        assert_eq!(path("/w/{/a~1b/c~0d/1/}", &claims).as_deref(), Some("/w/y"), "an empty name is one, too");
+        assert_eq!(path("/w/{/n/p/*}", &claims).as_deref(), Some("/w/one/two"));
+        for missing in ["/a/b/c~0d/0", "/a~1b/c~0d/2", "/a~1b/c~0d/00", "/n", "/n/p"] {
+            assert_eq!(path(&format!("/w/{{{missing}}}"), &claims), None, "{missing}");
+        }
+        assert_eq!(path("/fixed", &claims).as_deref(), Some("/fixed"));
         assert_eq!(path("/ci/{missing}", &claims), None);
     }
 
@@ -280,6 +296,9 @@ mod tests {
             "/{a}-{b}",
             "/{a/*}/{b/*}",
             "/é/{c}",
+            "/{/a~b}",
+            "/{/a~2b}",
+            "/{/a~}",
         ] {
             assert!(PathTemplate::parse(bad, &domain()).is_err(), "{bad}");
         }

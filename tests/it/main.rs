@@ -34,6 +34,8 @@ mod operators;
 #[cfg(test)]
 mod policy;
 #[cfg(test)]
+mod presets;
+#[cfg(test)]
 mod readme;
 #[cfg(test)]
 mod renew;
