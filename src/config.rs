@@ -129,6 +129,16 @@ impl Config {
     /// # Errors
     /// Everything that is unknown, missing or unsafe.
     pub fn load(path: &Path, over: Overrides) -> Result<Self, Mistakes> {
+        let config = Self::read(path, over)?;
+        let mistakes = config.mistakes();
+        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+    }
+
+    /// Reads a file, and leaves to [`Config::mistakes`] what is unsafe in it.
+    ///
+    /// # Errors
+    /// What is unknown or missing.
+    pub fn read(path: &Path, over: Overrides) -> Result<Self, Mistakes> {
         let one = |why: String| Mistakes(vec![format!("{}: {why}", path.display())]);
         let text = fs::read_to_string(path).map_err(|error| one(error.to_string()))?;
         // The message of the parser quotes the line; its position and reason are enough.
@@ -145,8 +155,7 @@ impl Config {
         config.strict = true;
         config.resolve(path.parent().unwrap_or(Path::new(".")));
         config.put_over(over);
-        let mistakes = config.mistakes();
-        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+        Ok(config)
     }
 
     /// A whole working broker for one machine. Makes the data directory and the operator's token where there are none.
@@ -154,23 +163,34 @@ impl Config {
     /// # Errors
     /// When they cannot be made, or the listener is not on loopback.
     pub fn development(settings: Development) -> Result<Self, Mistakes> {
-        let Development { data, keys, listen, store } = settings;
+        let data = &settings.data;
         // Others must be able to reach the socket in it; every secret in it is closed to them on its own.
-        let made = fs::DirBuilder::new().recursive(true).mode(0o711).create(&data);
+        let made = fs::DirBuilder::new().recursive(true).mode(0o711).create(data);
         made.map_err(|error| Mistakes(vec![format!("{} cannot be made: {error}", data.display())]))?;
         let token = secret_file::load_or_create(&data.join("operator.token"), || {
             let secret = random::<32>().map_err(|why| why.to_string())?;
             Ok(Zeroizing::new(format!("{}\n", hex(&secret))))
         })
         .map_err(|why| Mistakes(vec![why]))?;
+        let config = Self::for_one_machine(settings, sha256_hex(token.trim().as_bytes()))?;
+        let mistakes = config.mistakes();
+        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+    }
+
+    /// The settings of [`Config::development`], without making anything.
+    ///
+    /// # Errors
+    /// Never, for the names that are built in.
+    pub fn for_one_machine(settings: Development, operator_token_sha256: String) -> Result<Self, Mistakes> {
+        let Development { data, keys, listen, store } = settings;
         let keys = keys.unwrap_or_else(|| data.join("keys"));
         let url = store.unwrap_or_else(|| format!("redb:{}", data.join("remit.redb").display()));
         let operator = OperatorConfig {
             name: "operator".into(),
             roles: vec![Role::Viewer, Role::Responder, Role::Approver, Role::Admin],
-            token_sha256: sha256_hex(token.trim().as_bytes()),
+            token_sha256: operator_token_sha256,
         };
-        let config = Self {
+        Ok(Self {
             issuer: format!("http://{listen}"),
             trust_domain: "localhost".parse().map_err(|why| Mistakes(vec![format!("{why}")]))?,
             listen: Listen { http: listen, unix: Some(data.join("remit.sock")), ops: None },
@@ -181,9 +201,12 @@ impl Config {
             services: Vec::new(),
             operators: vec![operator],
             strict: false,
-        };
-        let mistakes = config.mistakes();
-        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+        })
+    }
+
+    /// What the attestors are called.
+    pub fn attestor_names(&self) -> impl Iterator<Item = &str> {
+        self.attestors.iter().map(attest::Config::name)
     }
 
     fn put_over(&mut self, over: Overrides) {
@@ -208,7 +231,9 @@ impl Config {
         }
     }
 
-    fn mistakes(&self) -> Vec<String> {
+    /// What is unsafe in it, or in how its parts come together. The sections' own mistakes are told where they are built.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
         let issuer = url::Url::parse(&self.issuer).ok();
         let loopback = issuer.as_ref().is_some_and(|url| match url.host() {

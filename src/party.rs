@@ -168,6 +168,24 @@ impl Parties {
         }
     }
 
+    /// What is allowed and weak about them, each a sentence.
+    #[must_use]
+    pub fn weaknesses(&self) -> Vec<String> {
+        let mut found: Vec<String> = self.services.iter().flat_map(|service| weaknesses_of(&service.0)).collect();
+        if self.services.is_empty() {
+            found.push(
+                "no [[service]]: credentials are minted for whatever location policy permits, and nobody can ask whether one was \
+                 revoked; list the services"
+                    .to_owned(),
+            );
+        }
+        let responds = |party: &Party| matches!(party, Party::Operator(operator) if operator.is(Role::Responder));
+        if !self.by_token.values().any(responds) {
+            found.push("no [[operator]] has the role `responder`: only a workload itself can end its tasks".to_owned());
+        }
+        found
+    }
+
     /// Who a bearer token belongs to. Digests are compared, so timing says nothing about the token.
     #[must_use]
     pub fn by_token(&self, token: &str) -> Option<Party> {
@@ -179,6 +197,24 @@ impl Parties {
     pub fn serves(&self, audience: &Location) -> bool {
         self.services.is_empty() || self.services.iter().any(|service| service.answers_for(audience))
     }
+}
+
+fn weaknesses_of(config: &ServiceConfig) -> Vec<String> {
+    let name = &config.name;
+    let mut found = Vec::new();
+    if config.binding == Binding::None {
+        found.push(format!(
+            "service `{name}`: with `binding = \"none\"` its tokens serve whoever holds them; use \"offered\" where it can \
+             check whose they are"
+        ));
+    }
+    if config.revocation == Revocation::None {
+        found.push(format!(
+            "service `{name}`: with `revocation = \"none\"` no revoke reaches it, and what it was shown lives until its `exp`; \
+             use \"introspection\""
+        ));
+    }
+    found
 }
 
 fn check_service(config: &ServiceConfig, before: &[Arc<Service>], mistakes: &mut Vec<String>) {

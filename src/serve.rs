@@ -99,18 +99,64 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
     Ok(Running { http, socket, broker, stop, tasks })
 }
 
+/// The parts of a broker that need nothing but the configuration and the files that it names.
+pub struct Checked {
+    /// The policies.
+    pub policies: Policies,
+    /// Who can prove what they are.
+    pub attestors: Attestors,
+    /// Services and operators.
+    pub parties: Parties,
+    /// What is allowed and weak, where a file says so: sentences that say what to change.
+    pub weaknesses: Vec<String>,
+}
+
+impl Checked {
+    /// Makes them, and nothing in the file system.
+    ///
+    /// # Errors
+    /// Every mistake at once, the configuration's own ([`Config::mistakes`]) included.
+    pub fn new(config: &Config) -> Result<Self, Vec<String>> {
+        let mut mistakes = config.mistakes();
+        let policies = match &config.policy.dir {
+            Some(dir) => Policies::load(dir),
+            None => Policies::development(),
+        };
+        let policies = keep(policies.map_err(|BadPolicies(why)| why), &mut mistakes);
+        let attestors = keep(Attestors::build(&config.attestors, &config.trust_domain), &mut mistakes);
+        let parties = keep(Parties::build(config.services.clone(), config.operators.clone()), &mut mistakes);
+        let (Some(policies), Some(attestors), Some(parties), true) =
+            (policies, attestors, parties, mistakes.is_empty())
+        else {
+            return Err(mistakes);
+        };
+        let mut weaknesses = Vec::new();
+        if config.strict {
+            weaknesses.extend_from_slice(attestors.weaknesses());
+            weaknesses.extend(parties.weaknesses());
+        }
+        Ok(Self { policies, attestors, parties, weaknesses })
+    }
+
+    /// The same, of a configuration that nothing is to be started with: also looks at those keys that are there already.
+    ///
+    /// # Errors
+    /// Every mistake at once.
+    pub fn and_keys(config: &Config) -> Result<Self, Vec<String>> {
+        let mut mistakes = Vec::new();
+        let parts = keep(Self::new(config), &mut mistakes);
+        mistakes.extend(Keyring::check(&config.files.keys).err().into_iter().flatten());
+        mistakes.extend(StoreKey::check(&config.store.mac_key_file).err());
+        parts.filter(|_| mistakes.is_empty()).ok_or(mistakes)
+    }
+}
+
 async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Broker, StartError> {
-    let policies = match &config.policy.dir {
-        Some(dir) => Policies::load(dir),
-        None => Policies::development(),
-    };
-    let mut mistakes = Vec::new();
-    let policies = keep(policies.map_err(|BadPolicies(why)| why), &mut mistakes);
-    let attestors = keep(Attestors::build(&config.attestors, &config.trust_domain), &mut mistakes);
-    let parties = keep(Parties::build(config.services, config.operators), &mut mistakes);
-    let (Some(policies), Some(attestors), Some(parties)) = (policies, attestors, parties) else {
-        return Err(StartError::Configuration(mistakes.join("\n")));
-    };
+    let parts = Checked::new(&config).map_err(|mistakes| StartError::Configuration(mistakes.join("\n")))?;
+    for weakness in &parts.weaknesses {
+        tracing::warn!("{weakness}");
+    }
+    let Checked { policies, attestors, parties, weaknesses: _ } = parts;
     let keys = Keyring::load_or_create(&config.files.keys).map_err(StartError::Configuration)?;
     let store_key = StoreKey::load_or_create(&config.store.mac_key_file).map_err(StartError::Configuration)?;
     let audit = Audit::open(&config.files.audit).map_err(|why| failed(&why))?;

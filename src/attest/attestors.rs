@@ -9,7 +9,7 @@ use super::{
     Attested, Config, Evidence, Rejected,
     oidc::{self, Verified},
     settings::Settings,
-    unix,
+    unix, weak,
 };
 use crate::{
     clock::Time,
@@ -27,6 +27,7 @@ pub struct Attestors {
     oidc: HashMap<String, oidc::Attestor>,
     /// What was verified, by the token's SHA-256. What was refused is never in it.
     seen: Cache<String, Verified>,
+    weaknesses: Vec<String>,
 }
 
 impl Attestors {
@@ -36,8 +37,9 @@ impl Attestors {
     /// # Errors
     /// Every mistake at once, each a sentence that names the attestor and says what to change.
     pub fn build(configs: &[Config], trust_domain: &TrustDomain) -> Result<Self, Vec<String>> {
-        let mut attestors = Self { unix: None, oidc: HashMap::new(), seen: Cache::new(REMEMBERED) };
-        let (mut mistakes, mut names) = (Vec::new(), HashSet::new());
+        let mut attestors =
+            Self { unix: None, oidc: HashMap::new(), seen: Cache::new(REMEMBERED), weaknesses: Vec::new() };
+        let (mut mistakes, mut names, mut shapes) = (Vec::new(), HashSet::new(), Vec::new());
         for config in configs {
             let name = config.name();
             if name.is_empty() || name.len() > 64 || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
@@ -56,11 +58,20 @@ impl Attestors {
                     Ok(_) if attestors.unix.is_some() => {
                         mistakes.push(format!("attestor `{name}`: there is one kernel; remove all but one `unix`"));
                     }
-                    Ok(unix) => attestors.unix = Some(unix),
+                    Ok(unix) => {
+                        let who = "every process of the machine";
+                        attestors.weaknesses.extend(weak::of_workload(name, &unix.workload, who));
+                        attestors.weaknesses.extend(weak::of_shape(name, &unix.workload.shape(), &shapes));
+                        shapes.push((name.to_owned(), unix.workload.shape()));
+                        attestors.unix = Some(unix);
+                    }
                     Err(mistake) => mistakes.push(mistake),
                 },
                 Config::Oidc(config) => match Settings::check(config, trust_domain) {
                     Ok(settings) => {
+                        attestors.weaknesses.extend(weak::of_oidc(&settings));
+                        attestors.weaknesses.extend(weak::of_shape(name, &settings.workload.shape(), &shapes));
+                        shapes.push((name.to_owned(), settings.workload.shape()));
                         let issuer = settings.issuer.clone();
                         let attestor = oidc::Attestor::new(settings, trust_domain.clone());
                         if let Some(other) = attestors.oidc.insert(issuer, attestor) {
@@ -78,6 +89,12 @@ impl Attestors {
     /// The issuers that vouch for workloads. None of them can vouch for an operator.
     pub fn issuers(&self) -> impl Iterator<Item = &str> {
         self.oidc.keys().map(String::as_str)
+    }
+
+    /// What is allowed and weak about them, each a sentence that names the attestor and says what to change.
+    #[must_use]
+    pub fn weaknesses(&self) -> &[String] {
+        &self.weaknesses
     }
 
     /// Judges evidence at `now`.

@@ -14,6 +14,7 @@ mod process;
 mod settings;
 mod template;
 mod unix;
+mod weak;
 
 pub use crate::task::{Kind, Mark};
 pub use attestors::Attestors;

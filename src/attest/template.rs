@@ -66,10 +66,16 @@ impl PathTemplate {
 
     /// The claims it asks for.
     pub(super) fn claims(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().filter_map(|part| match part {
-            Part::Claim { name, .. } => Some(name.as_str()),
-            Part::Literal(_) => None,
-        })
+        claims_of(&self.0)
+    }
+
+    /// The template without the names of its claims: two attestors with the same shape can name the same workload.
+    pub(super) fn shape(&self) -> String {
+        let part = |part: &Part| match part {
+            Part::Literal(literal) => literal.clone(),
+            Part::Claim { .. } => "{}".to_owned(),
+        };
+        self.0.iter().map(part).collect()
     }
 
     /// The workload that `claims` name.
@@ -104,6 +110,11 @@ impl TextTemplate {
             return Err("put something between any two claims, or the values of one could pass for the other's".into());
         }
         Ok(Self(parts))
+    }
+
+    /// The claims it asks for.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &str> {
+        claims_of(&self.0)
     }
 
     /// The text that `claims` make.
@@ -196,6 +207,13 @@ fn parse(text: &str) -> Result<Vec<Part>, String> {
         return Err("it must be 1 to 256 bytes without control characters".into());
     }
     Ok(parts)
+}
+
+fn claims_of(parts: &[Part]) -> impl Iterator<Item = &str> {
+    parts.iter().filter_map(|part| match part {
+        Part::Claim { name, .. } => Some(name.as_str()),
+        Part::Literal(_) => None,
+    })
 }
 
 fn fill(

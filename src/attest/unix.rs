@@ -19,7 +19,7 @@ const CLAIMS: [&str; 3] = ["uid", "gid", "exe_sha256"];
 pub(super) struct Attestor {
     name: String,
     kind: Kind,
-    workload: PathTemplate,
+    pub(super) workload: PathTemplate,
     owners: Option<Vec<String>>,
     domain: TrustDomain,
     hashes: Hashes,

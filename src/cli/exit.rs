@@ -50,7 +50,9 @@ impl Exit {
             Exit::NotAuthenticated => "not authenticated: evidence or token missing or not accepted",
             Exit::OutOfReach => "the broker or its store is out of reach or in doubt; try again",
             Exit::NotAccepted => "verify: the token is not accepted",
-            Exit::BadConfiguration => "serve: the configuration is not accepted",
+            Exit::BadConfiguration => {
+                "serve, config check, policy check: the configuration, or a policy or its cases, is not accepted"
+            }
         }
     }
 
@@ -85,6 +87,8 @@ pub(super) enum Failure {
     OutOfReach(String),
     /// `verify` has printed why the token is not accepted.
     NotAccepted,
+    /// A check has printed what is wrong with a configuration or with policies.
+    CheckFailed,
     /// The configuration, one mistake a line.
     Configuration(String),
     /// It could not start or go on. Says why.
@@ -99,7 +103,7 @@ impl Failure {
             Failure::Input(_) => Exit::BadInput,
             Failure::OutOfReach(_) => Exit::OutOfReach,
             Failure::NotAccepted => Exit::NotAccepted,
-            Failure::Configuration(_) => Exit::BadConfiguration,
+            Failure::CheckFailed | Failure::Configuration(_) => Exit::BadConfiguration,
             Failure::Stopped(_) => Exit::Refused,
         }
     }
@@ -115,7 +119,7 @@ impl Failure {
             Failure::OutOfReach(what) => {
                 format!("error: {what}\n  next  is `remit serve` running there? --url or REMIT_URL says where to look")
             }
-            Failure::NotAccepted => String::new(),
+            Failure::CheckFailed | Failure::NotAccepted => String::new(),
         }
     }
 
@@ -129,7 +133,7 @@ impl Failure {
             | Failure::OutOfReach(detail) => {
                 serde_json::json!({ "title": self.exit().meaning(), "detail": detail }).to_string()
             }
-            Failure::NotAccepted => String::new(),
+            Failure::CheckFailed | Failure::NotAccepted => String::new(),
         }
     }
 }

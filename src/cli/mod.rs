@@ -1,6 +1,8 @@
-//! The command line. It speaks the HTTP API alone, as anyone's client would; only `serve`, `demo` and `verify` do more.
+//! The command line. It speaks the HTTP API alone, as anyone's client would; only `serve`, `demo`, `verify` and what reads
+//! files do more.
 
 mod client;
+mod config;
 mod connection;
 mod demo;
 mod demo_agent;
@@ -56,6 +58,9 @@ enum Command {
     Mint(mint::MintCommand),
     /// Check a token as the service that it was presented to.
     Verify(verify::Verify),
+    /// Look at a configuration without starting a broker with it.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     #[command(hide = true)]
     DemoAgent(demo_agent::DemoAgent),
 }
@@ -78,6 +83,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Task(task) => task.run(&connection, output, &SystemClock).await,
         Command::Mint(mint) => mint.run(&connection, output).await,
         Command::Verify(verify) => verify.run(output, &SystemClock).await,
+        Command::Config(config) => config.run(&connection, output),
         Command::DemoAgent(agent) => agent.run().await,
     };
     let exit = match done {
@@ -136,6 +142,6 @@ mod tests {
     #[test]
     fn the_help_holds_the_exit_codes() {
         let help = Cli::command().render_help().to_string();
-        assert!(help.contains("Exit codes:") && help.contains("78  serve:"), "{help}");
+        assert!(help.contains("Exit codes:") && help.contains("78  serve, "), "{help}");
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     serve::{Running, Signals, StartError, start},
 };
 
-const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8420);
+pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8420);
 const DATA_HELP: &str =
     "Store, audit log, socket and operator token [default: $XDG_STATE_HOME/remit or ~/.local/state/remit]";
 

@@ -10,6 +10,9 @@ use crate::{
 };
 use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject as _};
 
+const ACCESS_TOKEN: &str = "access-token.pem";
+const JWT_SVID: &str = "jwt-svid.pem";
+
 /// The signing keys.
 #[derive(Debug)]
 pub struct Keyring {
@@ -23,7 +26,20 @@ impl Keyring {
     /// # Errors
     /// A sentence that names the file and says what to change.
     pub fn load_or_create(dir: &Path) -> Result<Self, String> {
-        Ok(Self { access_token: key(&dir.join("access-token.pem"))?, jwt_svid: key(&dir.join("jwt-svid.pem"))? })
+        Ok(Self { access_token: key(&dir.join(ACCESS_TOKEN))?, jwt_svid: key(&dir.join(JWT_SVID))? })
+    }
+
+    /// Checks those key files that are there already.
+    ///
+    /// # Errors
+    /// As [`Keyring::load_or_create`]; every mistake.
+    pub fn check(dir: &Path) -> Result<(), Vec<String>> {
+        let check = |name: &&str| {
+            let path = dir.join(name);
+            secret_file::load(&path).and_then(|text| text.map_or(Ok(()), |text| read(&path, &text).map(drop))).err()
+        };
+        let mistakes: Vec<_> = [ACCESS_TOKEN, JWT_SVID].iter().filter_map(check).collect();
+        if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
     }
 
     /// The key for a form of credential.
@@ -50,6 +66,10 @@ fn key(path: &Path) -> Result<SigningKey, String> {
         let document = SigningKey::generate().map_err(|Invalid(why)| why.to_owned())?;
         Ok(zeroize::Zeroizing::new(pem(&document)))
     })?;
+    read(path, &text)
+}
+
+fn read(path: &Path, text: &str) -> Result<SigningKey, String> {
     let document = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes())
         .map_err(|_| format!("{}: not a private key in PEM (PKCS#8)", path.display()))?;
     SigningKey::from_pkcs8(document.secret_pkcs8_der()).map_err(|Invalid(why)| format!("{}: {why}", path.display()))

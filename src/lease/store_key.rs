@@ -27,8 +27,20 @@ impl StoreKey {
             let key = Zeroizing::new(id::random::<LENGTH>().map_err(|why| why.to_string())?);
             Ok(Zeroizing::new(id::hex(key.as_ref()) + "\n"))
         })?;
+        Self::read(path, &text)
+    }
+
+    /// Checks the key file, if it is there already.
+    ///
+    /// # Errors
+    /// As [`StoreKey::load_or_create`].
+    pub fn check(path: &Path) -> Result<(), String> {
+        secret_file::load(path)?.map_or(Ok(()), |text| Self::read(path, &text).map(drop))
+    }
+
+    fn read(path: &Path, text: &str) -> Result<Self, String> {
         let no_key = || format!("{} is no store key: it has to be 64 hexadecimal digits", path.display());
-        parse(text.strip_suffix('\n').unwrap_or(&text)).map(Self).ok_or_else(no_key)
+        parse(text.strip_suffix('\n').unwrap_or(text)).map(Self).ok_or_else(no_key)
     }
 
     /// The key in the form that MACs are made with.

@@ -12,6 +12,8 @@ mod cli;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod config_check;
+#[cfg(test)]
 mod declare;
 #[cfg(test)]
 mod errors;

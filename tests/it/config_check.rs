@@ -1,0 +1,259 @@
+//! `remit config check`: it judges as `serve` would, says all at once, and leaves nothing behind.
+
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::support::{Issuer, Server, write_config};
+
+const REMIT: &str = env!("CARGO_BIN_EXE_remit");
+
+/// A configuration that works, in a directory of its own.
+struct Bench {
+    dir: tempfile::TempDir,
+    config: PathBuf,
+}
+
+/// How it ended, what it printed, what it complained of.
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("ci-keys.json"), Issuer::new().jwks().to_string()).unwrap();
+        let config = write_config(dir.path(), "broker", "redb:remit.redb", "");
+        Self { dir, config }
+    }
+
+    fn edit(&self, from: &str, to: &str) -> &Self {
+        let text = fs::read_to_string(&self.config).unwrap();
+        assert!(text.contains(from), "no {from}");
+        fs::write(&self.config, text.replacen(from, to, 1)).unwrap();
+        self
+    }
+
+    fn check(&self, more: &[&str]) -> Said {
+        let before = names(self.dir.path());
+        let said = check(&[&["--config", self.config.to_str().unwrap()], more].concat());
+        assert_eq!(names(self.dir.path()), before, "it makes nothing");
+        said
+    }
+
+    fn json(&self, code: i32) -> Value {
+        let said = self.check(&["--output", "json"]);
+        assert_eq!((said.code, &*said.err), (code, ""), "{}", said.out);
+        serde_json::from_str(&said.out).unwrap()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        serde_json::from_value(self.json(0)["warnings"].clone()).unwrap()
+    }
+}
+
+fn names(dir: &Path) -> BTreeSet<PathBuf> {
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+fn check(arguments: &[&str]) -> Said {
+    let output =
+        Command::new(REMIT).args(["config", "check"]).args(arguments).env_remove("REMIT_LOG").output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+#[test]
+fn what_is_fine_is_summed_up() {
+    let bench = Bench::new();
+    let said = bench.check(&[]);
+    assert_eq!((said.code, &*said.err), (0, ""));
+    for word in ["accepted", "example.com", "redb", "kernel, ci", "git, registry", "rita, victor, ada", "test.read"] {
+        assert!(said.out.contains(word), "no {word} in {}", said.out);
+    }
+    assert!(said.out.contains("appendfsync"), "what cannot be known is said: {}", said.out);
+    let report = bench.json(0);
+    assert_eq!((&report["accepted"], &report["mistakes"]), (&json!(true), &json!([])));
+    assert_eq!(report["config"], bench.config.to_str().unwrap());
+    assert_eq!(report["attestors"], json!(["kernel", "ci"]));
+    assert_eq!(report["policies"], json!(["test.declare-secret", "test.no-production", "test.read", "test.write"]));
+    // The address of a store may hold a password.
+    bench.edit("redb:remit.redb", "rediss://remit:hunter2@redis.example.com:6379");
+    assert!(!bench.check(&[]).out.contains("hunter2"));
+    assert_eq!(bench.json(0)["store"], "rediss");
+}
+
+#[test]
+fn the_example_and_the_built_in_settings_are_accepted() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/broker.example.toml");
+    let said = check(&["--config", example.to_str().unwrap()]);
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    let home = tempfile::tempdir().unwrap();
+    let run = |more: &[&str]| {
+        let mut command = Command::new(REMIT);
+        command.args(["config", "check"]).args(more).env("XDG_STATE_HOME", home.path()).output().unwrap()
+    };
+    let output = run(&["--strict"]);
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && out.contains("development.loopback") && !out.contains("warning"), "{out}");
+    assert!(names(home.path()).is_empty(), "it makes nothing");
+}
+
+#[test]
+fn every_mistake_is_said_at_once() {
+    let bench = Bench::new();
+    let policies = bench.dir.path().join("policies");
+    fs::create_dir(&policies).unwrap();
+    fs::write(policies.join("a.cedar"), "\n\npermit (principal, action, resource);\n@id(\"x\") permit (principal")
+        .unwrap();
+    fs::write(policies.join("b.cedar"), "permit (principal, action, resource);").unwrap();
+    fs::write(bench.dir.path().join("store.key"), "no key").unwrap();
+    fs::set_permissions(bench.dir.path().join("store.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::create_dir(bench.dir.path().join("broker-keys")).unwrap();
+    fs::write(bench.dir.path().join("broker-keys/jwt-svid.pem"), "readable by all").unwrap();
+    let usual = fs::read_to_string(&bench.config).unwrap();
+    let dir = usual.lines().find(|line| line.starts_with("dir = ")).unwrap();
+    bench
+        .edit(dir, "dir = \"policies\"")
+        .edit("http = \"127.0.0.1:", "http = \"0.0.0.0:")
+        .edit("issuer = \"http://127.0.0.1:", "issuer = \"http://broker.example.com:")
+        .edit("workload = \"/ci/{repository/*}\"", "workload = \"ci/{repository/*}\"")
+        .edit("ci-keys.json", "no-keys.json")
+        .edit("roles = [\"viewer\"]", "roles = []")
+        .edit("binding = \"offered\"", "binding = \"required\"");
+    let report = bench.json(78);
+    assert_eq!(report["accepted"], false);
+    let mistakes: Vec<String> = serde_json::from_value(report["mistakes"].clone()).unwrap();
+    for word in [
+        "`listen.http`",
+        "`issuer`",
+        "attestor `ci`: `workload`",
+        "no-keys.json",
+        "operator `victor`",
+        "service `registry`",
+        "a.cedar:4: ",
+        "b.cedar:1: ",
+        "store.key is no store key",
+        "jwt-svid.pem can be read by others",
+    ] {
+        assert!(mistakes.iter().any(|mistake| mistake.contains(word)), "no {word} in {mistakes:#?}");
+    }
+    let said = bench.check(&[]);
+    assert_eq!((said.code, &*said.out), (78, ""));
+    assert!(mistakes.iter().all(|mistake| said.err.contains(mistake)), "{}", said.err);
+}
+
+#[test]
+fn a_line_that_cannot_be_read_is_named() {
+    for (from, to, words) in [
+        ("trust_domain =", "secret_thing = \"hunter2\"\ntrust_domain =", ["line 3: ", "unknown field `secret_thing`"]),
+        ("[store]", "[store", ["line 7: ", ""]),
+        ("name = \"ci\"", "name = \"ci\"\npreset = \"gitlab\"", ["line ", "`gitlab-ci`"]),
+    ] {
+        let said = Bench::new().edit(from, to).check(&[]);
+        assert!(said.code == 78 && said.err.contains("broker.toml"), "{}", said.err);
+        assert!(words.iter().all(|word| said.err.contains(word)) && !said.err.contains("hunter2"), "{}", said.err);
+    }
+    let said = check(&["--config", "/nowhere/broker.toml"]);
+    assert!(said.code == 78 && said.err.contains("/nowhere/broker.toml"), "{}", said.err);
+}
+
+/// What is changed in a configuration that draws one warning (of a service whose binding is `none`), and the words of the
+/// warning that it draws beside; none: no other.
+type Row<'a> = (&'a str, &'a str, &'a [&'a str]);
+
+#[test]
+fn what_is_weak_draws_a_warning() {
+    let instance = "instance = \"{run_id}.{run_attempt}\"";
+    let cluster = |name: &str, more: &str| {
+        format!(
+            "[[attestor]]\ntype = \"oidc\"\nname = \"{name}\"\npreset = \"kubernetes\"\nissuer = \"https://{name}.example.com\"\n\
+             audience = \"a\"\nkeys_file = \"ci-keys.json\"\n{more}\n[[service]]"
+        )
+    };
+    let (one, two) = (cluster("one", ""), cluster("two", "").replacen("[[service]]", "", 1));
+    let apart = cluster("one", "workload = \"/one/{/kubernetes.io/serviceaccount/name}\"");
+    let table: &[Row] = &[
+        (instance, instance, &[]),
+        (instance, "instance = \"{sub}\"", &["attestor `ci`", "`sub`"]),
+        (instance, "instance = \"{/sub}\"", &["attestor `ci`", "`sub`"]),
+        (instance, "instance = \"{repository}\"", &["attestor `ci`", "`repository`"]),
+        (instance, "instance = \"{repository} {sub}\"", &["attestor `ci`", "`repository`, `sub`"]),
+        (instance, "instance = \"one\"", &["attestor `ci`", "names no claim"]),
+        (instance, "instance = \"{repository}.{run_id}\"", &[]),
+        ("workload = \"/ci/{repository/*}\"", "workload = \"/ci\"", &["attestor `ci`", "`workload`"]),
+        ("name = \"kernel\"", "name = \"kernel\"\nworkload = \"/all\"", &["attestor `kernel`", "`workload`"]),
+        ("kind = \"ci\"", "kind = \"ci\"\nmax_age = 172800", &["attestor `ci`", "48 hours"]),
+        ("kind = \"ci\"", "kind = \"ci\"\nmax_age = 86400", &[]),
+        ("[[service]]", &one, &[]),
+        ("[[service]]", &format!("{two}{one}"), &["attestor `one`", "`two`"]),
+        ("[[service]]", &format!("{two}{apart}"), &[]),
+        (
+            "binding = \"offered\"\nrevocation = \"introspection\"",
+            "binding = \"offered\"\nrevocation = \"none\"",
+            &["service `registry`", "revocation"],
+        ),
+        ("roles = [\"responder\"]", "roles = [\"viewer\"]", &["`responder`"]),
+    ];
+    for (from, to, words) in table {
+        let bench = Bench::new();
+        let warnings = bench.edit(from, to).warnings();
+        let (usual, others): (Vec<_>, Vec<_>) = warnings.iter().partition(|w| w.contains("service `git`"));
+        assert_eq!(usual.len(), 1, "{warnings:#?}");
+        assert!(usual[0].contains("binding"), "{usual:?}");
+        assert_eq!(others.len(), usize::from(!words.is_empty()), "{to}: {warnings:#?}");
+        assert!(words.iter().all(|word| others[0].contains(word)), "{to}: {warnings:#?}");
+    }
+}
+
+#[test]
+fn without_services_a_revoke_reaches_nobody_and_that_is_said() {
+    let bench = Bench::new();
+    let text = fs::read_to_string(&bench.config).unwrap();
+    let (start, rest) = text.split_once("[[service]]").unwrap();
+    let (_, operators) = rest.split_once("[[operator]]").unwrap();
+    fs::write(&bench.config, format!("{start}[[operator]]{operators}")).unwrap();
+    let warnings = bench.warnings();
+    assert!(warnings.len() == 1 && warnings[0].contains("[[service]]"), "{warnings:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn warnings_fail_only_the_strict_and_serve_gives_the_same() {
+    let bench = Bench::new();
+    bench.edit("instance = \"{run_id}.{run_attempt}\"", "instance = \"{sub}\"");
+    let warnings = bench.warnings();
+    assert_eq!(warnings.len(), 2);
+    let said = bench.check(&[]);
+    assert_eq!(said.code, 0);
+    assert!(warnings.iter().all(|warning| said.out.contains(&format!("\nwarning: {warning}"))), "{}", said.out);
+    let strict = bench.check(&["--strict"]);
+    assert_eq!((strict.code, strict.out), (78, said.out));
+    assert!(strict.err.contains("--strict"), "{}", strict.err);
+    let strict = bench.check(&["--strict", "--output", "json"]);
+    let report: Value = serde_json::from_str(&strict.out).unwrap();
+    assert_eq!((strict.code, &report["accepted"], &*strict.err), (78, &json!(false), ""));
+
+    let log = bench.dir.path().join("log");
+    let broker = Server::start_talking(&bench.config, &log).await;
+    let logged = fs::read_to_string(&log).unwrap();
+    for warning in &warnings {
+        assert_eq!(
+            logged.lines().filter(|line| line.contains("WARN") && line.contains(warning)).count(),
+            1,
+            "{logged}"
+        );
+    }
+    drop(broker);
+
+    // With nothing weak in it, the strict are content.
+    let bench = Bench::new();
+    bench.edit("binding = \"none\"", "binding = \"offered\"");
+    assert_eq!(bench.check(&["--strict"]).code, 0);
+}
