@@ -17,6 +17,8 @@
 //!
 //! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes. **Keys** (`broker/keys.rs`): the public keys of all brokers.
 //!
+//! **Adopt** (`broker/reload.rs`): other rules, from a configuration that changed.
+//!
 //! Whatever cannot be told (store, audit log, policy engine) ends in [`Error::Unavailable`]: nothing is minted, nothing verifies.
 //!
 //! Rules that hold everywhere: whose a task is, `owns`; which audiences there are, [`crate::party::Parties::serves`]; how long a task may live,
@@ -26,9 +28,11 @@ mod declare;
 mod follow;
 mod keys;
 mod look;
+mod reload;
 mod renew;
 mod revoke;
 
+use arc_swap::ArcSwap;
 use secrecy::{ExposeSecret as _, SecretString};
 use std::sync::{
     Arc,
@@ -62,12 +66,8 @@ pub use revoke::{Reach, Revoked};
 pub struct Parts {
     /// Its name, to the octet.
     pub issuer: String,
-    /// Who can prove what they are.
-    pub attestors: Attestors,
-    /// Who is known by configuration.
-    pub parties: Parties,
-    /// What is allowed.
-    pub policies: Policies,
+    /// What holds until the configuration changes.
+    pub rules: Rules,
     /// What was minted.
     pub ledger: Ledger,
     /// What it signs with.
@@ -78,9 +78,23 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
 }
 
+/// Who is who and what is allowed: what becomes another set when the configuration does.
+pub struct Rules {
+    /// Who can prove what they are.
+    pub attestors: Attestors,
+    /// Who is known by configuration.
+    pub parties: Parties,
+    /// What is allowed.
+    pub policies: Policies,
+}
+
 /// The broker.
 pub struct Broker {
-    parts: Parts,
+    issuer: String,
+    rules: ArcSwap<Rules>,
+    /// Whether the configuration as it stands now was refused, and an older one is in force.
+    outdated: AtomicBool,
+    parts: Kept,
     ends: EndSet,
     /// Whether the store was itself when it was last looked at ([`Broker::watch`]).
     vouched: AtomicBool,
@@ -88,6 +102,14 @@ pub struct Broker {
     unseen: revoke::Quota,
     followers: Arc<Semaphore>,
     known_keys: keys::KnownKeys,
+}
+
+/// The parts that stay as they are.
+struct Kept {
+    ledger: Ledger,
+    keys: Keyring,
+    audit: Audit,
+    clock: Arc<dyn Clock>,
 }
 
 /// What came with a request that says who is calling; none of it believed yet.
@@ -133,8 +155,12 @@ impl Broker {
     /// Assembles a broker.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
+        let Parts { issuer, rules, ledger, keys, audit, clock } = parts;
         Self {
-            parts,
+            issuer,
+            rules: ArcSwap::from_pointee(rules),
+            outdated: AtomicBool::new(false),
+            parts: Kept { ledger, keys, audit, clock },
             ends: EndSet::default(),
             vouched: AtomicBool::new(true),
             watching: tokio::sync::Mutex::default(),
@@ -147,7 +173,7 @@ impl Broker {
     /// The issuer.
     #[must_use]
     pub fn issuer(&self) -> &str {
-        &self.parts.issuer
+        &self.issuer
     }
 
     /// Mints credentials for a task: all of them or none.
@@ -226,7 +252,7 @@ impl Broker {
         }
         let token = Token::parse(token).ok()?;
         let key = self.verifying_key(&token).await?;
-        let verified = token.verify(&key, &self.parts.issuer, now).ok()?;
+        let verified = token.verify(&key, &self.issuer, now).ok()?;
         let claims = verified.claims();
         if !sees(claims)
             || claims.task.generation != self.parts.ledger.generation()
@@ -278,6 +304,10 @@ impl Broker {
 
     // --- the steps that the use cases share ---
 
+    fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
     fn now(&self) -> Time {
         self.parts.clock.now()
     }
@@ -285,7 +315,7 @@ impl Broker {
     /// Who is calling: an explicit `Authorization` beats the kernel.
     async fn identify(&self, presented: Presented, request: &str, now: Time) -> Result<Caller, Error> {
         let evidence = match presented {
-            Presented { bearer: Some(token), .. } => match self.parts.parties.by_token(token.expose_secret()) {
+            Presented { bearer: Some(token), .. } => match self.rules().parties.by_token(token.expose_secret()) {
                 Some(Party::Service(service)) => return Ok(Caller::Service(service)),
                 Some(Party::Operator(operator)) => return Ok(Caller::Operator(operator)),
                 None => Evidence::Jwt(token),
@@ -296,7 +326,7 @@ impl Broker {
                 return Err(Error::EvidenceInvalid);
             }
         };
-        match self.parts.attestors.attest(&evidence, now).await {
+        match self.rules().attestors.attest(&evidence, now).await {
             Ok(attested) => Ok(Caller::Workload(Box::new(attested))),
             Err(Rejected::Refused(why)) => {
                 tracing::info!(request, %why, "evidence refused");
@@ -356,13 +386,14 @@ impl Broker {
         now: Time,
     ) -> Result<(Vec<Draft>, Vec<Refused>), Error> {
         let (mut drafts, mut denied) = (Vec::new(), Vec::new());
+        let rules = self.rules();
         for request in asked {
             let details = task.authority.slice(&request.resource, request.privilege);
             let refuse = |limit, policies| {
                 let detail = AccessDetail::of(request.resource.clone(), request.privilege);
                 Refused { limit, denied: Denied { detail, policies } }
             };
-            let crossed = if !self.parts.parties.serves(&request.resource) {
+            let crossed = if !rules.parties.serves(&request.resource) {
                 Some(Limit::Audience)
             } else if !task.authority.reaches(&request.resource) {
                 Some(Limit::Location)
@@ -377,7 +408,7 @@ impl Broker {
             }
             let ask =
                 Ask { words: Words::from(task), location: &request.resource, privilege: request.privilege, details };
-            match self.parts.policies.mint(attested, ask, now).map_err(|why| undecided(&why))? {
+            match rules.policies.mint(attested, ask, now).map_err(|why| undecided(&why))? {
                 Verdict::Permit(permit) => {
                     let evidence = attested.expires_at();
                     let bounds = Bounds { task, deadline, evidence, ttl: request.ttl, form: request.kind };
@@ -395,7 +426,7 @@ impl Broker {
         let sign = async {
             drafts
                 .into_iter()
-                .map(|draft| draft.sign(task, &self.parts.issuer, &self.parts.keys))
+                .map(|draft| draft.sign(task, &self.issuer, &self.parts.keys))
                 .collect::<Result<Vec<_>, _>>()
         };
         let (recorded, credentials) = tokio::join!(self.record(entries), sign);

@@ -59,10 +59,24 @@ pub struct Config {
     /// Whether a file said so: then what is merely unwise is refused as well.
     #[serde(skip)]
     pub strict: bool,
+    /// Where it was read from, and what beat it.
+    #[serde(skip)]
+    pub origin: Option<Origin>,
+}
+
+/// Where a configuration comes from.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The file.
+    pub file: PathBuf,
+    /// What the command line said.
+    pub over: Overrides,
+    /// SHA-256 of the file as it was read.
+    pub digest: String,
 }
 
 /// The `[listen]` section.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listen {
     /// Plain HTTP, on loopback only.
@@ -74,7 +88,7 @@ pub struct Listen {
 }
 
 /// The `[files]` section: directories of this broker alone.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Files {
     /// Its signing keys.
@@ -154,7 +168,8 @@ impl Config {
         })?;
         config.strict = true;
         config.resolve(path.parent().unwrap_or(Path::new(".")));
-        config.put_over(over);
+        config.put_over(over.clone());
+        config.origin = Some(Origin { file: path.to_owned(), over, digest: sha256_hex(text.as_bytes()) });
         Ok(config)
     }
 
@@ -201,7 +216,33 @@ impl Config {
             services: Vec::new(),
             operators: vec![operator],
             strict: false,
+            origin: None,
         })
+    }
+
+    /// The directory of policies, and the other files that it names and that may change under a running broker.
+    pub fn inputs(&self) -> (Option<&Path>, Vec<&Path>) {
+        (self.policy.dir.as_deref(), self.attestors.iter().flat_map(attest::Config::files).collect())
+    }
+
+    /// This configuration with what only a start can change as it is in `running`, and the names of the sections where that is
+    /// something else.
+    #[must_use]
+    pub fn under(mut self, running: &Self) -> (Self, Vec<&'static str>) {
+        let changed = [
+            ("issuer", self.issuer != running.issuer),
+            ("trust_domain", self.trust_domain != running.trust_domain),
+            ("[listen]", self.listen != running.listen),
+            ("[store]", self.store != running.store),
+            ("[files]", self.files != running.files),
+        ];
+        let changed = changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect();
+        self.issuer.clone_from(&running.issuer);
+        self.trust_domain = running.trust_domain.clone();
+        self.listen = running.listen.clone();
+        self.store = running.store.clone();
+        self.files = running.files.clone();
+        (self, changed)
     }
 
     /// What the attestors are called.

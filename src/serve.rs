@@ -1,5 +1,7 @@
 //! The composition root: configuration → parts → broker → listeners → run → drain. Tests build with it too.
 
+mod reload;
+
 use std::{
     fmt::Display,
     net::SocketAddr,
@@ -17,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     attest::Attestors,
     audit::Audit,
-    broker::{Broker, Parts},
+    broker::{Broker, Parts, Rules},
     clock::Clock,
     config::Config,
     credential::Keyring,
@@ -77,7 +79,11 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
     if !config.strict && config.listen.http.port() == 0 {
         config.issuer = format!("http://{http}");
     }
-    let broker = Arc::new(build(config, clock).await?);
+    let known = match &config.origin {
+        Some(origin) => reload::seen(origin).await,
+        None => String::new(),
+    };
+    let broker = Arc::new(build(config.clone(), clock).await?);
     let unix = match &socket {
         Some(path) => Some(bind_unix(path).await?),
         None => None,
@@ -95,6 +101,10 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
     }
     listen(Listener::Tcp(listener), router, MOST_TCP);
     tasks.spawn(watch(broker.clone(), stop.clone()));
+    if let Some(origin) = config.origin.clone() {
+        let hangup = signal(SignalKind::hangup()).map_err(|error| failed(&error))?;
+        tasks.spawn(reload::run(origin, config, broker.clone(), known, hangup, stop.clone()));
+    }
     tasks.close();
     Ok(Running { http, socket, broker, stop, tasks })
 }
@@ -138,6 +148,11 @@ impl Checked {
         Ok(Self { policies, attestors, parties, weaknesses })
     }
 
+    fn into_rules(self) -> Rules {
+        let Self { policies, attestors, parties, weaknesses: _ } = self;
+        Rules { attestors, parties, policies }
+    }
+
     /// The same, of a configuration that nothing is to be started with: also looks at those keys that are there already.
     ///
     /// # Errors
@@ -156,7 +171,7 @@ async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Broker, StartErr
     for weakness in &parts.weaknesses {
         tracing::warn!("{weakness}");
     }
-    let Checked { policies, attestors, parties, weaknesses: _ } = parts;
+    let rules = parts.into_rules();
     let keys = Keyring::load_or_create(&config.files.keys).map_err(StartError::Configuration)?;
     let store_key = StoreKey::load_or_create(&config.store.mac_key_file).map_err(StartError::Configuration)?;
     let audit = Audit::open(&config.files.audit).map_err(|why| failed(&why))?;
@@ -164,7 +179,7 @@ async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Broker, StartErr
     let ledger = ledger
         .await
         .map_err(|why| StartError::Failed(format!("the store (`store.url` or `--store`) cannot be used: {why}")))?;
-    let broker = Broker::new(Parts { issuer: config.issuer, attestors, parties, policies, ledger, keys, audit, clock });
+    let broker = Broker::new(Parts { issuer: config.issuer, rules, ledger, keys, audit, clock });
     broker.publish_keys().await.map_err(|why| failed(&why))?;
     Ok(broker)
 }

@@ -86,6 +86,15 @@ impl Attestors {
         if mistakes.is_empty() { Ok(attestors) } else { Err(mistakes) }
     }
 
+    /// Takes over the keys that `before` has fetched: an issuer that is down just now takes nothing with it that was known.
+    pub fn inherit(&self, before: &Self) {
+        for (issuer, attestor) in &self.oidc {
+            if let Some(before) = before.oidc.get(issuer) {
+                attestor.settings.keys.inherit(&before.settings.keys);
+            }
+        }
+    }
+
     /// The issuers that vouch for workloads. None of them can vouch for an operator.
     pub fn issuers(&self) -> impl Iterator<Item = &str> {
         self.oidc.keys().map(String::as_str)

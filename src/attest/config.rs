@@ -104,6 +104,14 @@ impl Config {
         }
     }
 
+    /// The files that it names.
+    pub(crate) fn files(&self) -> Vec<&Path> {
+        match self {
+            Self::Unix(_) => Vec::new(),
+            Self::Oidc(config) => config.keys_file.iter().chain(&config.ca_file).map(PathBuf::as_path).collect(),
+        }
+    }
+
     /// What it is called.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -21,6 +21,13 @@ const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// How long a whole fetch may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The certificate authorities that may vouch for where keys are fetched.
+pub(super) struct Roots {
+    pub(super) certificates: Vec<reqwest::Certificate>,
+    /// What they were read from.
+    pub(super) pem: Vec<u8>,
+}
+
 /// The keys of one issuer.
 pub(super) struct Keys {
     attestor: String,
@@ -39,6 +46,8 @@ enum Source {
         client: reqwest::Client,
         url: Url,
         interval: Duration,
+        /// The certificate authorities that may vouch for it, as they were read; `None`: the machine's.
+        roots: Option<Vec<u8>>,
     },
     #[cfg(test)]
     Script(std::sync::Mutex<std::collections::VecDeque<Result<Vec<u8>, String>>>),
@@ -80,7 +89,7 @@ impl Keys {
         attestor: &str,
         algorithms: &[Algorithm],
         url: Url,
-        roots: Option<Vec<reqwest::Certificate>>,
+        roots: Option<Roots>,
         interval: Duration,
     ) -> Result<Self, String> {
         // An error says that a provider is installed already, which is as good.
@@ -91,9 +100,12 @@ impl Keys {
             .no_proxy()
             .connect_timeout(PATIENCE)
             .timeout(PATIENCE);
-        let builder = if let Some(roots) = roots { builder.tls_certs_only(roots) } else { builder };
+        let (builder, roots) = match roots {
+            Some(Roots { certificates, pem }) => (builder.tls_certs_only(certificates), Some(pem)),
+            None => (builder, None),
+        };
         let client = builder.build().map_err(|error| chain(&error))?;
-        Ok(Self::from(attestor, algorithms, Source::Url { client, url, interval }))
+        Ok(Self::from(attestor, algorithms, Source::Url { client, url, interval, roots }))
     }
 
     fn from(attestor: &str, algorithms: &[Algorithm], source: Source) -> Self {
@@ -104,6 +116,19 @@ impl Keys {
             held: ArcSwapOption::empty(),
             attempt: Mutex::new(None),
             fetches: TaskTracker::new(),
+        }
+    }
+
+    /// Takes over what `before` has fetched, where it would have been fetched from the same place in the same way.
+    pub(super) fn inherit(&self, before: &Self) {
+        let place = |keys: &Self| match &keys.source {
+            Source::Url { url, roots, .. } => Some((url.clone(), roots.clone(), keys.algorithms.clone())),
+            Source::File => None,
+            #[cfg(test)]
+            Source::Script(_) => None,
+        };
+        if place(self).is_some_and(|here| place(before) == Some(here)) {
+            self.held.store(before.held.load_full());
         }
     }
 
@@ -302,6 +327,30 @@ mod tests {
         assert_eq!(ask(&keys, start, HOUR + 1, "a").await, "ok");
         assert_eq!(ask(&keys, start, 24 * HOUR + 1, "a").await, "unavailable");
         assert_eq!(ask(&keys, start, 24 * HOUR + 31, "a").await, "ok");
+    }
+
+    #[tokio::test]
+    async fn what_was_fetched_is_taken_over_from_the_same_place_only() {
+        let remote = |url: &str, algorithm: Algorithm| {
+            let url = Url::parse(url).unwrap();
+            Arc::new(Keys::remote("test", &[algorithm], url, None, Duration::from_secs(30)).unwrap())
+        };
+        let (here, start) = ("https://127.0.0.1:1/jwks", Instant::now());
+        let before = remote(here, Algorithm::ES256);
+        let set = KeySet::parse(&document("a"), &[Algorithm::ES256]).unwrap();
+        before.held.store(Some(Arc::new(Held { set, at: start })));
+        for (url, algorithm, expected) in [
+            (here, Algorithm::ES256, "ok"),
+            (here, Algorithm::RS256, "unavailable"),
+            ("https://127.0.0.1:1/other", Algorithm::ES256, "unavailable"),
+        ] {
+            let after = remote(url, algorithm);
+            after.inherit(&before);
+            assert_eq!(ask(&after, start, 60, "a").await, expected, "{url}");
+        }
+        let file = Arc::new(Keys::fixed("test", &[], KeySet::parse(&document("b"), &[Algorithm::ES256]).unwrap()));
+        file.inherit(&before);
+        assert_eq!(ask(&file, start, 60, "a").await, "refused");
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use super::{
     Kind,
     config::OidcConfig,
     jwks::{KeySet, MAX_BYTES},
-    keys::Keys,
+    keys::{Keys, Roots},
     preset::Preset,
     template::{PathTemplate, TextTemplate, misescaped},
 };
@@ -219,9 +219,12 @@ fn check_jwks_url(text: &str) -> Result<Url, String> {
         .ok_or_else(|| "it must begin with https:// and have no user and no fragment".into())
 }
 
-fn read_roots(file: &Path) -> Result<Vec<reqwest::Certificate>, String> {
-    let roots = reqwest::Certificate::from_pem_bundle(&read(file)?).unwrap_or_default();
-    (!roots.is_empty()).then_some(roots).ok_or_else(|| format!("{} holds no certificate in PEM", file.display()))
+fn read_roots(file: &Path) -> Result<Roots, String> {
+    let pem = read(file)?;
+    let certificates = reqwest::Certificate::from_pem_bundle(&pem).unwrap_or_default();
+    (!certificates.is_empty())
+        .then_some(Roots { certificates, pem })
+        .ok_or_else(|| format!("{} holds no certificate in PEM", file.display()))
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, String> {

@@ -40,6 +40,8 @@ pub struct Entry {
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "as", rename_all = "snake_case")]
 pub enum Actor {
+    /// The broker itself.
+    Broker,
     /// An operator, by name.
     Operator {
         /// The configured name.
@@ -155,6 +157,11 @@ pub enum Event {
         ended_tasks: u64,
         /// Credentials that died with it.
         credentials: u64,
+    },
+    /// The configuration changed, and the broker goes by the new one.
+    ConfigurationAdopted {
+        /// Which policies: the digest of the set.
+        policies: String,
     },
     /// An operator looked at something.
     Looked {

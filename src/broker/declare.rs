@@ -153,9 +153,9 @@ impl Broker {
             let detail = "`owner` is not among those that the attestor's configuration allows for this workload";
             return Err(Error::PolicyDenied { limit: Limit::Policy, denied: Vec::new(), detail: detail.into() });
         }
-        let mut refused = Vec::new();
+        let (mut refused, rules) = (Vec::new(), self.rules());
         let served = asked.filter(|detail, location, privilege| {
-            let served = self.parts.parties.serves(location);
+            let served = rules.parties.serves(location);
             if !served && let Some(detail) = detail.slice(location, privilege) {
                 refused.push(Refused { limit: Limit::Audience, denied: Denied { detail, policies: Vec::new() } });
             }
@@ -164,7 +164,7 @@ impl Broker {
         let Some(served) = served else {
             return Ok(Weighed { authority: None, refused, policies: Vec::new(), limits: Limits::default() });
         };
-        let grant = self.parts.policies.declare(attested, words, &served, now).map_err(|why| undecided(&why))?;
+        let grant = rules.policies.declare(attested, words, &served, now).map_err(|why| undecided(&why))?;
         refused.extend(grant.denied.into_iter().map(|denied| Refused { limit: Limit::Policy, denied }));
         Ok(Weighed { authority: grant.authority, refused, policies: grant.policies, limits: grant.limits })
     }
@@ -244,7 +244,7 @@ impl Broker {
             return Err(Error::TaskNotActive);
         }
         let leases = self.parts.ledger.leases(&task.id, &task.leases).await.map_err(|why| in_doubt(&why))?;
-        let mut drafts = Vec::new();
+        let (mut drafts, rules) = (Vec::new(), self.rules());
         for lease in leases {
             let Some(lease) = lease.filter(|lease| lease.expires_at > by.now) else { continue };
             let details = task.authority.slice(&lease.resource, lease.privilege);
@@ -253,11 +253,11 @@ impl Broker {
                 let detail = AccessDetail::of(location.clone(), privilege);
                 refusal(vec![Refused { limit, denied: Denied { detail, policies } }])
             };
-            if !self.parts.parties.serves(&location) {
+            if !rules.parties.serves(&location) {
                 return Err(refuse(Limit::Audience, Vec::new()));
             }
             let ask = Ask { words: Words::from(&*task), location: &location, privilege, details };
-            match self.parts.policies.mint(&by.attested, ask, by.now).map_err(|why| undecided(&why))? {
+            match rules.policies.mint(&by.attested, ask, by.now).map_err(|why| undecided(&why))? {
                 Verdict::Permit(permit) => drafts.push(Draft::again(permit, lease, held.expires_at, by.now)?),
                 Verdict::Denied(policies) => return Err(refuse(Limit::Policy, policies)),
             }

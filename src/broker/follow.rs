@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Broker, Request};
+use super::{Broker, Request, Rules};
 use crate::{clock::Time, error::Error, id::TaskId, lease::Held, task::State};
 
 /// How many may follow at a time: each holds a connection.
@@ -24,6 +24,8 @@ pub struct Following {
     id: TaskId,
     changes: broadcast::Receiver<TaskId>,
     until: Time,
+    /// What the caller was known by: other rules may know them no more.
+    rules: Arc<Rules>,
     /// What was told last.
     told: Option<(State, Time)>,
     /// What is to be told first.
@@ -46,6 +48,7 @@ impl Broker {
     /// # Errors
     /// As [`Broker::show`]; [`Error::QuotaExceeded`] where too many follow already.
     pub async fn follow(self: Arc<Self>, request: Request, id: &TaskId) -> Result<Following, Error> {
+        let rules = self.rules();
         // Heard from now on, so that nothing happens between the first look and the first hint.
         let changes = self.parts.ledger.changes();
         let (held, now, until) = self.see(request, id).await?;
@@ -54,13 +57,22 @@ impl Broker {
             room.map_err(|_| Error::QuotaExceeded("too many are watching tasks: ask again from time to time"))?;
         let longest = now + LONGEST;
         let until = until.map_or(longest, |until| until.min(longest));
-        Ok(Following { broker: self, id: id.clone(), changes, until, told: None, first: Some(held), _room: room })
+        Ok(Following {
+            broker: self,
+            id: id.clone(),
+            changes,
+            until,
+            rules,
+            told: None,
+            first: Some(held),
+            _room: room,
+        })
     }
 }
 
 impl Following {
     /// How the task stands, as soon as that is something new; `None` when there is nothing more to tell: it has ended, or
-    /// the caller has to prove again who they are.
+    /// the caller has to prove again who they are, because of the time or because the configuration changed.
     pub async fn next(&mut self) -> Option<Turn> {
         if self.told.is_some_and(|(state, _)| state != State::Active) {
             return None;
@@ -87,7 +99,7 @@ impl Following {
                     tokio::time::sleep(LOOK).await;
                 }
             }
-            if self.broker.now() >= self.until {
+            if self.broker.now() >= self.until || !Arc::ptr_eq(&self.rules, &self.broker.rules()) {
                 return None;
             }
         }

@@ -13,5 +13,6 @@ pub(super) async fn healthz() -> Json<Value> {
 pub(super) async fn readyz(State(broker): State<Arc<Broker>>) -> (StatusCode, Json<Value>) {
     let missing = broker.missing().await;
     let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({"ready": missing.is_empty(), "missing": missing})))
+    let configuration = if broker.is_outdated() { "refused" } else { "current" };
+    (status, Json(json!({"ready": missing.is_empty(), "missing": missing, "configuration": configuration})))
 }

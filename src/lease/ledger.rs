@@ -32,7 +32,7 @@ const TASK_KEPT: TimeDelta = TimeDelta::hours(24);
 const LEASE_KEPT: TimeDelta = TimeDelta::hours(25);
 
 /// The `[store]` section.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// `redis://`, `rediss://`, or `redb:PATH`.

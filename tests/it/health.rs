@@ -15,7 +15,10 @@ async fn health_has_a_listener_of_its_own_and_nothing_else_is_there() {
     let _server = crate::support::Server::start(&config).await;
     let get = async |path: &str| client().get(format!("http://127.0.0.1:{port}{path}")).send().await.unwrap();
     assert_eq!(get("/healthz").await.json::<Value>().await.unwrap(), json!({"status": "ok"}));
-    assert_eq!(get("/readyz").await.json::<Value>().await.unwrap(), json!({"ready": true, "missing": []}));
+    assert_eq!(
+        get("/readyz").await.json::<Value>().await.unwrap(),
+        json!({"ready": true, "missing": [], "configuration": "current"})
+    );
     for path in ["/v1/tasks", "/oauth2/token", "/jwks", "/"] {
         assert_eq!(get(path).await.status(), StatusCode::NOT_FOUND, "{path}");
     }

@@ -40,6 +40,8 @@ mod presets;
 #[cfg(test)]
 mod readme;
 #[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod renew;
 #[cfg(test)]
 mod revoke;

@@ -1,0 +1,110 @@
+//! Another configuration for a running broker: policies, attestors, services, operators and owners follow their files.
+//!
+//! The files are read and compared every few seconds, because what they say is all that counts: an editor may write them
+//! anew, and Kubernetes swaps a link to the directory they are in. A set that changes while it is read is left for the next
+//! look, and a set with a mistake in it is refused whole.
+
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
+use tokio::signal::unix::Signal;
+use tokio_util::sync::CancellationToken;
+
+use super::Checked;
+use crate::{
+    broker::Broker,
+    config::{Config, Mistakes, Origin},
+    id::sha256_hex,
+};
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Looks at the files of a running configuration until `stop`; at once when told to by `hangup` (SIGHUP). `known` is what was
+/// [`seen`] before they were read.
+pub(super) async fn run(
+    origin: Origin,
+    running: Config,
+    broker: Arc<Broker>,
+    mut known: String,
+    mut hangup: Signal,
+    stop: CancellationToken,
+) {
+    // A set that was found half written is looked at again, even if nothing changes after that.
+    let mut again = content(&origin.file) != origin.digest;
+    loop {
+        let told = tokio::select! {
+            () = stop.cancelled() => return,
+            _ = hangup.recv() => true,
+            () = tokio::time::sleep(LOOK) => false,
+        };
+        let now = seen(&origin).await;
+        if now == known && !told && !again {
+            continue;
+        }
+        let made = make(&origin, &running).await;
+        again = seen(&origin).await != now;
+        if again {
+            continue;
+        }
+        known = now;
+        let file = origin.file.display();
+        let adopted = match made {
+            Ok(checked) => {
+                for weakness in &checked.weaknesses {
+                    tracing::warn!("{weakness}");
+                }
+                broker.adopt(checked.into_rules()).await.map_err(|error| vec![error.to_string()])
+            }
+            Err(mistakes) => Err(mistakes),
+        };
+        match adopted {
+            Ok(()) => tracing::info!(%file, "the configuration changed, and is in force"),
+            Err(mistakes) => {
+                broker.keep_rules();
+                tracing::error!(%file, "the configuration changed, and is refused; the old one stays in force:\n{}", mistakes.join("\n"));
+            }
+        }
+    }
+}
+
+/// Makes what the files say now. Reading and compiling take a while, so not on a thread that serves requests.
+async fn make(origin: &Origin, running: &Config) -> Result<Checked, Vec<String>> {
+    let (origin, running) = (origin.clone(), running.clone());
+    let made = tokio::task::spawn_blocking(move || {
+        let config = Config::read(&origin.file, origin.over).map_err(|Mistakes(mistakes)| mistakes)?;
+        let (config, changed) = config.under(&running);
+        if !changed.is_empty() {
+            tracing::warn!("changes of {} take effect at the next start", changed.join(", "));
+        }
+        Checked::new(&config)
+    });
+    made.await.unwrap_or_else(|_| Err(vec!["the new configuration could not be read: a defect of the broker".into()]))
+}
+
+/// A digest of everything that the files say now.
+pub(super) async fn seen(origin: &Origin) -> String {
+    let origin = origin.clone();
+    tokio::task::spawn_blocking(move || digest(&origin)).await.unwrap_or_default()
+}
+
+fn digest(origin: &Origin) -> String {
+    let mut said = vec![content(&origin.file)];
+    if let Ok(config) = Config::read(&origin.file, origin.over.clone()) {
+        let (policies, files) = config.inputs();
+        let named = policies.map(fs::read_dir).into_iter().flatten().flatten().flatten();
+        let policies: BTreeSet<_> = named.map(|entry| entry.path()).filter(|path| is_policy(path)).collect();
+        let all = policies.iter().map(AsRef::as_ref).chain(files);
+        said.extend(all.map(|path: &Path| format!("{} {}", path.display(), content(path))));
+    }
+    sha256_hex(said.join("\n").as_bytes())
+}
+
+fn is_policy(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "cedar")
+}
+
+fn content(path: &Path) -> String {
+    match fs::read(path) {
+        Ok(bytes) => sha256_hex(&bytes),
+        Err(error) => error.to_string(),
+    }
+}

@@ -1,0 +1,242 @@
+//! A running broker follows its files: another set holds from one request to the next, and a bad one never does.
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+use tokio::process::Command;
+
+use crate::support::{
+    Answer, GIT, GIT_TOKEN, Issuer, OWNER, RESPONDER, Server, Stand, Store, VIEWER, declaration, text, wait_for,
+    with_policies,
+};
+
+const ALL: &str = r#"@id("all") permit (principal, action, resource);"#;
+const NOBODY: &str = r#"@id("nobody") forbid (principal, action, resource);"#;
+
+/// A broker with policies of its own, which says what it has to say into a file.
+struct Place {
+    stand: Stand,
+    policies: PathBuf,
+    log: PathBuf,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let stand = Stand::new(Store::Embedded).await;
+        let (policies, log) = (stand.dir.path().join("policies"), stand.dir.path().join("log"));
+        fs::create_dir(&policies).unwrap();
+        fs::write(policies.join("own.cedar"), ALL).unwrap();
+        let mut place = Self { stand, policies, log };
+        let dir = place.policies.display().to_string();
+        place.edit(|config| with_policies(config, &dir));
+        place.restart().await;
+        place
+    }
+
+    async fn restart(&mut self) {
+        let config = self.stand.broker.config.clone();
+        self.stand.broker.stop().await;
+        self.stand.broker = Server::start_talking(&config, &self.log).await;
+    }
+
+    fn edit(&self, edit: impl FnOnce(&str) -> String) {
+        let path = &self.stand.broker.config;
+        let config = fs::read_to_string(path).unwrap();
+        let edited = edit(&config);
+        assert_ne!(edited, config);
+        replace(path, &edited);
+    }
+
+    fn policy(&self, text: &str) {
+        replace(&self.policies.join("own.cedar"), text);
+    }
+
+    async fn configuration(&self) -> (StatusCode, String) {
+        let answer = Answer::of(self.stand.client.get(self.stand.url("/readyz")).send().await.unwrap()).await;
+        (answer.status, text(&answer.json(), "configuration"))
+    }
+
+    async fn until(&self, state: &str) {
+        wait_for(state, || async { self.configuration().await == (StatusCode::OK, state.to_owned()) }).await;
+    }
+
+    /// Until the broker has adopted this many sets since it was made.
+    async fn adopted(&self, sets: usize) {
+        let adopted = || self.stand.audit().iter().filter(|line| line["event"] == "configuration_adopted").count();
+        wait_for("the new configuration", || async { adopted() >= sets }).await;
+        assert_eq!(adopted(), sets);
+    }
+
+    fn said(&self, words: &[&str]) -> bool {
+        let log = fs::read_to_string(&self.log).unwrap();
+        words.iter().all(|word| log.contains(word))
+    }
+}
+
+/// Writes a file as a careful editor does.
+fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(&new, path).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policies_follow_their_files() {
+    let place = Place::new().await;
+    let stand = &place.stand;
+    let (task, token) = stand.task_with_token().await;
+    place.policy(NOBODY);
+    place.adopted(1).await;
+    let refused = stand.declare(declaration()).await.refused(403, "policy_denied");
+    assert_eq!(refused["denied"][0]["policies"], json!(["nobody"]));
+    // What was granted before is decided on again; what was minted lives until it is revoked or runs out.
+    stand.mint(&task).await.refused(403, "policy_denied");
+    assert_eq!(stand.introspect(&token).await["active"], true);
+    // In place, and another file beside it.
+    fs::write(place.policies.join("own.cedar"), ALL).unwrap();
+    place.adopted(2).await;
+    stand.mint(&task).await.expect(StatusCode::OK);
+    fs::write(place.policies.join("more.cedar"), NOBODY).unwrap();
+    place.adopted(3).await;
+    stand.mint(&task).await.refused(403, "policy_denied");
+    fs::remove_file(place.policies.join("more.cedar")).unwrap();
+    place.adopted(4).await;
+    stand.mint(&task).await.expect(StatusCode::OK);
+    let audit = stand.audit();
+    let lines: Vec<_> = audit.iter().filter(|line| line["event"] == "configuration_adopted").collect();
+    assert_eq!(lines[0]["actor"], json!({"as": "broker"}));
+    assert_eq!(lines[1]["policies"], lines[3]["policies"]);
+    assert_ne!(lines[0]["policies"], lines[1]["policies"]);
+}
+
+/// Kubernetes mounts a `ConfigMap` as links through one link to a directory, and swaps that one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_config_map_is_swapped() {
+    let mut place = Place::new().await;
+    let mount = place.stand.dir.path().join("mount");
+    let version = |name: &str, policy: &str| {
+        fs::create_dir_all(mount.join(name)).unwrap();
+        fs::write(mount.join(name).join("own.cedar"), policy).unwrap();
+    };
+    version("..v1", ALL);
+    version("..v2", NOBODY);
+    symlink("..v1", mount.join("..data")).unwrap();
+    symlink("..data/own.cedar", mount.join("own.cedar")).unwrap();
+    place.edit(|config| with_policies(config, &mount.display().to_string()));
+    place.restart().await;
+    place.stand.declare(declaration()).await.expect(StatusCode::CREATED);
+    symlink("..v2", mount.join("..data_tmp")).unwrap();
+    fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
+    fs::remove_dir_all(mount.join("..v1")).unwrap();
+    place.adopted(1).await;
+    place.stand.declare(declaration()).await.refused(403, "policy_denied");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_services_owners_and_keys_follow_the_configuration() {
+    let mut place = Place::new().await;
+    let stand = &place.stand;
+    let (task, token) = stand.task_with_token().await;
+    let shown = format!("/v1/tasks/{task}");
+    let watch = stand.client.get(stand.url(&shown)).bearer_auth(VIEWER).header("accept", "text/event-stream");
+    let mut watch = watch.send().await.unwrap();
+    // Victor leaves; the responder has another token; the service has another audience; the owner is another.
+    let digest = |token: &str| remit::id::sha256_hex(token.as_bytes());
+    place.edit(|config| {
+        let config = config.replace(&digest(VIEWER), &digest("nobody has this"));
+        let config = config.replace(&digest(RESPONDER), &digest("new-responder-token"));
+        let config = config.replace(&format!("audiences = [\"{GIT}\"]"), "audiences = [\"https://code.example.com\"]");
+        config.replace(&format!("owners = [\"{OWNER}\""), "owners = [\"third@example.com\"")
+    });
+    place.adopted(1).await;
+    stand.get(&shown, VIEWER).await.refused(401, "evidence_invalid");
+    stand.revoke(&task).await.refused(401, "evidence_invalid");
+    assert_eq!(stand.introspect(&token).await, json!({"active": false}), "no longer its audience");
+    assert_eq!(stand.mint(&task).await.refused(403, "policy_denied")["denied"][0]["locations"], json!([GIT]));
+    stand.declare(declaration()).await.refused(403, "policy_denied");
+    // And nobody goes on watching who may no longer look.
+    let rest = tokio::time::timeout(std::time::Duration::from_secs(20), async {
+        while watch.chunk().await.unwrap().is_some() {}
+    });
+    rest.await.expect("the stream ends");
+    let path = format!("{shown}/revoke");
+    stand.post(&path, "new-responder-token", json!({"reason": "r"})).await.expect(StatusCode::OK);
+
+    // The issuer has other keys.
+    let new = Issuer::new();
+    replace(&stand.dir.path().join("ci-keys.json"), &new.jwks().to_string());
+    place.adopted(2).await;
+    stand.get("/v1/tasks", &stand.evidence()).await.refused(401, "evidence_invalid");
+    stand.get("/v1/tasks", &new.evidence(&stand.broker.url, json!({}))).await.expect(StatusCode::OK);
+    place.stand.issuer = new;
+    assert_eq!(place.configuration().await, (StatusCode::OK, "current".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_set_is_refused_whole_and_the_old_one_stays() {
+    let place = Place::new().await;
+    let stand = &place.stand;
+    let own = place.policies.join("own.cedar").display().to_string();
+    let bad =
+        format!("// line 1\n{ALL}\n@id(\"broken\") permit (principal, action, resource) when {{ context.nothing }};");
+    place.policy(&bad);
+    place.until("refused").await;
+    assert!(place.said(&[&format!("{own}:3"), "broken"]), "{}", fs::read_to_string(&place.log).unwrap());
+    stand.declare(declaration()).await.expect(StatusCode::CREATED);
+    // A good change beside a bad one is not adopted either.
+    place.edit(|config| config.replace(GIT, "https://code.example.com"));
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    let (task, token) = stand.task_with_token().await;
+    assert_eq!(stand.introspect_at(&stand.broker, GIT_TOKEN, &token).await["active"], true);
+    place.edit(|config| config.replace("https://code.example.com", GIT));
+    place.policy(ALL);
+    place.until("current").await;
+
+    // The configuration itself: a word that is none, a file that is gone, nothing at all.
+    let config = fs::read_to_string(&stand.broker.config).unwrap();
+    place.edit(|config| format!("isuer = 'x'\n{config}"));
+    place.until("refused").await;
+    assert!(place.said(&["broker.toml: line 1", "isuer"]));
+    stand.mint(&task).await.expect(StatusCode::OK);
+    place.edit(|_| config.clone());
+    place.until("current").await;
+    for gone in [stand.dir.path().join("ci-keys.json"), PathBuf::from(&own)] {
+        let away = gone.with_extension("away");
+        fs::rename(&gone, &away).unwrap();
+        place.until("refused").await;
+        stand.mint(&task).await.expect(StatusCode::OK);
+        fs::rename(&away, &gone).unwrap();
+        place.until("current").await;
+    }
+    replace(&stand.broker.config, "");
+    place.until("refused").await;
+    stand.mint(&task).await.expect(StatusCode::OK);
+    // Nothing that is secret or that a stranger could use stands in the public answer.
+    let ready = stand.client.get(stand.url("/readyz")).send().await.unwrap().json::<Value>().await.unwrap();
+    assert_eq!(ready, json!({"ready": true, "missing": [], "configuration": "refused"}));
+}
+
+/// What only a start can change is left as it is, and the rest is adopted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_takes_a_start_is_left_alone() {
+    let place = Place::new().await;
+    let stand = &place.stand;
+    place.edit(|config| config.replace("trust_domain = \"example.com\"", "trust_domain = \"example.org\""));
+    place.policy(NOBODY);
+    place.adopted(1).await;
+    assert!(place.said(&["trust_domain", "next start"]));
+    stand.declare(declaration()).await.refused(403, "policy_denied");
+    place.policy(ALL);
+    place.adopted(2).await;
+    let declared = stand.declare(declaration()).await.expect(StatusCode::CREATED);
+    assert!(text(&declared, "workload").starts_with("spiffe://example.com/"));
+    // SIGHUP looks at once; it does not end the broker.
+    let pid = stand.broker.child.id().unwrap().to_string();
+    Command::new("kill").args(["-HUP", &pid]).status().await.unwrap();
+    place.adopted(3).await;
+    stand.declare(declaration()).await.expect(StatusCode::CREATED);
+}
