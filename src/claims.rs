@@ -66,6 +66,21 @@ pub struct TaskClaim {
     pub expires_at: i64,
 }
 
+/// What a key in `/jwks` signs, in a member of the JWK that is ours (RFC 7517 section 4: others ignore it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// Access tokens.
+    AccessToken,
+    /// Status lists.
+    StatusList,
+}
+
+impl Purpose {
+    /// The name of the member.
+    pub const MEMBER: &'static str = "remit_purpose";
+}
+
 impl CredentialType {
     /// The `typ` header: RFC 9068 demands `at+jwt`, the JWT-SVID standard forbids it.
     #[must_use]

@@ -192,6 +192,7 @@ mod tests {
         let key = SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap();
         let mut jwk = serde_json::to_value(key.public()).unwrap();
         jwk["use"] = "sig".into();
+        jwk["remit_purpose"] = "access_token".into();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("jwks.json");
         std::fs::write(&path, json!({ "keys": [jwk] }).to_string()).unwrap();

@@ -1,4 +1,4 @@
-//! The broker's own signing keys: one per kind of credential, read once, never copied to another broker.
+//! The broker's own signing keys: one per kind of credential and one for status lists, read once, never copied to another broker.
 
 use std::path::Path;
 
@@ -12,21 +12,27 @@ use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject as _};
 
 const ACCESS_TOKEN: &str = "access-token.pem";
 const JWT_SVID: &str = "jwt-svid.pem";
+const STATUS_LIST: &str = "status-list.pem";
 
 /// The signing keys.
 #[derive(Debug)]
 pub struct Keyring {
     access_token: SigningKey,
     jwt_svid: SigningKey,
+    status_list: SigningKey,
 }
 
 impl Keyring {
-    /// Reads `access-token.pem` and `jwt-svid.pem` in `dir`, and makes those that are not there, mode 0600.
+    /// Reads `access-token.pem`, `jwt-svid.pem` and `status-list.pem` in `dir`, and makes those that are not there, mode 0600.
     ///
     /// # Errors
     /// A sentence that names the file and says what to change.
     pub fn load_or_create(dir: &Path) -> Result<Self, String> {
-        Ok(Self { access_token: key(&dir.join(ACCESS_TOKEN))?, jwt_svid: key(&dir.join(JWT_SVID))? })
+        Ok(Self {
+            access_token: key(&dir.join(ACCESS_TOKEN))?,
+            jwt_svid: key(&dir.join(JWT_SVID))?,
+            status_list: key(&dir.join(STATUS_LIST))?,
+        })
     }
 
     /// Checks those key files that are there already.
@@ -38,7 +44,7 @@ impl Keyring {
             let path = dir.join(name);
             secret_file::load(&path).and_then(|text| text.map_or(Ok(()), |text| read(&path, &text).map(drop))).err()
         };
-        let mistakes: Vec<_> = [ACCESS_TOKEN, JWT_SVID].iter().filter_map(check).collect();
+        let mistakes: Vec<_> = [ACCESS_TOKEN, JWT_SVID, STATUS_LIST].iter().filter_map(check).collect();
         if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
     }
 
@@ -51,12 +57,19 @@ impl Keyring {
         }
     }
 
+    /// The key for status lists.
+    #[must_use]
+    pub fn status_list(&self) -> &SigningKey {
+        &self.status_list
+    }
+
     /// The public halves, with their use.
     #[must_use]
-    pub fn public(&self) -> [PublishedKey; 2] {
+    pub fn public(&self) -> [PublishedKey; 3] {
         [
             PublishedKey { purpose: Use::AccessToken, jwk: self.access_token.public().clone() },
             PublishedKey { purpose: Use::JwtSvid, jwk: self.jwt_svid.public().clone() },
+            PublishedKey { purpose: Use::StatusList, jwk: self.status_list.public().clone() },
         ]
     }
 }

@@ -1,4 +1,5 @@
-//! Public documents: server metadata (RFC 8414), keys of access tokens (RFC 7517), keys of JWT-SVIDs (SPIFFE bundle).
+//! Public documents: server metadata (RFC 8414), keys of access tokens and
+//! status lists (RFC 7517), keys of JWT-SVIDs (SPIFFE bundle).
 
 use axum::{
     Json,
@@ -8,7 +9,7 @@ use axum::{
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-use crate::{broker::Broker, lease::Use};
+use crate::{broker::Broker, claims::Purpose, lease::Use};
 
 /// How long a verifier may keep the keys, in seconds.
 const MAX_AGE: u32 = 300;
@@ -21,22 +22,34 @@ fn cacheable(document: Value) -> Document {
     ([(header::CACHE_CONTROL, header)], Json(document))
 }
 
-async fn keys(broker: &Broker, purpose: Use, word: &str) -> Vec<Value> {
+async fn keys(broker: &Broker, purpose: Use) -> Vec<Value> {
+    // `use` does not tell what stands in `/jwks` apart, so a member of our own does; whoever does not know it goes by `typ`.
+    let (word, signs) = match purpose {
+        Use::AccessToken => ("sig", Some(Purpose::AccessToken)),
+        Use::JwtSvid => ("jwt-svid", None),
+        Use::StatusList => ("sig", Some(Purpose::StatusList)),
+    };
     let keys = broker.public_keys(purpose).await.into_iter();
     keys.filter_map(|key| {
         let mut jwk = serde_json::to_value(key.jwk).ok()?;
-        jwk.as_object_mut()?.insert("use".into(), word.into());
+        let members = jwk.as_object_mut()?;
+        members.insert("use".into(), word.into());
+        if let Some(signs) = signs {
+            members.insert(Purpose::MEMBER.into(), json!(signs));
+        }
         Some(jwk)
     })
     .collect()
 }
 
 pub(super) async fn jwks(State(broker): State<Arc<Broker>>) -> Document {
-    cacheable(json!({"keys": keys(&broker, Use::AccessToken, "sig").await}))
+    let mut all = keys(&broker, Use::AccessToken).await;
+    all.extend(keys(&broker, Use::StatusList).await);
+    cacheable(json!({"keys": all}))
 }
 
 pub(super) async fn bundle(State(broker): State<Arc<Broker>>) -> Document {
-    let keys = keys(&broker, Use::JwtSvid, "jwt-svid").await;
+    let keys = keys(&broker, Use::JwtSvid).await;
     // Keys are only ever added to the union, so their number does not fall while the broker runs.
     cacheable(json!({"spiffe_sequence": keys.len(), "spiffe_refresh_hint": MAX_AGE, "keys": keys}))
 }

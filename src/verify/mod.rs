@@ -17,7 +17,7 @@ use jsonwebtoken::Algorithm;
 use std::collections::HashMap;
 
 use crate::{
-    claims::Claims,
+    claims::{Claims, Purpose},
     clock::Time,
     id::Location,
     jose::{Invalid, Unverified, VerifyingKey, strict_json},
@@ -121,12 +121,20 @@ impl Verified {
 pub struct KeySet(HashMap<String, VerifyingKey>);
 
 impl KeySet {
-    /// Reads `/jwks`: the keys of access tokens.
+    /// Reads `/jwks`: the keys of access tokens, and not those of status lists that stand there too.
     ///
     /// # Errors
     /// When it is no JWK set, or holds a key that cannot be one of the broker's.
     pub fn from_jwks(document: &[u8]) -> Result<Self, Refused> {
-        Self::read(document, "sig")
+        Self::read(document, "sig", Some(Purpose::AccessToken))
+    }
+
+    /// Reads `/jwks`: the keys of status lists alone.
+    ///
+    /// # Errors
+    /// When it is no JWK set, or holds a key that cannot be one of the broker's.
+    pub fn of_status_lists(document: &[u8]) -> Result<Self, Refused> {
+        Self::read(document, "sig", Some(Purpose::StatusList))
     }
 
     /// Reads `/spiffe/bundle`: the keys of JWT-SVIDs.
@@ -134,21 +142,26 @@ impl KeySet {
     /// # Errors
     /// When it is no SPIFFE bundle, or holds a key that cannot be one of the broker's.
     pub fn from_bundle(document: &[u8]) -> Result<Self, Refused> {
-        Self::read(document, "jwt-svid")
+        Self::read(document, "jwt-svid", None)
     }
 
-    fn read(document: &[u8], purpose: &str) -> Result<Self, Refused> {
+    fn read(document: &[u8], usage: &str, purpose: Option<Purpose>) -> Result<Self, Refused> {
         let document: serde_json::Value = strict_json(document)?;
         let keys = document.get("keys").and_then(serde_json::Value::as_array).ok_or(Refused("not a key set"))?;
         let member =
             |jwk: &serde_json::Value, name: &str| jwk.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
         let mut set = HashMap::new();
-        for jwk in keys.iter().filter(|jwk| member(jwk, "use").as_deref() == Some(purpose)) {
+        let wanted = |jwk: &&serde_json::Value| {
+            let signs = jwk.get(Purpose::MEMBER).map(|signs| serde_json::from_value(signs.clone()).ok());
+            member(jwk, "use").as_deref() == Some(usage) && signs == purpose.map(Some)
+        };
+        for jwk in keys.iter().filter(wanted) {
             let kid = member(jwk, "kid").ok_or(Refused("a key has no key id"))?;
             // The `use` of a bundle is SPIFFE's own and unknown to JWK libraries.
             let mut plain = jwk.clone();
             if let Some(members) = plain.as_object_mut() {
                 members.remove("use");
+                members.remove(Purpose::MEMBER);
             }
             if set.insert(kid, VerifyingKey::from_jwk(&plain, Algorithm::ES256)?).is_some() {
                 return Err(Refused("two keys have the same key id"));

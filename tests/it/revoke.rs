@@ -146,12 +146,12 @@ async fn two_brokers_share_a_store() {
     let minted =
         stand.call_at(&second, reqwest::Method::POST, &path, Some(&evidence), Some(body)).await.expect(StatusCode::OK);
     let minted = text(&minted["credentials"][0], "access_token");
-    // Every broker publishes the keys of all.
+    // Every broker publishes the keys of all: one for access tokens and one for status lists each.
     let kid = |token: &str| crate::support::part(token, 0)["kid"].clone();
     for url in [&stand.broker.url, &second.url] {
         let keys = stand.client.get(format!("{url}/jwks")).send().await.unwrap().json::<Value>().await.unwrap();
         let kids: Vec<_> = keys["keys"].as_array().unwrap().iter().map(|key| key["kid"].clone()).collect();
-        assert!(kids.len() == 2 && kids.contains(&kid(&token)) && kids.contains(&kid(&minted)), "{kids:?}");
+        assert!(kids.len() == 4 && kids.contains(&kid(&token)) && kids.contains(&kid(&minted)), "{kids:?}");
     }
     let revoke = json!({"reason": "r"});
     stand

@@ -31,7 +31,7 @@ async fn a_store_out_of_reach_is_503_and_inactive() {
         );
         // Keys are public and outlive the store.
         let keys: Value = stand.client.get(stand.url("/jwks")).send().await.unwrap().json().await.unwrap();
-        assert_eq!(keys["keys"].as_array().unwrap().len(), 1);
+        assert_eq!(keys["keys"].as_array().unwrap().len(), 2);
     };
     tokio::time::timeout(Duration::from_secs(60), bounded).await.expect("answers come in bounded time");
     stand.redis.as_mut().unwrap().start_again().await;

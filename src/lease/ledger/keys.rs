@@ -19,6 +19,8 @@ pub enum Use {
     AccessToken,
     /// JWT-SVIDs: stands in `/spiffe/bundle`.
     JwtSvid,
+    /// Status lists: stands in `/jwks`.
+    StatusList,
 }
 
 /// A broker's public signing key.
