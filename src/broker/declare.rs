@@ -18,7 +18,7 @@ use crate::{
     id::{TaskId, sha256_hex},
     lease::{Held, Remembered, Written},
     policy::{Ask, Limits, Verdict, Words},
-    task::{AccessDetail, Authority, Declaration, State, Task},
+    task::{AccessDetail, Authority, Declaration, State, StatusIndex, Task},
 };
 
 /// A task's lifetime where the declaration asks for none, in seconds; policy's bound may be lower.
@@ -124,7 +124,8 @@ impl Broker {
             return Err(refusal(weighed.refused));
         };
         let expires_at = deadline(declaration.ttl, DEFAULT_TTL, &weighed.limits, by.now, by.now)?;
-        let mut task = self.new_task(by, declaration, authority, expires_at)?;
+        let status = self.parts.ledger.status_index().await.map_err(|why| in_doubt(&why))?;
+        let mut task = self.new_task(by, declaration, authority, (status, expires_at))?;
         task.policies = weighed.policies;
         if let Some(key) = key {
             task.id = self.claim(by, &key, &task.id).await?;
@@ -174,7 +175,7 @@ impl Broker {
         by: &Declarer,
         said: &Declaration,
         authority: Authority,
-        expires_at: Time,
+        (status, expires_at): (StatusIndex, Time),
     ) -> Result<Task, Error> {
         let attested = &by.attested;
         Ok(Task {
@@ -195,6 +196,7 @@ impl Broker {
             denied: Vec::new(),
             policies: Vec::new(),
             leases: Vec::new(),
+            status,
             generation: self.parts.ledger.generation(),
             created_at: by.now,
             expires_at,

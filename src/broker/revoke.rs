@@ -135,7 +135,7 @@ impl Broker {
     }
 
     fn account(&self, id: &TaskId, stopped: &Stopped) -> Revoked {
-        let Stopped { end, task, expires_at, tally, effective_at } = stopped;
+        let Stopped { end, task, expires_at, tally, effective_at, .. } = stopped;
         let state = expires_at.map_or(end.state, |deadline| State::of(Some(end), deadline, end.at));
         // A verifier that asks learns of it with its next question; one that only knows the keys, when the last token expires.
         let effective_at = *effective_at;

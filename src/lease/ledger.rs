@@ -2,6 +2,7 @@
 
 mod keys;
 mod known;
+mod status;
 
 pub use keys::{PublishedKey, Use};
 
@@ -22,9 +23,11 @@ use super::{
 use crate::{
     clock::{Clock, Time},
     id::{self, LeaseId, TaskId},
-    task::{End, Renewal, State, Task},
+    task::{End, Renewal, State, StatusIndex, Task},
 };
 use known::Known;
+pub use status::StatusBits;
+use status::Taken;
 
 /// How long a task is kept past its deadline, so that it can still be looked at.
 const TASK_KEPT: TimeDelta = TimeDelta::hours(24);
@@ -79,6 +82,7 @@ struct Inner {
     known: Known,
     /// Deadlines that renewals have set; what was once granted is never less.
     renewed: Cache<TaskId, Time>,
+    taken: Taken,
 }
 
 /// What makes a store this one.
@@ -140,6 +144,9 @@ pub struct Stopped {
     /// When it was first seen to be recorded: no verification that starts after it finds anything of the subtree alive.
     /// The same however often it is asked.
     pub effective_at: Time,
+    /// Where it stands in public that the task has ended; `None` where the broker cannot tell which place is the task's, because it
+    /// never saw the task or does not believe its record.
+    pub status: Option<StatusIndex>,
 }
 
 /// What a retry under the same `Idempotency-Key` finds.
@@ -190,6 +197,7 @@ impl Ledger {
             marker,
             known: Known::default(),
             renewed: Cache::new(REMEMBERED),
+            taken: Taken::default(),
         })))
     }
 
@@ -379,24 +387,31 @@ impl Ledger {
     /// When the store is in doubt; it may or may not have been recorded. Asked again, it yields what then stands.
     pub async fn end(&self, end: &End, keep_until: Time, unseen: bool) -> Result<Option<Stopped>, InDoubt> {
         let record = self.0.sealer.seal(&Key::End(end.task.clone()), end)?;
-        let step = Ending { id: end.task.clone(), end: record, keep_until, unseen };
+        // In memory as a rule. What was declared never changes, so neither does the place of its status.
+        let status = self.declared(&end.task).await.ok().flatten().map(|task| task.status);
+        let mut step = Ending { id: end.task.clone(), end: record, keep_until, unseen, status };
         let Some(Ended { end: standing, task, renewal, tally }) = self.0.store.end(&step).await? else {
             return Ok(None);
         };
         let standing = self.nearest(&end.task, &standing)?;
-        // `standing.at` was read before the step, and something may have been found alive until the step was done.
-        let seen = self.0.store.confirm(&standing.task, self.0.clock.now()).await?;
-        // Earlier than that it cannot have been: what says so was written by someone else, or by a clock that is behind.
-        let effective_at = seen.max(standing.at);
         let believed = task.map_or(Ok(None), |task| self.believe(&end.task, &task));
         // What it was does not change that it has ended.
         let task = believed.unwrap_or_else(|error| {
             tracing::error!(task = %end.task, %error, "ended a task whose record is not to be believed");
             None
         });
+        if let (None, Some(task)) = (step.status, &task) {
+            // It was declared between the two looks. The end that stands now stays; this sets the bit.
+            step.status = Some(task.status);
+            self.0.store.end(&step).await?;
+        }
+        // `standing.at` was read before the step, and something may have been found alive until the step was done.
+        let seen = self.0.store.confirm(&standing.task, self.0.clock.now()).await?;
+        // Earlier than that it cannot have been: what says so was written by someone else, or by a clock that is behind.
+        let effective_at = seen.max(standing.at);
         // Where it cannot be told, nobody may take the task for over before its end is.
         let expires_at = task.as_ref().and_then(|task| self.deadline_of(task, renewal.as_deref()).ok());
-        Ok(Some(Stopped { end: standing, task, expires_at, tally, effective_at }))
+        Ok(Some(Stopped { end: standing, task, expires_at, tally, effective_at, status: step.status }))
     }
 
     /// Remembers what an `Idempotency-Key` (by its digest) stood for, and yields what it stands for: the first one.

@@ -14,7 +14,7 @@ mod store_key;
 #[cfg(test)]
 mod tests;
 
-pub use ledger::{Config, Held, Ledger, PublishedKey, Remembered, Stopped, Use, Written};
+pub use ledger::{Config, Held, Ledger, PublishedKey, Remembered, StatusBits, Stopped, Use, Written};
 pub use record::{Key, Sealed};
 pub use store_key::StoreKey;
 
@@ -25,7 +25,7 @@ use tokio::sync::broadcast;
 use crate::{
     clock::Time,
     id::{LeaseId, Location, TaskId},
-    task::{CredentialType, Privilege},
+    task::{CredentialType, Privilege, StatusIndex},
 };
 
 /// The record of one credential.
@@ -80,7 +80,8 @@ pub trait Store: Send + Sync {
     fn renew<'a>(&'a self, renewing: &'a Renewing) -> Answer<'a, Renewed>;
 
     /// Records the end of a task unless it or an ancestor has one. MUST NOT fail for want of memory where the store can help it,
-    /// MUST NOT fail for what stands in a counter, and MUST cost the same whatever the number of credentials.
+    /// MUST NOT fail for what stands in a counter, and MUST cost the same whatever the number of credentials. MUST set the bit of
+    /// [`Ending::status`] first, also where an end stands, and keep it as long as the end at least.
     fn end<'a>(&'a self, end: &'a Ending) -> Answer<'a, Option<Ended>>;
 
     /// Notes when the end that stands for `id` was seen to be recorded, unless that was noted before; yields the instant that
@@ -91,6 +92,12 @@ pub trait Store: Send + Sync {
     /// The ids of tasks that ended or were renewed, on whichever broker, as soon as it is known. Hints: some get lost, and whoever
     /// can write to the store can make some up.
     fn changes(&self) -> broadcast::Receiver<TaskId>;
+
+    /// Counts `more` tasks that are to be declared, and yields how many were counted before. A counter.
+    fn count_tasks(&self, more: u64) -> Answer<'_, u64>;
+
+    /// A status list as it stands, with the bits that [`Store::end`] has set in it.
+    fn status_list(&self, list: u64) -> Answer<'_, Standing>;
 
     /// A page of an index, newest first, of names strictly older than `before`. MUST drop names whose record was collected.
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>>;
@@ -185,6 +192,17 @@ pub struct Ending {
     pub keep_until: Time,
     /// Whether to record the end of a task that the store has never seen.
     pub unseen: bool,
+    /// Where the task's status stands in public, where that is known.
+    pub status: Option<StatusIndex>,
+}
+
+/// A status list as it stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// How many tasks were counted so far, in all lists.
+    pub tasks: u64,
+    /// The bits, the lowest bit of an octet first; what is missing at the end is not set.
+    pub octets: Vec<u8>,
 }
 
 /// What came of an [`Ending`]. `None` in its place: the task is not in the store, and nothing was written.

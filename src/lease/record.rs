@@ -130,6 +130,13 @@ impl Sealer {
         parse(key, self.verify(key, text)?.1)
     }
 
+    /// Octets that only who has the store's key can tell, the same for the same purpose and input. No purpose is that of a record.
+    pub(super) fn derive(&self, purpose: &str, input: &[u8]) -> [u8; 32] {
+        let mut octets = [0; 32];
+        octets.copy_from_slice(hmac::sign(&self.key, &framed(&[purpose.as_bytes(), input])).as_ref());
+        octets
+    }
+
     /// Generation and body of `text`, both as they were sealed.
     fn verify<'t>(&self, key: &Key, text: &'t str) -> Result<(&'t str, &'t str), InDoubt> {
         let malformed = || doubt(key, "is malformed");
@@ -157,14 +164,17 @@ fn doubt(key: &Key, why: &str) -> InDoubt {
     InDoubt(format!("the record of a {} {why}", key.kind()))
 }
 
-/// Each part behind its length, so that no two records have one message.
 fn message(key: &Key, version: &str, generation: &str, sequence: &str, body: &str) -> Vec<u8> {
     let name = key.name();
-    let parts = ["remit store record", version, key.kind(), &name, generation, sequence, body];
+    framed(&["remit store record", version, key.kind(), &name, generation, sequence, body].map(str::as_bytes))
+}
+
+/// Each part behind its length, so that no two records have one message.
+fn framed(parts: &[&[u8]]) -> Vec<u8> {
     let mut message = Vec::with_capacity(parts.iter().map(|part| part.len() + 8).sum());
     for part in parts {
         message.extend_from_slice(&(part.len() as u64).to_be_bytes());
-        message.extend_from_slice(part.as_bytes());
+        message.extend_from_slice(part);
     }
     message
 }

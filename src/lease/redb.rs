@@ -17,12 +17,14 @@ use std::{
 };
 use tokio::sync::{broadcast, oneshot};
 
-use super::{Answer, Claim, Ended, Ending, HINTS, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Store};
+use super::{
+    Answer, Claim, Ended, Ending, HINTS, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Standing, Store,
+};
 use crate::{
     clock::{Clock, Time},
     id::TaskId,
 };
-use steps::{NAMES, RECORDS, Tables};
+use steps::{COUNTERS, NAMES, RECORDS, STATUS_LISTS, Tables};
 
 /// How many steps share one sync at most.
 const GROUP: usize = 256;
@@ -203,6 +205,24 @@ impl Store for RedbStore {
 
     fn changes(&self) -> broadcast::Receiver<TaskId> {
         self.changes.subscribe()
+    }
+
+    fn count_tasks(&self, more: u64) -> Answer<'_, u64> {
+        Box::pin(self.write(move |tables| tables.count_tasks(more)))
+    }
+
+    fn status_list(&self, list: u64) -> Answer<'_, Standing> {
+        let read = move || -> Result<Standing, ::redb::Error> {
+            let transaction = self.database.begin_read()?;
+            match (transaction.open_table(COUNTERS), transaction.open_table(STATUS_LISTS)) {
+                (Ok(counters), Ok(status_lists)) => Ok(steps::standing(&counters, &status_lists, list)?),
+                (Err(TableError::TableDoesNotExist(_)), _) | (_, Err(TableError::TableDoesNotExist(_))) => {
+                    Ok(Standing::default())
+                }
+                (Err(error), _) | (_, Err(error)) => Err(error.into()),
+            }
+        };
+        Box::pin(async move { read().map_err(|error| doubt(&error)) })
     }
 
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {

@@ -1,4 +1,4 @@
-//! Leases in Redis: one multiplexed connection, one script to mint, one to renew, and two to end.
+//! Leases in Redis: one multiplexed connection, one script to mint, one to renew, and three to end.
 
 mod connect;
 mod hints;
@@ -11,11 +11,13 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 
 use super::{
-    Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Store, Tally, record::tree,
+    Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Standing, Store, Tally,
+    record::tree,
 };
 use crate::{
     clock::{Clock, Time},
     id::{LeaseId, TaskId},
+    task::StatusIndex,
 };
 use connect::within;
 use hints::Hints;
@@ -37,6 +39,7 @@ pub(super) struct RedisStore {
     end: Script,
     confirm: Script,
     hints: Hints,
+    mark: Script,
 }
 
 impl RedisStore {
@@ -59,7 +62,8 @@ impl RedisStore {
         let renew = Script::new(include_str!("redis/renew.lua"));
         let end = Script::new(include_str!("redis/end.lua"));
         let confirm = Script::new(include_str!("redis/confirm.lua"));
-        Ok(Self { connection, clock, mint, renew, end, confirm, hints })
+        let mark = Script::new(include_str!("redis/mark.lua"));
+        Ok(Self { connection, clock, mint, renew, end, confirm, hints, mark })
     }
 
     /// A root id of `hours` ago, for comparison with others.
@@ -67,13 +71,15 @@ impl RedisStore {
         TaskId::root(self.clock.now().checked_sub_signed(TimeDelta::hours(hours))?).ok()
     }
 
-    /// Sends `pipeline`, whose last command runs `script`; loads the script where Redis has forgotten it.
-    async fn run<T: FromRedisValue>(&self, script: &Script, pipeline: &Pipeline) -> RedisResult<T> {
+    /// Sends `pipeline`, whose last commands run `scripts`; loads those where Redis has forgotten one, and sends all of it again.
+    async fn run<T: FromRedisValue>(&self, scripts: &[&Script], pipeline: &Pipeline) -> RedisResult<T> {
         let mut connection = self.connection.clone();
         let answer: RedisResult<(T,)> = pipeline.query_async(&mut connection).await;
         match answer {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                script.load_async(&mut connection).await?;
+                for script in scripts {
+                    script.load_async(&mut connection).await?;
+                }
                 pipeline.query_async::<(T,)>(&mut connection).await
             }
             answer => answer,
@@ -149,7 +155,7 @@ impl Store for RedisStore {
                 pipeline.add_command(list_in(Index::Tasks, mint.id.as_str())).ignore();
             }
             pipeline.add_command(mint_command(&self.mint, mint));
-            let mut answer: Vec<String> = within(self.run(&self.mint, &pipeline)).await?;
+            let mut answer: Vec<String> = within(self.run(&[&self.mint], &pipeline)).await?;
             let records = answer.split_off(answer.len().min(1));
             match (answer.first().map(String::as_str), records.len()) {
                 (Some("written"), _) => Ok(Minted::Written(records)),
@@ -173,7 +179,7 @@ impl Store for RedisStore {
             command.arg(&renewing.record.0).arg(renewing.keep_until.timestamp()).arg(hints::CHANNEL).arg(id.as_str());
             let mut pipeline = pipe();
             pipeline.add_command(command);
-            let (word, end): (String, Option<String>) = within(self.run(&self.renew, &pipeline)).await?;
+            let (word, end): (String, Option<String>) = within(self.run(&[&self.renew], &pipeline)).await?;
             match (word.as_str(), end) {
                 ("written", None) => Ok(Renewed::Written),
                 ("changed", None) => Ok(Renewed::Changed),
@@ -197,9 +203,18 @@ impl Store for RedisStore {
             }
             command.arg(&end.end.0).arg(end.keep_until.timestamp()).arg(i32::from(end.unseen)).arg(hints::CHANNEL);
             let mut pipeline = pipe();
+            let mut scripts = vec![&self.end];
+            if let Some(StatusIndex { list, index }) = end.status {
+                // First: whatever keeps the rest from happening, no verifier takes an ended task for one that lives.
+                let mut mark = script_command(&self.mark, &[status_name(list)]);
+                // Redis counts from the highest bit of an octet, status lists from the lowest.
+                mark.arg(index ^ 7).arg(end.keep_until.timestamp());
+                pipeline.add_command(mark).ignore();
+                scripts.insert(0, &self.mark);
+            }
             pipeline.add_command(command);
             let answer: Option<(String, String, Option<String>, Option<String>)> =
-                within(self.run(&self.end, &pipeline)).await?;
+                within(self.run(&scripts, &pipeline)).await?;
             let Some((end, tally, task, renewal)) = answer else { return Ok(None) };
             // A counter that someone else has written to is no reason to doubt the end.
             Ok(Some(Ended { end, task, renewal, tally: parse_tally(&tally).unwrap_or_default() }))
@@ -213,13 +228,33 @@ impl Store for RedisStore {
             command.arg(format!("seen:{id}")).arg(at.timestamp_millis()).arg(keep_until.timestamp());
             let mut pipeline = pipe();
             pipeline.add_command(command);
-            let noted: i64 = within(self.run(&self.confirm, &pipeline)).await?;
+            let noted: i64 = within(self.run(&[&self.confirm], &pipeline)).await?;
             DateTime::from_timestamp_millis(noted).ok_or_else(unexpected)
         })
     }
 
     fn changes(&self) -> broadcast::Receiver<TaskId> {
         self.hints.changes()
+    }
+
+    fn count_tasks(&self, more: u64) -> Answer<'_, u64> {
+        Box::pin(async move {
+            let mut command = cmd("INCRBY");
+            command.arg(COUNTED).arg(more);
+            let counted: u64 = within(command.query_async(&mut self.connection.clone())).await?;
+            counted.checked_sub(more).ok_or_else(unexpected)
+        })
+    }
+
+    fn status_list(&self, list: u64) -> Answer<'_, Standing> {
+        Box::pin(async move {
+            // Two GETs and no MGET, which takes what is no string for what is not there.
+            let mut pipeline = pipe();
+            pipeline.cmd("GET").arg(COUNTED).cmd("GET").arg(status_name(list));
+            let read = within(pipeline.query_async(&mut self.connection.clone())).await?;
+            let (tasks, octets): (Option<u64>, Option<Vec<u8>>) = read;
+            Ok(Standing { tasks: tasks.unwrap_or_default(), octets: octets.unwrap_or_default() })
+        })
     }
 
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {
@@ -257,6 +292,13 @@ impl Store for RedisStore {
             Ok(listed)
         })
     }
+}
+
+/// How many tasks were counted so far.
+const COUNTED: &str = "remit:status-list:tasks";
+
+fn status_name(list: u64) -> String {
+    format!("remit:status-list:{list}")
 }
 
 fn index_name(index: Index) -> &'static str {

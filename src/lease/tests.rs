@@ -12,7 +12,10 @@ use std::{
     net::{TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 use tempfile::TempDir;
@@ -160,6 +163,17 @@ impl World {
         }
     }
 
+    /// Counts tasks that nobody declares.
+    async fn count_tasks(&self, more: u64) {
+        match &self.place {
+            Place::Redis(server) => {
+                let store = RedisStore::open(&server.url(), Arc::new(SystemClock), true).await.unwrap();
+                store.count_tasks(more).await.unwrap();
+            }
+            Place::Redb(store) => drop(store.count_tasks(more).await.unwrap()),
+        }
+    }
+
     async fn raw(&self, key: &Key) -> Option<String> {
         match &self.place {
             Place::Redis(server) => {
@@ -216,6 +230,9 @@ fn root() -> TaskId {
     TaskId::root(now()).unwrap()
 }
 
+/// The place of the next task in the status list.
+static PLACES: AtomicU32 = AtomicU32::new(0);
+
 fn task(id: &TaskId) -> Arc<Task> {
     let detail = json!({"type": "remit:access", "locations": ["https://git.example.com"], "privileges": ["read"]});
     let mut refused = detail.clone();
@@ -224,7 +241,8 @@ fn task(id: &TaskId) -> Arc<Task> {
         "id": id, "workload": "spiffe://example.com/ci/a", "instance": "1.1", "kind": "ci", "attestor": "ci",
         "evidence_issuer": null, "marks": ["unpinned"], "purpose": "Fix the flaky test", "owner": "team@example.com",
         "environment": null, "sandbox": "sb-1", "data_classification": null, "context": {"repo": "acme/payments"},
-        "authority": [detail], "denied": [refused], "policies": ["reads"], "leases": [], "generation": 1,
+        "authority": [detail], "denied": [refused], "policies": ["reads"], "leases": [],
+        "status": {"list": 0, "index": PLACES.fetch_add(1, Ordering::Relaxed)}, "generation": 1,
         "created_at": now(), "expires_at": after(now(), 900).unwrap(),
     });
     Arc::new(serde_json::from_value(task).unwrap())
@@ -263,4 +281,10 @@ async fn revoke(ledger: &Ledger, id: &TaskId) -> super::Stopped {
 
 async fn lives(ledger: &Ledger, lease: &Lease) -> bool {
     ledger.live(&lease.task, &lease.id).await.unwrap().is_some()
+}
+
+/// Whether the status list says that the task has ended.
+async fn listed(ledger: &Ledger, task: &Task) -> bool {
+    let (octet, bit) = (task.status.index as usize / 8, task.status.index % 8);
+    ledger.status_list(task.status.list).await.unwrap().octets[octet] & 1 << bit != 0
 }

@@ -2,12 +2,14 @@
 
 mod authority;
 mod declaration;
+mod status;
 mod workload;
 
 pub use authority::{AccessDetail, Authority, Privilege};
 pub use declaration::{Context, CredentialRequest, CredentialType, Declaration};
 #[cfg(feature = "broker")]
 pub(crate) use declaration::{check_requests, check_text, check_ttl};
+pub use status::{STATUS_LIST_ENTRIES, StatusIndex};
 pub use workload::{Kind, Mark};
 
 use serde::{Deserialize, Serialize};
@@ -57,6 +59,8 @@ pub struct Task {
     pub policies: Vec<String>,
     /// The leases minted by the declaration itself, for a retry under the same `Idempotency-Key`.
     pub leases: Vec<LeaseId>,
+    /// Where its status stands in public, for all its tokens.
+    pub status: StatusIndex,
     /// The generation it belongs to.
     pub generation: u64,
     /// When it was declared.

@@ -1,18 +1,24 @@
 //! The steps of the store as functions over one transaction: what the scripts are to Redis.
 
-use ::redb::{ReadableTable as _, StorageError, Table, TableDefinition, TableError, WriteTransaction};
+use ::redb::{ReadableTable, StorageError, Table, TableDefinition, TableError, WriteTransaction};
 
 use chrono::DateTime;
 
-use super::super::{Claim, Ended, Ending, Index, Key, Mint, Minted, Renewed, Renewing, Tally};
-use crate::{clock::Time, id::TaskId};
+use super::super::{Claim, Ended, Ending, Index, Key, Mint, Minted, Renewed, Renewing, Standing, Tally};
+use crate::{
+    clock::Time,
+    id::TaskId,
+    task::{STATUS_LIST_ENTRIES, StatusIndex},
+};
 
 /// Name → record.
 pub(super) const RECORDS: TableDefinition<&str, &str> = TableDefinition::new("records");
 /// Index and name; in order, so that a subtree is a range.
 pub(super) const NAMES: TableDefinition<(u8, &str), ()> = TableDefinition::new("names");
 /// What was counted of a task → tasks, credentials, latest expiry.
-const COUNTERS: TableDefinition<(u8, &str), (u64, u64, i64)> = TableDefinition::new("counters");
+pub(super) const COUNTERS: TableDefinition<(u8, &str), (u64, u64, i64)> = TableDefinition::new("counters");
+/// Number of a status list → its bits. Kept for good: a list is one bit for a task.
+pub(super) const STATUS_LISTS: TableDefinition<u64, &[u8]> = TableDefinition::new("status-lists");
 /// When something may be collected (Unix seconds), what sort of thing it is, its name.
 const EXPIRY: TableDefinition<(i64, u8, &str), ()> = TableDefinition::new("expiry");
 
@@ -22,6 +28,9 @@ const MINTED: u8 = 0;
 const ENDED: u8 = 1;
 /// When an end was seen to be recorded (Unix milliseconds, in the last place), kept and collected with its record.
 const SEEN: u8 = 2;
+
+/// How many tasks were counted for the status lists, in the first place, under an empty name; kept for good.
+const COUNTED: u8 = 3;
 
 /// What [`EXPIRY`] names: a record alone, a task (record, renewal, name, counter), an end (record, counters).
 const RECORD: u8 = 0;
@@ -42,6 +51,18 @@ pub(super) struct Tables<'t> {
     names: Table<'t, (u8, &'static str), ()>,
     counters: Table<'t, (u8, &'static str), (u64, u64, i64)>,
     expiry: Table<'t, (i64, u8, &'static str), ()>,
+    status_lists: Table<'t, u64, &'static [u8]>,
+}
+
+/// A status list as it stands, in a transaction that may be a reader's.
+pub(super) fn standing(
+    counters: &impl ReadableTable<(u8, &'static str), (u64, u64, i64)>,
+    status_lists: &impl ReadableTable<u64, &'static [u8]>,
+    list: u64,
+) -> Result<Standing, StorageError> {
+    let tasks = counters.get((COUNTED, ""))?.map_or(0, |counter| counter.value().0);
+    let octets = status_lists.get(list)?.map(|octets| octets.value().to_vec()).unwrap_or_default();
+    Ok(Standing { tasks, octets })
 }
 
 impl<'t> Tables<'t> {
@@ -51,6 +72,7 @@ impl<'t> Tables<'t> {
             names: transaction.open_table(NAMES)?,
             counters: transaction.open_table(COUNTERS)?,
             expiry: transaction.open_table(EXPIRY)?,
+            status_lists: transaction.open_table(STATUS_LISTS)?,
         })
     }
 
@@ -127,6 +149,9 @@ impl<'t> Tables<'t> {
 
     /// Records an end, unless the task or an ancestor has one, and counts what that took with it.
     pub(super) fn end(&mut self, end: &Ending) -> Result<Option<Ended>, StorageError> {
+        if let Some(status) = end.status {
+            self.mark(status)?;
+        }
         let task = self.record(&Key::Task(end.id.clone()).name())?;
         let renewal = self.record(&Key::Renewal(end.id.clone()).name())?;
         if let Some((id, standing)) = self.nearest_end(&end.id)? {
@@ -154,6 +179,24 @@ impl<'t> Tables<'t> {
             self.counters.insert((SEEN, id.as_str()), (0, 0, at.timestamp_millis()))?;
         }
         Ok(at)
+    }
+
+    /// Counts tasks that are to be declared, and yields how many were counted before.
+    pub(super) fn count_tasks(&mut self, more: u64) -> Result<u64, StorageError> {
+        let before = self.counters.get((COUNTED, ""))?.map_or(0, |counter| counter.value().0);
+        self.counters.insert((COUNTED, ""), (before.saturating_add(more), 0, 0))?;
+        Ok(before)
+    }
+
+    /// Sets the bit of a task.
+    fn mark(&mut self, StatusIndex { list, index }: StatusIndex) -> Result<(), StorageError> {
+        let mut octets = self.status_lists.get(list)?.map(|octets| octets.value().to_vec()).unwrap_or_default();
+        octets.resize(octets.len().max(STATUS_LIST_ENTRIES as usize / 8), 0);
+        if let Some(octet) = octets.get_mut(index as usize / 8) {
+            *octet |= 1 << (index % 8);
+        }
+        self.status_lists.insert(list, octets.as_slice())?;
+        Ok(())
     }
 
     /// Removes up to `most` things whose time to be kept has passed.

@@ -42,8 +42,8 @@ async fn an_end_costs_the_same_for_one_credential_and_a_thousand() {
         costs.push(calls(redis(&world)).await - before);
     }
     assert!(costs[0] > 1, "{costs:?}");
-    // The first run loads the two scripts, and asks for each in vain before.
-    assert_eq!(costs[0] - 4, costs[1], "{costs:?}");
+    // The first run loads the three scripts, and asks for each in vain before.
+    assert_eq!(costs[0] - 6, costs[1], "{costs:?}");
 }
 
 #[tokio::test]
@@ -87,7 +87,73 @@ async fn without_memory_an_end_still_works_and_a_mint_does_not() {
     assert!(doubt.to_string().contains("OOM"), "{doubt}");
     assert!(world.ledger.declare(&super::task(&root()), &[]).await.is_err());
     revoke(&world.ledger, &task.id).await;
-    assert!(!lives(&world.ledger, &of_task).await);
+    assert!(!lives(&world.ledger, &of_task).await && listed(&world.ledger, &task).await);
+}
+
+#[tokio::test]
+async fn a_status_list_that_is_none_is_in_doubt_and_keeps_no_task_alive() {
+    let world = World::redis().await;
+    let mut connection = redis(&world).connect().await;
+    let long = "x".repeat(8193);
+    for spoilt in [&["RPUSH", "remit:status-list:0", "x"][..], &["SET", "remit:status-list:0", &long]] {
+        let (task, of_task) = declared(&world.ledger, &root()).await;
+        let mut spoil = ::redis::cmd(spoilt[0]);
+        ::redis::cmd("DEL").arg("remit:status-list:0").exec_async(&mut connection).await.unwrap();
+        spoil.arg(&spoilt[1..]).exec_async(&mut connection).await.unwrap();
+        assert!(world.ledger.status_list(0).await.is_err());
+        revoke(&world.ledger, &task.id).await;
+        assert!(!lives(&world.ledger, &of_task).await);
+        if spoilt[0] == "RPUSH" {
+            assert!(listed(&world.ledger, &task).await);
+        }
+    }
+    for junk in ["junk", "-1", "1.5", "99999999999999999999"] {
+        ::redis::cmd("SET").arg("remit:status-list:tasks").arg(junk).exec_async(&mut connection).await.unwrap();
+        assert!(world.ledger.status_list(1).await.is_err(), "{junk}");
+        assert!(world.ledger.status_index().await.is_err(), "{junk}");
+    }
+}
+
+#[tokio::test]
+async fn a_status_list_is_kept_as_long_as_the_latest_end_in_it() {
+    let world = World::redis().await;
+    let mut connection = redis(&world).connect().await;
+    for (hours, expected) in [(24, 24), (48, 48), (1, 48)] {
+        let (task, _) = declared(&world.ledger, &root()).await;
+        let until = now() + TimeDelta::hours(hours);
+        world.ledger.end(&end_of(&task.id, State::Revoked), until, false).await.unwrap().unwrap();
+        let kept: i64 =
+            ::redis::cmd("EXPIRETIME").arg("remit:status-list:0").query_async(&mut connection).await.unwrap();
+        assert!((kept - now().timestamp() - expected * 3600).abs() < 10, "{hours}: {kept}");
+    }
+}
+
+/// Whoever sets the counter back gets two tasks one place, at most on different brokers; and a bit that is set stays set.
+#[tokio::test]
+async fn a_counter_that_went_back_gives_no_place_again() {
+    let world = World::redis().await;
+    let mut connection = redis(&world).connect().await;
+    let mut places = std::collections::HashSet::new();
+    for _ in 0..300 {
+        assert!(places.insert(world.ledger.status_index().await.unwrap()));
+    }
+    for counter in ["0", "100", "319"] {
+        ::redis::cmd("SET").arg("remit:status-list:tasks").arg(counter).exec_async(&mut connection).await.unwrap();
+        for _ in 0..100 {
+            assert!(places.insert(world.ledger.status_index().await.unwrap()), "{counter}");
+        }
+    }
+    let (task, of_task) = declared(&world.ledger, &root()).await;
+    let mut same = Task::clone(&self::task(&root()));
+    same.status = task.status;
+    let same = Arc::new(same);
+    let of_same = lease(&same.id);
+    world.ledger.declare(&same, std::slice::from_ref(&of_same)).await.unwrap();
+    revoke(&world.ledger, &task.id).await;
+    assert!(!lives(&world.ledger, &of_task).await && lives(&world.ledger, &of_same).await);
+    assert!(listed(&world.ledger, &same).await, "one too many is denied, and never one too few");
+    revoke(&world.ledger, &same.id).await;
+    assert!(listed(&world.ledger, &task).await);
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! What every store does.
 
 use super::*;
-use crate::lease::{Remembered, Tally};
+use crate::{
+    lease::{Remembered, Tally},
+    task::STATUS_LIST_ENTRIES,
+};
 
 /// Runs every scenario over every store.
 macro_rules! over_both {
@@ -31,6 +34,10 @@ over_both![
     a_retry_finds_the_first_answer,
     keys_are_published_once,
     a_restart_forgets_nothing,
+    no_two_tasks_have_one_place,
+    a_full_status_list_is_followed_by_another,
+    an_end_stands_in_the_status_list,
+    an_end_of_nothing_known_stands_nowhere,
 ];
 
 async fn a_task_lives_until_it_ends(world: World) {
@@ -301,4 +308,80 @@ async fn a_restart_forgets_nothing(world: World) {
     assert_eq!((again.end, again.tally), (stopped.end, stopped.tally));
     assert!(matches!(world.ledger.mint(&alive, &[lease(&alive.id)]).await.unwrap(), Written::Done));
     assert_eq!(world.ledger.tasks(None, 10).await.unwrap().0.len(), 2);
+}
+
+async fn no_two_tasks_have_one_place(world: World) {
+    let other = world.another(7).await.unwrap();
+    let mut places = std::collections::HashSet::new();
+    for _ in 0..100 {
+        for ledger in [&world.ledger, &other] {
+            let place = ledger.status_index().await.unwrap();
+            assert!(place.list == 0 && place.index < STATUS_LIST_ENTRIES && places.insert(place), "{place:?}");
+        }
+    }
+    let many = futures_util::future::join_all((0..100).map(|_| world.ledger.status_index())).await;
+    assert!(many.into_iter().all(|place| places.insert(place.unwrap())));
+    drop(other);
+    let world = world.restart().await;
+    for _ in 0..100 {
+        assert!(places.insert(world.ledger.status_index().await.unwrap()));
+    }
+}
+
+async fn a_full_status_list_is_followed_by_another(world: World) {
+    let ledger = &world.ledger;
+    assert!(!ledger.status_list(0).await.unwrap().begun);
+    world.count_tasks(u64::from(STATUS_LIST_ENTRIES) - 1).await;
+    assert!(ledger.status_list(0).await.unwrap().begun && !ledger.status_list(1).await.unwrap().begun);
+    let (last, first) = (ledger.status_index().await.unwrap(), ledger.status_index().await.unwrap());
+    assert_eq!((last.list, first.list), (0, 1));
+    assert!(ledger.status_list(1).await.unwrap().begun && !ledger.status_list(2).await.unwrap().begun);
+    let mut next = Task::clone(&task(&root()));
+    next.status = first;
+    let next = Arc::new(next);
+    ledger.declare(&next, &[]).await.unwrap();
+    revoke(ledger, &next.id).await;
+    assert!(listed(ledger, &next).await);
+    assert_eq!(ledger.status_list(0).await.unwrap().octets, vec![0; 8192]);
+}
+
+async fn an_end_stands_in_the_status_list(world: World) {
+    let ledger = &world.ledger;
+    let (alive, _) = declared(ledger, &root()).await;
+    let (revoked, _) = declared(ledger, &root()).await;
+    let (completed, _) = declared(ledger, &root()).await;
+    let cold = world.another(7).await.unwrap();
+    let stopped = revoke(&cold, &revoked.id).await;
+    assert_eq!(stopped.status, Some(revoked.status));
+    assert!(listed(ledger, &revoked).await && !listed(ledger, &alive).await && !listed(&cold, &completed).await);
+    ledger.end(&end_of(&completed.id, State::Completed), tomorrow(), false).await.unwrap().unwrap();
+    assert!(listed(ledger, &completed).await && listed(&cold, &completed).await);
+    drop(cold);
+    let world = world.restart().await;
+    let ledger = &world.ledger;
+    assert!(listed(ledger, &revoked).await && listed(ledger, &completed).await && !listed(ledger, &alive).await);
+    // Which place is whose has not changed either.
+    assert_eq!(ledger.declared(&alive.id).await.unwrap().unwrap().status, alive.status);
+    revoke(ledger, &alive.id).await;
+    let octets = ledger.status_list(0).await.unwrap().octets;
+    assert_eq!(octets.iter().map(|octet| octet.count_ones()).sum::<u32>(), 3);
+}
+
+async fn an_end_of_nothing_known_stands_nowhere(world: World) {
+    let ledger = &world.ledger;
+    let unseen = ledger.end(&end_of(&root(), State::Revoked), tomorrow(), true).await.unwrap().unwrap();
+    assert_eq!(unseen.status, None);
+    // Nobody who cannot believe the record knows the place, until they can.
+    let (task, _) = declared(ledger, &root()).await;
+    let (key, cold) = (Key::Task(task.id.clone()), world.another(7).await.unwrap());
+    let record = world.raw(&key).await.unwrap();
+    let place = format!("\"index\":{}", task.status.index);
+    let moved = record.replace(&place, "\"index\":65535");
+    assert_ne!(moved, record);
+    world.tamper(&key, Some(&moved)).await;
+    assert_eq!(revoke(&cold, &task.id).await.status, None);
+    assert_eq!(ledger.status_list(0).await.unwrap().octets, vec![0; 8192]);
+    world.tamper(&key, Some(&record)).await;
+    assert_eq!(revoke(&cold, &task.id).await.status, Some(task.status));
+    assert!(listed(ledger, &task).await);
 }
