@@ -15,9 +15,11 @@
 //! **Complete, revoke** (`broker/revoke.rs`): durable intent in the audit log → one atomic step on the tree, whatever the number of
 //! credentials → outcome in the audit log → answer.
 //!
-//! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes. **Keys** (`broker/keys.rs`): the public keys of all brokers.
+//! **Status lists** (`broker/status.rs`): the bits of the store, after that is the store a last look that it is still itself → signed.
 //!
-//! **Adopt** (`broker/reload.rs`): other rules, from a configuration that changed.
+//! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes.
+//! **Keys** (`broker/keys.rs`): the public keys of all brokers. **Adopt** (`broker/reload.rs`): other rules, from a configuration
+//! that changed.
 //!
 //! Whatever cannot be told (store, audit log, policy engine) ends in [`Error::Unavailable`]: nothing is minted, nothing verifies.
 //!
@@ -31,6 +33,7 @@ mod look;
 mod reload;
 mod renew;
 mod revoke;
+mod status;
 
 use arc_swap::ArcSwap;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -51,7 +54,7 @@ use crate::{
     lease::{Held, InDoubt, Ledger, Written},
     party::{Operator, Parties, Party, Service},
     policy::{Ask, Policies, Verdict, Words},
-    revocation::EndSet,
+    revocation::{EndSet, StatusLists},
     task::{AccessDetail, CredentialRequest, CredentialType, Task, check_requests},
     verify::Token,
 };
@@ -61,6 +64,7 @@ pub use follow::{Following, Turn};
 pub use look::{Filter, Page};
 pub use renew::Renewed;
 pub use revoke::{Reach, Revoked};
+pub use status::StatusList;
 
 /// Everything a broker is made of.
 pub struct Parts {
@@ -96,6 +100,7 @@ pub struct Broker {
     outdated: AtomicBool,
     parts: Kept,
     ends: EndSet,
+    status_lists: StatusLists,
     /// Whether the store was itself when it was last looked at ([`Broker::watch`]).
     vouched: AtomicBool,
     watching: tokio::sync::Mutex<()>,
@@ -162,6 +167,7 @@ impl Broker {
             outdated: AtomicBool::new(false),
             parts: Kept { ledger, keys, audit, clock },
             ends: EndSet::default(),
+            status_lists: StatusLists::default(),
             vouched: AtomicBool::new(true),
             watching: tokio::sync::Mutex::default(),
             unseen: revoke::Quota::default(),

@@ -1,11 +1,15 @@
 //! What a token says: written by `credential`, read by `verify`. Times are `NumericDate` (RFC 7519): typed, required,
 //! whole seconds.
 
+mod status_list;
+
+pub use status_list::{CompressedList, STATUS_LIST_TYP, StatusListClaims};
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{LeaseId, Location, SpiffeId, TaskId},
-    task::{AccessDetail, CredentialType, Kind, Privilege},
+    task::{AccessDetail, CredentialType, Kind, Privilege, StatusIndex},
 };
 
 /// The claims of an access token (RFC 9068) and of a JWT-SVID.
@@ -34,9 +38,35 @@ pub struct Claims {
     /// The task it was minted for.
     #[serde(rename = "urn:remit:task")]
     pub task: TaskClaim,
+    /// Where it stands in public whether it was revoked.
+    pub status: Status,
     /// Proof of possession (RFC 7800). The broker writes none yet; a reader that does not understand it must refuse it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cnf: Option<serde_json::Value>,
+}
+
+/// The status of a token (draft-ietf-oauth-status-list section 6).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its place in a status list.
+    pub status_list: StatusReference,
+}
+
+/// A place in a status list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReference {
+    /// Which bit.
+    pub idx: u32,
+    /// Of which list.
+    pub uri: String,
+}
+
+impl Status {
+    /// The status of the tokens of a task.
+    #[must_use]
+    pub fn of(status: StatusIndex, issuer: &str) -> Self {
+        Self { status_list: StatusReference { idx: status.index, uri: status.uri(issuer) } }
+    }
 }
 
 /// The task of a token.

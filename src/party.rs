@@ -43,6 +43,8 @@ pub enum Revocation {
     /// It asks at every call.
     #[default]
     Introspection,
+    /// It reads status lists.
+    StatusList,
     /// It does not: what it accepts lives until its `exp`.
     None,
 }

@@ -14,6 +14,7 @@ use crate::{
     id::TaskId,
     lease::{Held, Stopped, Tally},
     party::Role,
+    revocation::STATUS_LIST_LIFE,
     task::{End, State},
 };
 
@@ -36,7 +37,7 @@ pub struct Revoked {
     pub tally: Tally,
     /// The generation.
     pub generation: u64,
-    /// When every verifier that asks denies it.
+    /// When every verifier that hears of revokes denies it: the latest of `reach` but `jwks_only`.
     pub effective_by: Time,
     /// By when each class of verifier denies it.
     pub reach: Vec<Reach>,
@@ -45,7 +46,7 @@ pub struct Revoked {
 /// By when a class of verifier denies what was revoked.
 #[derive(Debug)]
 pub struct Reach {
-    /// `introspection` or `jwks_only`.
+    /// `introspection`, `status_list` or `jwks_only`.
     pub class: &'static str,
     /// By then, at the latest.
     pub by: Time,
@@ -127,6 +128,9 @@ impl Broker {
         if let Some(stopped) = &stopped {
             let lives = stopped.expires_at.map_or(keep_until, |deadline| deadline + EXPIRED_FOR_SURE);
             self.ends.insert(&stopped.end.task, lives, end.at);
+            if let Some(status) = stopped.status {
+                self.status_lists.mark(status);
+            }
             let Tally { ended_tasks, credentials, .. } = stopped.tally;
             let (state, known) = (stopped.end.state, stopped.task.is_some());
             self.record(vec![line(Event::TaskEnded { state, known, ended_tasks, credentials })]).await?;
@@ -135,10 +139,14 @@ impl Broker {
     }
 
     fn account(&self, id: &TaskId, stopped: &Stopped) -> Revoked {
-        let Stopped { end, task, expires_at, tally, effective_at, .. } = stopped;
+        let Stopped { end, task, expires_at, tally, effective_at, status } = stopped;
         let state = expires_at.map_or(end.state, |deadline| State::of(Some(end), deadline, end.at));
-        // A verifier that asks learns of it with its next question; one that only knows the keys, when the last token expires.
+        // A verifier that asks learns of it with its next question; one that reads status lists, when the list it holds expires; one
+        // that only knows the keys, when the last token does.
         let effective_at = *effective_at;
+        // A list that was asked for before that is worth nothing by then. Where no bit could be set, its tokens have to end by themselves, within the life of a task.
+        let listed_for = if status.is_some() { STATUS_LIST_LIFE } else { MAX_TTL };
+        let listed = effective_at + TimeDelta::seconds(i64::from(listed_for));
         let last = DateTime::from_timestamp(tally.latest_expiry, 0).unwrap_or(effective_at).max(effective_at);
         Revoked {
             task: id.clone(),
@@ -146,8 +154,12 @@ impl Broker {
             known: task.is_some(),
             tally: *tally,
             generation: self.parts.ledger.generation(),
-            effective_by: effective_at,
-            reach: vec![Reach { class: "introspection", by: effective_at }, Reach { class: "jwks_only", by: last }],
+            effective_by: listed,
+            reach: vec![
+                Reach { class: "introspection", by: effective_at },
+                Reach { class: "status_list", by: listed },
+                Reach { class: "jwks_only", by: last },
+            ],
         }
     }
 }

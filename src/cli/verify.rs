@@ -200,7 +200,8 @@ mod tests {
         let claims = json!({
             "iss": "http://127.0.0.1:8420", "sub": "spiffe://localhost/unix/1", "client_id": "spiffe://localhost/unix/1",
             "aud": "http://127.0.0.1:9000", "exp": at + 60, "iat": at, "nbf": at, "jti": "0".repeat(32), "scope": "read",
-            "authorization_details": [], "urn:remit:task": {"id": "task_01jd0000000000000000000000", "owner": "o",
+            "authorization_details": [], "status": {"status_list": {"idx": 7, "uri": "http://127.0.0.1:8420/status-lists/0"}},
+            "urn:remit:task": {"id": "task_01jd0000000000000000000000", "owner": "o",
             "kind": "service", "attestor": "unix", "declared_at": at, "generation": 1, "authority_hash": "h",
             "expires_at": at + 60}});
         let token = key.sign("at+jwt", &claims).unwrap();

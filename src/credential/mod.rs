@@ -8,7 +8,7 @@ pub use keyring::Keyring;
 use secrecy::SecretString;
 
 use crate::{
-    claims::{Claims, TaskClaim},
+    claims::{Claims, Status, TaskClaim},
     clock::{Time, after},
     error::{Error, Input},
     id::LeaseId,
@@ -139,6 +139,7 @@ impl Draft {
                 authority_hash: task.authority.hash().map_err(|_| Error::Unavailable(Input::Store))?,
                 expires_at: self.deadline.timestamp(),
             },
+            status: Status::of(task.status, issuer),
             cnf: None,
         };
         let token = keys.key(form).sign(form.typ(), &claims).map_err(|_| Error::Unavailable(Input::Keys))?;

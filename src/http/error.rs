@@ -142,6 +142,7 @@ impl Fault {
         };
         let detail = match status {
             StatusCode::NOT_FOUND => "there is nothing at this path",
+            StatusCode::NOT_ACCEPTABLE => "`Accept` leaves out the one form that there is",
             StatusCode::METHOD_NOT_ALLOWED => "this path has another method, named in `Allow`",
             StatusCode::PAYLOAD_TOO_LARGE => "the body is larger than 64 KiB",
             StatusCode::REQUEST_TIMEOUT => "the request took too long",

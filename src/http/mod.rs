@@ -6,6 +6,7 @@ mod health;
 mod keys;
 mod listen;
 mod oauth;
+mod status;
 mod tasks;
 mod watch;
 
@@ -52,6 +53,7 @@ pub fn router(broker: Arc<Broker>, tasks: TaskTracker, stop: CancellationToken) 
         .route("/.well-known/openid-configuration", get(keys::metadata))
         .route("/jwks", get(keys::jwks))
         .route("/spiffe/bundle", get(keys::bundle))
+        .route("/status-lists/{id}", get(status::list))
         .route("/oauth2/token", post(oauth::token))
         .route("/oauth2/introspect", post(oauth::introspect))
         .route("/v1/tasks", post(tasks::declare).get(tasks::list))

@@ -1,7 +1,11 @@
 //! What this broker knows to have ended, in memory: the last look before a credential leaves.
 //!
 //! The store decides; this set closes the window between the store's answer and ours, on the broker that made the revoke.
-//! The journal and the views of it (feed, status list, CRL) will live beside it.
+//! The status lists, as this broker has seen them, stand beside it (`status_list.rs`); the journal and the other views of it (feed, CRL) will.
+
+mod status_list;
+
+pub use status_list::{STATUS_LIST_LIFE, STATUS_LIST_TTL, Signed, StatusLists, View};
 
 use std::{
     collections::HashMap,

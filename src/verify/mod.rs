@@ -1,7 +1,8 @@
 //! What a service embeds to check a credential. No server behind it: cargo feature `verify` alone builds it.
 //!
 //! A verifier that only knows the keys of the broker (`/jwks`, `/spiffe/bundle`) learns of no revoke: what it accepts
-//! lives until its `exp`. Ask the broker (introspection) at the moment of the call to see a revoke at once.
+//! lives until its `exp`. Ask the broker (introspection) at the moment of the call to see a revoke at once, or read the
+//! [`StatusList`] that the token names, to see it within ten seconds without asking at every call.
 //!
 //! ```
 //! use remit::verify::{KeySet, Verifier};
@@ -12,6 +13,10 @@
 //! println!("{} may {}", verified.claims().client_id, verified.claims().scope);
 //! # Ok(()) }
 //! ```
+
+mod status_list;
+
+pub use status_list::StatusList;
 
 use jsonwebtoken::Algorithm;
 use std::collections::HashMap;

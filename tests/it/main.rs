@@ -48,6 +48,8 @@ mod revoke;
 #[cfg(test)]
 mod start;
 #[cfg(test)]
+mod status_list;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod support;

@@ -41,6 +41,7 @@ const MATRIX: [Row; 16] = [
     ("GET", "/.well-known/openid-configuration", [OK; 9]),
     ("GET", "/jwks", [OK; 9]),
     ("GET", "/spiffe/bundle", [OK; 9]),
+    ("GET", "/status-lists/{id}", [OK; 9]),
     ("GET", "/healthz", [OK; 9]),
     ("GET", "/readyz", [OK; 9]),
     ("POST", "/oauth2/token", [SUBJECT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT]),
@@ -94,7 +95,8 @@ async fn call(stand: &Stand, method: &str, path: &str, bearer: Option<&str>, (ta
                 _ => None,
             };
             let method = method.parse::<Method>().expect("a method");
-            return stand.call(method, &path.replace("{id}", task), bearer, body).await;
+            let id = if path.starts_with("/status-lists/") { "0" } else { task };
+            return stand.call(method, &path.replace("{id}", id), bearer, body).await;
         }
     };
     let form: Vec<_> = form.iter().map(|(name, value)| (&**name, &**value)).collect();
@@ -110,6 +112,9 @@ both! {
                 let (task, token) = stand.task_with_token().await;
                 let answer = call(&stand, method, path, bearer(&stand, caller, &token).as_deref(), (&task, &token)).await;
                 assert_eq!(answer.status.as_u16(), status, "{method} {path} as {caller}: {}", answer.text);
+                if path.starts_with("/status-lists/") {
+                    continue;
+                }
                 let body = answer.json();
                 match code {
                     "" => assert!(body.get("code").is_none() && body.get("error").is_none(), "{method} {path} as {caller}: {body}"),

@@ -17,10 +17,11 @@ both! {
         let answer = stand.revoke(&task).await.expect(StatusCode::OK);
         assert_eq!((&answer["task"], &answer["state"], &answer["known"]), (&json!(task), &json!("revoked"), &json!(true)));
         assert_eq!((&answer["ended_tasks"], &answer["credentials"], &answer["generation"]), (&json!(1), &json!(2), &json!(1)));
-        let at = text(&answer, "effective_by");
+        let at = text(&answer["reach"][0], "by");
         assert_eq!(answer["reach"][0], json!({"class": "introspection", "by": at}));
-        assert_eq!(answer["reach"][1]["class"], "jwks_only");
-        let last: chrono::DateTime<chrono::Utc> = text(&answer["reach"][1], "by").parse().unwrap();
+        assert_eq!(answer["reach"][1], json!({"class": "status_list", "by": answer["effective_by"]}));
+        assert_eq!(answer["reach"][2]["class"], "jwks_only");
+        let last: chrono::DateTime<chrono::Utc> = text(&answer["reach"][2], "by").parse().unwrap();
         assert_eq!(last.timestamp(), crate::support::claims(&second)["exp"].as_i64().unwrap());
         for token in [&token, &second] {
             assert_eq!(stand.introspect(token).await, json!({"active": false}));
@@ -31,6 +32,7 @@ both! {
         // It ended when it was asked to, and was effective once that was recorded.
         let instant = |text: &str| text.parse::<chrono::DateTime<chrono::Utc>>().unwrap();
         assert!(instant(&text(&shown, "ended_at")) <= instant(&at));
+        assert_eq!((instant(&text(&answer, "effective_by")) - instant(&at)).num_seconds(), 10);
         // A second call answers with the first one's instants and counts, whatever reason it gives.
         let again = stand.post(&format!("/v1/tasks/{task}/revoke"), RESPONDER, json!({"reason": "again"})).await.expect(StatusCode::OK);
         assert_eq!(again, answer);
