@@ -1,33 +1,51 @@
-//! Clients that are not ours, unmodified: `PyJWT`, py-spiffe, and whoever reads the metadata.
+//! Clients that are not ours, unmodified: `PyJWT`, py-spiffe, a reader of status lists, and whoever reads the metadata.
 
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use std::{path::Path, process::Stdio};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use crate::{
     both,
-    support::{GIT, GIT_TOKEN, REGISTRY, Stand, declaration, text},
+    support::{GIT, GIT_TOKEN, REGISTRY, RESPONDER, Stand, Store, declaration, text},
 };
 
 /// Runs `tests/it/clients/NAME` with the Python of `target/venv`: tokens in, what it says of each out.
 async fn python(name: &str, arguments: &[&str], tokens: &[&str]) -> Vec<String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = root.join("target/venv/bin/python");
-    assert!(python.exists(), "{} is missing: tests/run makes it; run the tests with tests/run", python.display());
-    let mut child = Command::new(python)
-        .arg(root.join("tests/it/clients").join(name))
+    client(&made("target/venv/bin/python"), name, arguments, tokens).await
+}
+
+/// The same with Node.js and the libraries in `target/npm`, which are the first argument.
+async fn node(name: &str, arguments: &[&str], tokens: &[&str]) -> Vec<String> {
+    let libraries = made("target/npm");
+    let arguments: Vec<_> = libraries.to_str().into_iter().chain(arguments.iter().copied()).collect();
+    client(Path::new("node"), name, &arguments, tokens).await
+}
+
+fn made(path: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    assert!(path.exists(), "{} is missing: tests/run makes it; run the tests with tests/run", path.display());
+    path
+}
+
+async fn client(program: &Path, name: &str, arguments: &[&str], tokens: &[&str]) -> Vec<String> {
+    let mut child = Command::new(program)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/clients").join(name))
         .args(arguments)
         .env("no_proxy", "*")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .expect("Python starts");
+        .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
     let mut stdin = child.stdin.take().expect("a pipe");
     stdin.write_all((tokens.join("\n") + "\n").as_bytes()).await.expect("written");
     drop(stdin);
-    let output = tokio::time::timeout(std::time::Duration::from_secs(30), child.wait_with_output()).await;
+    let output = tokio::time::timeout(Duration::from_secs(30), child.wait_with_output()).await;
     let output = output.expect("it ends").expect("it ran");
     assert!(output.status.success(), "{name} failed");
     let said: Vec<_> = String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect();
@@ -88,6 +106,29 @@ both! {
         let arguments = [&*stand.broker.url, "example.org", GIT];
         assert_eq!(python("jwt_svid.py", &arguments, &[&svid]).await, ["InvalidTokenError"]);
     }
+}
+
+/// Readers of status lists that are not ours: what a revoke on another broker of the Redis says, they say within ten seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_of_status_lists_learn_of_a_revoke_on_another_broker() {
+    let stand = Stand::new(Store::Redis).await;
+    let second = stand.second_broker().await;
+    let (revoked, [access, svid, _]) = tokens(&stand).await;
+    let (_, alive) = stand.task_with_token().await;
+    let issuer = [&*stand.broker.url];
+    let (all, altered) = ([&*access, &svid, &alive], altered(&access, 1));
+    let with_python = [&access, &alive, &*altered];
+    assert_eq!(node("status_list.mjs", &issuer, &all).await, ["0", "0", "0"]);
+    assert_eq!(python("status_list.py", &issuer, &with_python).await[..2], ["valid", "valid"]);
+    let (path, why) = (format!("/v1/tasks/{revoked}/revoke"), json!({"reason": "r"}));
+    stand.call_at(&second, Method::POST, &path, Some(RESPONDER), Some(why)).await.expect(StatusCode::OK);
+    let begun = Instant::now();
+    while node("status_list.mjs", &issuer, &all).await != ["1", "1", "0"] {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+    let answers = python("status_list.py", &issuer, &with_python).await;
+    assert_eq!(answers[..2], ["ended", "valid"]);
+    assert!(["InvalidSignatureError", "DecodeError"].contains(&&*answers[2]), "{answers:?}");
 }
 
 /// Whoever knows the issuer alone finds the rest (RFC 8414), and what it finds is there.
