@@ -30,7 +30,8 @@
 //!
 //! *Online* (introspection): its lease is there, nothing in its task's lineage has ended, the generation is the current one, and
 //! all records are genuine. So losing a lease or a task denies, and so does losing everything. Losing the record of an *end* alone
-//! does not, yet: only the broker that made it still knows, in memory; a revocation journal will close that. *By keys alone*
+//! does not, yet: only the broker that made it still knows, in memory; a revocation journal will close that. *By status list*
+//! (`/status-lists/{id}`): the bit that the token names is not set, in a list that is ten seconds old at most. *By keys alone*
 //! (`/jwks`): until its `exp`, which no revoke can shorten.
 //!
 //! # Direction

@@ -36,7 +36,7 @@ const GRANT: Expected = (400, "invalid_grant");
 /// so it stands here twice.
 type Row = (&'static str, &'static str, [Expected; 9]);
 
-const MATRIX: [Row; 16] = [
+const MATRIX: [Row; 17] = [
     ("GET", "/.well-known/oauth-authorization-server", [OK; 9]),
     ("GET", "/.well-known/openid-configuration", [OK; 9]),
     ("GET", "/jwks", [OK; 9]),
