@@ -35,10 +35,11 @@ impl Broker {
             None => self.status_lists.open(list),
         };
         let mut turn = view.turn().await;
-        if view.is_due(&mut turn)
-            && let Ok(signed) = self.sign_status_list(list, &view).await
-        {
-            turn.keep(signed);
+        if view.is_due(&mut turn) {
+            match self.sign_status_list(list, &view).await {
+                Ok(signed) => turn.keep(signed),
+                Err(_) => turn.missed(),
+            }
         }
         let (token, max_age) = turn.current(self.now()).ok_or(Error::Unavailable(Input::Store))?;
         Ok(Some(StatusList { token, max_age }))
@@ -47,7 +48,12 @@ impl Broker {
     async fn sign_status_list(&self, list: u64, view: &View) -> Result<Signed, Error> {
         // Before the look: what is recorded from then on may be missing in it.
         let (now, asked) = (self.now(), Instant::now());
-        let octets = view.unite(&self.status_bits(list).await?.octets);
+        let StatusBits { octets, .. } = self.status_bits(list).await?;
+        // Looked at afterwards: a store that forgot everything, bits included, is not the one that was opened.
+        if !self.watch().await {
+            return Err(Error::Unavailable(Input::Store));
+        }
+        let octets = view.unite(&octets);
         let (iat, exp) = (now.timestamp(), now.timestamp() + i64::from(STATUS_LIST_LIFE));
         let sub = StatusIndex { list, index: 0 }.uri(&self.issuer);
         let unsigned = |Invalid(why)| {
@@ -64,8 +70,6 @@ impl Broker {
         if !self.vouched.load(Ordering::Acquire) {
             return Err(Error::Unavailable(Input::Store));
         }
-        let bits = self.parts.ledger.status_list(list).await.map_err(|why| in_doubt(&why))?;
-        // Looked at afterwards: a store that forgot everything, bits included, is not the one that was opened.
-        if self.watch().await { Ok(bits) } else { Err(Error::Unavailable(Input::Store)) }
+        self.parts.ledger.status_list(list).await.map_err(|why| in_doubt(&why))
     }
 }

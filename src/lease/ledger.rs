@@ -387,7 +387,8 @@ impl Ledger {
     /// When the store is in doubt; it may or may not have been recorded. Asked again, it yields what then stands.
     pub async fn end(&self, end: &End, keep_until: Time, unseen: bool) -> Result<Option<Stopped>, InDoubt> {
         let record = self.0.sealer.seal(&Key::End(end.task.clone()), end)?;
-        // In memory as a rule. What was declared never changes, so neither does the place of its status.
+        // In memory as a rule. What was declared never changes, so neither does the place of its status. The places of tasks below
+        // it are their own, and so far nobody can declare one.
         let status = self.declared(&end.task).await.ok().flatten().map(|task| task.status);
         let mut step = Ending { id: end.task.clone(), end: record, keep_until, unseen, status };
         let Some(Ended { end: standing, task, renewal, tally }) = self.0.store.end(&step).await? else {

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     clock::{Clock, Time},
     id::{LeaseId, TaskId},
-    task::StatusIndex,
+    task::{STATUS_LIST_ENTRIES, StatusIndex},
 };
 use connect::within;
 use hints::Hints;
@@ -248,12 +248,13 @@ impl Store for RedisStore {
 
     fn status_list(&self, list: u64) -> Answer<'_, Standing> {
         Box::pin(async move {
-            // Two GETs and no MGET, which takes what is no string for what is not there.
+            // No MGET, which takes what is no string for what is not there; and one octet more than a list has shows that it is too
+            // long, however long someone has made it.
             let mut pipeline = pipe();
-            pipeline.cmd("GET").arg(COUNTED).cmd("GET").arg(status_name(list));
+            pipeline.cmd("GET").arg(COUNTED).cmd("GETRANGE").arg(status_name(list)).arg(0).arg(STATUS_LIST_ENTRIES / 8);
             let read = within(pipeline.query_async(&mut self.connection.clone())).await?;
-            let (tasks, octets): (Option<u64>, Option<Vec<u8>>) = read;
-            Ok(Standing { tasks: tasks.unwrap_or_default(), octets: octets.unwrap_or_default() })
+            let (tasks, octets): (Option<u64>, Vec<u8>) = read;
+            Ok(Standing { tasks: tasks.unwrap_or_default(), octets })
         })
     }
 

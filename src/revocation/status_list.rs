@@ -132,6 +132,11 @@ impl View {
 }
 
 impl Turn {
+    /// The store was in doubt: whoever waited meanwhile does not wait for it again.
+    pub fn missed(&mut self) {
+        self.tried = self.tried.map(|(_, version)| (Instant::now(), version));
+    }
+
     /// Keeps what was signed.
     pub fn keep(&mut self, signed: Signed) {
         self.signed = Some(signed);
@@ -179,8 +184,13 @@ mod tests {
         assert!(view.is_due(&mut turn) && !view.is_due(&mut turn));
         lists.mark(StatusIndex { list: 3, index: 1 });
         assert!(view.is_due(&mut turn) && !view.is_due(&mut turn));
-        turn.tried = turn.tried.map(|(at, version)| (at.checked_sub(FRESH).unwrap(), version));
+        let later =
+            |turn: &mut Turn| turn.tried = turn.tried.map(|(at, version)| (at.checked_sub(FRESH).unwrap(), version));
+        later(&mut turn);
         assert!(view.is_due(&mut turn));
+        later(&mut turn);
+        turn.missed();
+        assert!(!view.is_due(&mut turn));
     }
 
     #[test]

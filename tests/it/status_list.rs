@@ -321,6 +321,17 @@ async fn a_flushed_store_revives_nothing() {
     assert_eq!(fetch(&stand, &second, "0").await.status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
+/// Nor is one that is not the one that was opened, by a broker that never saw what it says now said otherwise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_lost_its_marker_is_not_asked() {
+    let stand = Stand::new(Store::Redis).await;
+    let second = stand.second_broker().await;
+    let (task, _) = stand.task_with_token().await;
+    stand.revoke(&task).await.expect(StatusCode::OK);
+    stand.redis.as_ref().unwrap().cli(&["del", "remit:marker", "remit:status-list:0"]).await;
+    fetch(&stand, &second, "0").await.refused(503, "temporarily_unavailable");
+}
+
 /// Whoever writes to Redis can stop the lists, and revives nothing at a broker that saw it end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_that_was_tampered_with_revives_nothing() {
