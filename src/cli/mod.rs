@@ -9,6 +9,7 @@ mod demo_agent;
 mod demo_service;
 mod exit;
 mod mint;
+mod policy;
 mod serve;
 mod show;
 mod task;
@@ -61,6 +62,9 @@ enum Command {
     /// Look at a configuration without starting a broker with it.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Look at policies before a broker goes by them.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     #[command(hide = true)]
     DemoAgent(demo_agent::DemoAgent),
 }
@@ -84,6 +88,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Mint(mint) => mint.run(&connection, output).await,
         Command::Verify(verify) => verify.run(output, &SystemClock).await,
         Command::Config(config) => config.run(&connection, output),
+        Command::Policy(policy) => policy.run(output),
         Command::DemoAgent(agent) => agent.run().await,
     };
     let exit = match done {

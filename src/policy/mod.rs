@@ -3,11 +3,14 @@
 //! Cedar decides. Default deny; a policy set that does not fit the schema is not loaded; an evaluation that errs is no
 //! decision. A permit has no public constructor and cannot be copied: signing consumes it.
 
+mod cases;
 mod decide;
 mod load;
 mod request;
 #[cfg(test)]
 mod tests;
+
+pub use cases::{Case, Cases, Decided};
 
 use std::{fmt, num::NonZero, path::Path};
 

@@ -36,6 +36,8 @@ mod operators;
 #[cfg(test)]
 mod policy;
 #[cfg(test)]
+mod policy_check;
+#[cfg(test)]
 mod presets;
 #[cfg(test)]
 mod readme;
