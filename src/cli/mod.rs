@@ -2,6 +2,7 @@
 //! files do more.
 
 mod client;
+mod completions;
 mod config;
 mod connection;
 mod demo;
@@ -65,6 +66,8 @@ enum Command {
     /// Look at policies before a broker goes by them.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Print the completions of a shell.
+    Completions(completions::Completions),
     #[command(hide = true)]
     DemoAgent(demo_agent::DemoAgent),
 }
@@ -89,6 +92,10 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Verify(verify) => verify.run(output, &SystemClock).await,
         Command::Config(config) => config.run(&connection, output),
         Command::Policy(policy) => policy.run(output),
+        Command::Completions(completions) => {
+            completions.run();
+            Ok(())
+        }
         Command::DemoAgent(agent) => agent.run().await,
     };
     let exit = match done {

@@ -449,7 +449,7 @@ async fn help_has_examples_and_exit_codes() {
         assert!(whole.contains(code), "no {code:?} in {whole}");
     }
     assert!(!whole.contains("demo-agent"), "{whole}");
-    for command in ["task declare", "mint token", "verify", "config check", "policy check"] {
+    for command in ["task declare", "mint token", "verify", "config check", "policy check", "completions"] {
         let text = help(&format!("{command} --help")).await;
         assert!(text.contains("Example") && text.contains("remit "), "{text}");
     }
@@ -489,6 +489,38 @@ async fn a_task_is_renewed_and_watched() {
     assert!(lines[0].contains("active  deadline in") && lines[1].ends_with("revoked  a test says so"), "{said}");
     watch("--evidence file:DIR/nothing").await.ended(2);
     shell.remit("task watch task_01jd0000000000000000000000 --operator-token-file DIR/victor").await.ended(1);
+}
+
+#[tokio::test]
+async fn a_shell_completes_what_is_typed() {
+    let completions = async |shell: &str| {
+        let mut command = clean(REMIT);
+        command.args(["completions", shell]);
+        Said::of(run(command, "").await)
+    };
+    for (shell, start) in [("bash", "_remit() {"), ("zsh", "#compdef remit"), ("fish", "complete -c remit")] {
+        let script = completions(shell).await.ended(0).out;
+        assert!(script.contains(start), "{script}");
+        for word in ["task", "revoke", "idempotency-key", "config", "policy"] {
+            assert!(script.contains(word), "{shell}: no {word}");
+        }
+        assert!(!script.contains("demo-agent"), "{shell}");
+    }
+    completions("tcsh").await.ended(2);
+    // As bash calls it when the Tab key is pressed after the last word.
+    for (typed, all) in [
+        ("remit ta", "task"),
+        ("remit task rev", "revoke"),
+        ("remit policy check --ca", "--cases"),
+        ("remit --output j", "json"),
+        ("remit demo-", ""),
+    ] {
+        let script = "source <(\"$0\" completions bash) && COMP_WORDS=($1) && COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) &&
+            _remit remit \"${COMP_WORDS[-1]}\" \"${COMP_WORDS[-2]}\" && echo \"${COMPREPLY[*]}\"";
+        let mut command = clean("bash");
+        command.args(["-c", script, REMIT, typed]);
+        assert_eq!(Said::of(run(command, "").await).ended(0).out.trim(), all, "{typed}");
+    }
 }
 
 /// The story that the README starts with.
