@@ -278,7 +278,7 @@ both! {
         refused(stand.post(&complete, &stand.evidence(), json!({})).await).refused(503, "temporarily_unavailable");
         refused(stand.get("/v1/tasks", VIEWER).await).refused(503, "temporarily_unavailable");
         let ready = stand.call(Method::GET, "/readyz", None, None).await.expect(StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(ready, json!({"ready": false, "missing": ["audit"]}));
+        assert_eq!(ready, json!({"ready": false, "missing": ["audit"], "configuration": "current"}));
         assert_eq!(stand.call(Method::GET, "/healthz", None, None).await.status, StatusCode::OK);
         // Not revoked, said the answer: and so it is. Who calls a service does not suffer from it.
         assert_eq!(stand.introspect(&token).await["active"], true);

@@ -83,7 +83,10 @@ fn what_is_fine_is_summed_up() {
     assert_eq!((&report["accepted"], &report["mistakes"]), (&json!(true), &json!([])));
     assert_eq!(report["config"], bench.config.to_str().unwrap());
     assert_eq!(report["attestors"], json!(["kernel", "ci"]));
-    assert_eq!(report["policies"], json!(["test.declare-secret", "test.no-production", "test.read", "test.write"]));
+    assert_eq!(
+        report["policies"],
+        json!(["test.declare-secret", "test.heartbeat", "test.no-production", "test.read", "test.write"])
+    );
     // The address of a store may hold a password.
     bench.edit("redb:remit.redb", "rediss://remit:hunter2@redis.example.com:6379");
     assert!(!bench.check(&[]).out.contains("hunter2"));

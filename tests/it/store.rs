@@ -15,7 +15,10 @@ async fn ready(stand: &Stand) -> (StatusCode, Value) {
 async fn a_store_out_of_reach_is_503_and_inactive() {
     let mut stand = Stand::new(Store::Redis).await;
     let (task, token) = stand.task_with_token().await;
-    assert_eq!(ready(&stand).await, (StatusCode::OK, json!({"ready": true, "missing": []})));
+    assert_eq!(
+        ready(&stand).await,
+        (StatusCode::OK, json!({"ready": true, "missing": [], "configuration": "current"}))
+    );
     stand.redis.as_mut().unwrap().kill().await;
     let bounded = async {
         assert_eq!(stand.introspect(&token).await, json!({"active": false}));
@@ -27,7 +30,10 @@ async fn a_store_out_of_reach_is_503_and_inactive() {
         stand.get("/v1/tasks", VIEWER).await.refused(503, "temporarily_unavailable");
         assert_eq!(
             ready(&stand).await,
-            (StatusCode::SERVICE_UNAVAILABLE, json!({"ready": false, "missing": ["store"]}))
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                json!({"ready": false, "missing": ["store"], "configuration": "current"})
+            )
         );
         // Keys are public and outlive the store.
         let keys: Value = stand.client.get(stand.url("/jwks")).send().await.unwrap().json().await.unwrap();

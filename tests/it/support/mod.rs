@@ -75,7 +75,7 @@ impl Stand {
         std::fs::write(dir.path().join("ci-keys.json"), issuer.jwks().to_string()).expect("written");
         let redis = match store {
             Store::Embedded => None,
-            Store::Redis => Some(Redis::start(&["--appendonly", "yes"]).await),
+            Store::Redis => Some(Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]).await),
         };
         let url = redis.as_ref().map_or_else(|| "redb:remit.redb".to_owned(), Redis::url);
         let config = write_config(dir.path(), "broker", &url, extra);
