@@ -15,7 +15,7 @@ use crate::{
 /// How long a verifier may keep a list before it fetches it again, and a cache on the way may keep it, in seconds.
 pub const STATUS_LIST_TTL: u32 = 4;
 /// How long a list is worth anything, in seconds from when the store was asked: by then, at the latest, every verifier denies
-/// what was revoked. It holds `ttl` twice (a cache and a verifier), [`FRESH`] and some for the way.
+/// what was revoked. It holds `ttl` twice (a cache and a verifier), a second in which the broker repeats it, and some for the way.
 pub const STATUS_LIST_LIFE: u32 = 10;
 /// How long a list that was signed is given out before the store is asked again, or a store that was in doubt.
 const FRESH: Duration = Duration::from_secs(1);

@@ -49,7 +49,10 @@ both! {
         let (exp, iat) = (claims["exp"].as_i64().unwrap(), claims["iat"].as_i64().unwrap());
         assert!(exp - iat <= 300 && (iat - now()).abs() <= 2 && claims["nbf"] == iat);
         let task = claims["urn:remit:task"].take();
-        for volatile in ["exp", "iat", "nbf", "jti", "urn:remit:task"] {
+        let status = claims["status"].take();
+        let place = status["status_list"]["idx"].as_u64().filter(|place| *place < 65_536).expect("a place");
+        assert_eq!(status, json!({"status_list": {"idx": place, "uri": stand.url("/status-lists/0")}}));
+        for volatile in ["exp", "iat", "nbf", "jti", "urn:remit:task", "status"] {
             claims.as_object_mut().unwrap().remove(volatile).unwrap();
         }
         assert_eq!(claims, json!({
