@@ -18,10 +18,10 @@ use crate::{
     id::Location,
     jose::MAX_TOKEN,
     task::CredentialType,
-    verify::{KeySet, Refused, Token, Verified, Verifier},
+    verify::{KeySet, Refused, StatusList, Token, Verified, Verifier},
 };
 
-/// Checks form, signature, issuer, times and audience; with --introspect also asks the broker whether it was revoked.
+/// Checks form, signature, issuer, times and audience; with --introspect or --status-list also whether it was revoked.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Verify {
@@ -37,7 +37,10 @@ pub(super) struct Verify {
     /// The broker's keys [default: /jwks of the issuer, and /spiffe/bundle for JWT-SVIDs]
     #[arg(long, value_name = "URL|FILE")]
     jwks: Option<String>,
-    /// Ask the broker too, as a service: only that shows a revoke.
+    /// Look into the status list that the token names: it shows a revoke within ten seconds.
+    #[arg(long, conflicts_with = "introspect")]
+    status_list: bool,
+    /// Ask the broker, as a service: it shows a revoke at once.
     #[arg(long, requires = "service_token_file")]
     introspect: bool,
     /// The token by which the broker knows the service.
@@ -59,6 +62,11 @@ impl Verify {
             Ok(verified) => verified,
             Err(why) => return refuse(output, &why.to_string()),
         };
+        if self.status_list
+            && let Err(why) = self.listed(&verified, now).await?
+        {
+            return refuse(output, &why.to_string());
+        }
         let introspection = match &self.service_token_file {
             Some(file) if self.introspect => Some(self.introspect(token.expose_secret(), token_in(file)?).await?),
             _ => None,
@@ -66,7 +74,12 @@ impl Verify {
         if introspection.as_ref().is_some_and(|answer| answer["active"] != true) {
             return refuse(output, "the broker says it is not active: revoked, ended, or not for this service");
         }
-        say(&accepted(&verified, introspection.as_ref(), output, now));
+        let heard = match &introspection {
+            Some(answer) => Heard::Broker(answer),
+            None if self.status_list => Heard::StatusList,
+            None => Heard::Nothing,
+        };
+        say(&accepted(&verified, &heard, output, now));
         Ok(())
     }
 
@@ -121,6 +134,18 @@ impl Verify {
         }
     }
 
+    /// What the status list that the token names says of it.
+    async fn listed(&self, verified: &Verified, now: Time) -> Result<Result<(), Refused>, Failure> {
+        let uri = &verified.claims().status.status_list.uri;
+        let out_of_reach = |why: &dyn std::fmt::Display| Failure::OutOfReach(format!("{uri}: {why}"));
+        let list = fetch(&Url::parse(uri).map_err(|why| out_of_reach(&why))?).await?;
+        let document = self.keys(CredentialType::AccessToken).await?;
+        let keys = KeySet::of_status_lists(document.as_bytes()).map_err(|why| out_of_reach(&why))?;
+        // A list that is no good says nothing of the token, and is no reason to accept it.
+        let list = StatusList::read(&list, &keys, uri, now).map_err(|why| out_of_reach(&why))?;
+        Ok(list.check(verified, now))
+    }
+
     async fn introspect(&self, token: &str, service: SecretString) -> Result<Value, Failure> {
         let target: Target = self.issuer.parse().map_err(|rule| Failure::Input(format!("--issuer: {rule}")))?;
         let client = Client::new(target, Caller::Service, Some(service))?;
@@ -136,12 +161,24 @@ fn refuse(output: Output, why: &str) -> Result<(), Failure> {
     Err(Failure::NotAccepted)
 }
 
-fn accepted(verified: &Verified, introspection: Option<&Value>, output: Output, now: Time) -> String {
+/// Who was asked whether the token was revoked.
+enum Heard<'a> {
+    /// The broker, which answered this.
+    Broker(&'a Value),
+    /// The status list, in which it is not.
+    StatusList,
+    /// Nobody.
+    Nothing,
+}
+
+fn accepted(verified: &Verified, heard: &Heard<'_>, output: Output, now: Time) -> String {
     let claims = verified.claims();
     if output == Output::Json {
         let mut answer = json!({"accepted": true, "typ": verified.form().typ(), "claims": claims});
-        if let Some(introspection) = introspection {
-            answer["introspection"] = introspection.clone();
+        match heard {
+            Heard::Broker(introspection) => answer["introspection"] = (*introspection).clone(),
+            Heard::StatusList => answer["status_list"] = json!({"ended": false}),
+            Heard::Nothing => {}
         }
         return answer.to_string();
     }
@@ -149,9 +186,10 @@ fn accepted(verified: &Verified, introspection: Option<&Value>, output: Output, 
         Some(time) => format!("{}  ({})", time.format("%Y-%m-%dT%H:%M:%SZ"), show::relative(time, now)),
         None => seconds.to_string(),
     };
-    let revoked = match introspection {
-        Some(_) => "active, says the broker".to_owned(),
-        None => "not asked: keys alone show no revoke; --introspect asks the broker".to_owned(),
+    let revoked = match heard {
+        Heard::Broker(_) => "active, says the broker",
+        Heard::StatusList => "no, says the status list",
+        Heard::Nothing => "not asked: keys alone show no revoke; --introspect asks the broker",
     };
     let claims_json = json!(claims);
     let facts = show::facts(&[
@@ -165,7 +203,7 @@ fn accepted(verified: &Verified, introspection: Option<&Value>, output: Output, 
         ("minted", time(claims.iat)),
         ("expires", time(claims.exp)),
         ("lease", claims.jti.to_string()),
-        ("revoked", revoked),
+        ("revoked", revoked.to_owned()),
     ]);
     format!("accepted ({})\n{facts}", verified.form().typ())
 }
@@ -181,6 +219,7 @@ mod tests {
             issuer: "http://127.0.0.1:8420".to_owned(),
             audience: "http://127.0.0.1:9000".parse().unwrap(),
             jwks: Some(jwks.to_string_lossy().into_owned()),
+            status_list: false,
             introspect: false,
             service_token_file: None,
         }
@@ -206,7 +245,7 @@ mod tests {
             "expires_at": at + 60}});
         let token = key.sign("at+jwt", &claims).unwrap();
         let verified = verify(&path).check(&token, now).await.unwrap().unwrap();
-        let shown = accepted(&verified, None, Output::Text, now);
+        let shown = accepted(&verified, &Heard::Nothing, Output::Text, now);
         assert!(shown.contains("read at http://127.0.0.1:9000") && shown.contains("in 1 min 0 s"), "{shown}");
         assert!(!shown.contains(&token));
         let late = now + chrono::TimeDelta::seconds(60);

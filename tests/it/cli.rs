@@ -117,6 +117,23 @@ impl Shell {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verify_reads_status_lists() {
+    let shell = Shell::new().await;
+    let task = shell.declare().await;
+    let token = shell.mint(&task).await;
+    let verify = format!("verify --issuer {} --audience {GIT} --status-list", shell.stand.broker.url);
+    let said = shell.remit_reading(&verify, &token).await.ended(0);
+    assert!(said.out.contains("no, says the status list"), "{}", said.out);
+    let said = shell.remit_reading(&format!("{verify} --output json"), &token).await.ended(0).json();
+    assert_eq!((&said["accepted"], &said["status_list"]), (&json!(true), &json!({"ended": false})));
+    let said = shell.remit(&format!("task revoke {task} --reason r --operator-token-file DIR/rita")).await.ended(0);
+    assert!(said.out.contains("services that read status lists"), "{}", said.out);
+    let refused = shell.remit_reading(&verify, &token).await.ended(5);
+    assert!(refused.out.contains("not accepted: its task has ended, says the status list"), "{}", refused.out);
+    shell.remit_reading(&format!("{verify} --introspect --service-token-file DIR/git"), &token).await.ended(2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_whole_job_on_the_command_line() {
     let shell = Shell::new().await;
     let stand = &shell.stand;
