@@ -271,6 +271,42 @@ async fn a_revoke_on_one_broker_stands_in_the_list_of_another() {
     assert_eq!(claims(&fetch(&stand, &second, "0").await.text)["sub"], format!("{}/status-lists/0", second.url));
 }
 
+/// Where a broker cannot tell which place a task has, it does not promise that any list says that the task has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_that_nobody_knows_is_not_promised() {
+    let stand = Stand::new(Store::Redis).await;
+    let second = stand.second_broker().await;
+    let redis = stand.redis.as_ref().unwrap();
+    let by = |answer: &Value| {
+        let instant = |at: usize| text(&answer["reach"][at], "by").parse::<Time>().unwrap();
+        assert_eq!(answer["effective_by"], answer["reach"][1]["by"]);
+        (instant(1) - instant(0)).num_seconds()
+    };
+    let unseen = stand.revoke("task_01jd0000000000000000000000").await.expect(StatusCode::OK);
+    assert_eq!((&unseen["known"], by(&unseen)), (&json!(false), 86_400));
+    // A record that was moved to another place is none: its MAC does not fit.
+    let (task, token) = stand.task_with_token().await;
+    let key = format!("remit:{{{task}}}:task:{task}");
+    let record = redis.cli(&["get", &key]).await;
+    let place = status(&token).1;
+    let moved = record.replace(&format!("\"index\":{place}}}"), &format!("\"index\":{}}}", place ^ 1));
+    assert_ne!(moved, record);
+    redis.cli(&["set", &key, &moved]).await;
+    stand.mint(&task).await.refused(503, "temporarily_unavailable");
+    let revoke = async |at: &Server| {
+        let path = format!("/v1/tasks/{task}/revoke");
+        let answer = stand.call_at(at, Method::POST, &path, Some(RESPONDER), Some(json!({"reason": "r"}))).await;
+        answer.expect(StatusCode::OK)
+    };
+    // The second broker never saw the genuine one; nothing is set, in its place or in another.
+    assert_eq!(by(&revoke(&second).await), 86_400);
+    assert_eq!(bits(&stand, &second).await, vec![0; 8192]);
+    assert_eq!(stand.introspect(&token).await, json!({"active": false}));
+    redis.cli(&["set", &key, &record]).await;
+    assert_eq!(by(&revoke(&second).await), 10);
+    assert!(ended(&stand, &second, &token).await);
+}
+
 /// The last good list is given out until it ends, and then none: nobody is told that nothing was revoked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_a_store_out_of_reach_the_last_list_runs_out() {
