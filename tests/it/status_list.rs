@@ -264,8 +264,8 @@ async fn a_revoke_on_one_broker_stands_in_the_list_of_another() {
     let by: Time = text(&answer, "effective_by").parse().unwrap();
     assert!(exp <= by.timestamp(), "a list that does not say it outlives {by}");
     wait_for("the other broker's list", || async { ended(&stand, &stand.broker, &token).await }).await;
-    // A second between two looks at the store; the rest of the ten is for caches and verifiers.
-    assert!(revoked.elapsed() < Duration::from_secs(2), "{:?}", revoked.elapsed());
+    // A second between two looks at the store, and some for a slow machine; the rest of the ten is for caches and verifiers.
+    assert!(revoked.elapsed() < Duration::from_secs(4), "{:?}", revoked.elapsed());
     assert!(ended(&stand, &second, &token).await);
     // Both brokers name one list, each by its own issuer: a verifier goes where its token says.
     assert_eq!(claims(&fetch(&stand, &second, "0").await.text)["sub"], format!("{}/status-lists/0", second.url));
