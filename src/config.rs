@@ -1,12 +1,19 @@
 //! The configuration: strict, and complete before anything starts. Each module owns its section; here is only how they
 //! come together, and what is unsafe in combination. All mistakes are told at once, by key, never by value.
 
-use serde::Deserialize;
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, Error as _},
+};
 use std::{
     fmt, fs, mem,
     net::SocketAddr,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue, ValueDeserializer},
 };
 use zeroize::Zeroizing;
 
@@ -153,8 +160,8 @@ impl Config {
     /// # Errors
     /// What is unknown or missing.
     pub fn read(path: &Path, over: Overrides) -> Result<Self, Mistakes> {
-        let one = |why: String| Mistakes(vec![format!("{}: {why}", path.display())]);
-        let text = fs::read_to_string(path).map_err(|error| one(error.to_string()))?;
+        let one = |why: String| format!("{}: {why}", path.display());
+        let text = fs::read_to_string(path).map_err(|error| Mistakes(vec![one(error.to_string())]))?;
         // The message of the parser quotes the line; its position and reason are enough.
         let without_value = |message: &str| match message.split_once(", expected ") {
             Some((start, expected)) if start.starts_with("invalid ") => {
@@ -162,9 +169,12 @@ impl Config {
             }
             _ => message.to_owned(),
         };
-        let mut config: Self = toml::from_str(&text).map_err(|error| {
-            let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            one(format!("line {line}: {}", without_value(error.message())))
+        let mut config: Self = toml::from_str(&text).map_err(|first| {
+            let told = |(start, error): &(usize, toml::de::Error)| {
+                let line = 1 + text.bytes().take(*start).filter(|byte| *byte == b'\n').count();
+                one(format!("line {line}: {}", without_value(error.message())))
+            };
+            Mistakes(unreadable(&text, first).iter().map(told).collect())
         })?;
         config.strict = true;
         config.resolve(path.parent().unwrap_or(Path::new(".")));
@@ -312,6 +322,46 @@ impl Config {
         }
         mistakes
     }
+}
+
+/// Everything in the text that is no configuration, each with where it starts, in the order of the text: a mistake in one
+/// section hides none in another. `first` is the one that the parser stopped at.
+fn unreadable(text: &str, first: toml::de::Error) -> Vec<(usize, toml::de::Error)> {
+    fn take<T: DeserializeOwned>(value: Spanned<DeValue<'_>>) -> Option<(usize, toml::de::Error)> {
+        let section = value.span().start;
+        let error = T::deserialize(ValueDeserializer::from(value)).err()?;
+        Some((error.span().map_or(section, |span| span.start), error))
+    }
+    fn each<T: DeserializeOwned>(value: Spanned<DeValue<'_>>) -> Vec<(usize, toml::de::Error)> {
+        let DeValue::Array(values) = value.into_inner() else { return Vec::new() };
+        values.into_iter().filter_map(take::<T>).collect()
+    }
+    let mut found = Vec::new();
+    // What is no TOML has no sections.
+    if let Ok(table) = DeTable::parse(text) {
+        for (name, section) in table.into_inner() {
+            match name.get_ref().as_ref() {
+                "trust_domain" => found.extend(take::<TrustDomain>(section)),
+                "listen" => found.extend(take::<Listen>(section)),
+                "store" => found.extend(take::<lease::Config>(section)),
+                "files" => found.extend(take::<Files>(section)),
+                "policy" => found.extend(take::<Policy>(section)),
+                "attestor" => found.extend(each::<attest::Config>(section)),
+                "service" => found.extend(each::<ServiceConfig>(section)),
+                "operator" => found.extend(each::<OperatorConfig>(section)),
+                "issuer" => found.extend(take::<String>(section)),
+                unknown => {
+                    found.push((name.span().start, toml::de::Error::custom(format_args!("unknown field `{unknown}`"))));
+                }
+            }
+        }
+    }
+    let start = first.span().map_or(0, |span| span.start);
+    if !found.iter().any(|(other_start, other)| *other_start == start || other.message() == first.message()) {
+        found.push((start, first));
+    }
+    found.sort_by_key(|(start, _)| *start);
+    found
 }
 
 #[cfg(test)]

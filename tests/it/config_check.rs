@@ -168,6 +168,36 @@ fn a_line_that_cannot_be_read_is_named() {
     assert!(said.code == 78 && said.err.contains("/nowhere/broker.toml"), "{}", said.err);
 }
 
+#[test]
+fn a_section_that_cannot_be_read_hides_no_other() {
+    let bench = Bench::new();
+    bench
+        .edit("trust_domain = \"example.com\"", "trust_domain = \"Example Com\"\nsecret_thing = \"hunter2\"")
+        .edit("[listen]", "[listen]\nhtpp = 1")
+        .edit("mac_key_file", "mac_key_fiel")
+        .edit("name = \"ci\"", "name = \"ci\"\njwks = \"hunter2\"")
+        .edit("name = \"git\"", "name = \"git\"\nbindign = \"none\"")
+        .edit("name = \"registry\"", "name = \"registry\"\nfreshnes = 5")
+        .edit("roles = [\"viewer\"]", "roles = [\"watcher\"]");
+    let report = bench.json(78);
+    let mistakes: Vec<String> = serde_json::from_value(report["mistakes"].clone()).unwrap();
+    let words = [
+        "a trust domain",
+        "line 4: unknown field `secret_thing`",
+        "htpp",
+        "mac_key_fiel",
+        "jwks",
+        "bindign",
+        "freshnes",
+        "`responder`",
+    ];
+    assert_eq!(mistakes.len(), words.len(), "{mistakes:#?}");
+    for (mistake, word) in mistakes.iter().zip(words) {
+        assert!(mistake.contains("broker.toml: line ") && mistake.contains(word), "no {word} in {mistakes:#?}");
+    }
+    assert!(!report.to_string().contains("hunter2"), "{report}");
+}
+
 /// What is changed in a configuration that draws one warning (of a service whose binding is `none`), and the words of the
 /// warning that it draws beside; none: no other.
 type Row<'a> = (&'a str, &'a str, &'a [&'a str]);
