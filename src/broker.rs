@@ -39,7 +39,7 @@ use arc_swap::ArcSwap;
 use secrecy::{ExposeSecret as _, SecretString};
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicI64, Ordering},
 };
 use tokio::sync::Semaphore;
 
@@ -76,6 +76,8 @@ pub struct Parts {
     pub ledger: Ledger,
     /// What it signs with.
     pub keys: Keyring,
+    /// How long a verifier may keep the public keys, in seconds.
+    pub jwks_max_age: u32,
     /// What happened.
     pub audit: Audit,
     /// What time it is.
@@ -107,12 +109,15 @@ pub struct Broker {
     unseen: revoke::Quota,
     followers: Arc<Semaphore>,
     known_keys: keys::KnownKeys,
+    /// From when on every verifier knows our keys (Unix milliseconds).
+    signs_from: AtomicI64,
 }
 
 /// The parts that stay as they are.
 struct Kept {
     ledger: Ledger,
     keys: Keyring,
+    jwks_max_age: u32,
     audit: Audit,
     clock: Arc<dyn Clock>,
 }
@@ -160,12 +165,12 @@ impl Broker {
     /// Assembles a broker.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { issuer, rules, ledger, keys, audit, clock } = parts;
+        let Parts { issuer, rules, ledger, keys, jwks_max_age, audit, clock } = parts;
         Self {
             issuer,
             rules: ArcSwap::from_pointee(rules),
             outdated: AtomicBool::new(false),
-            parts: Kept { ledger, keys, audit, clock },
+            parts: Kept { ledger, keys, jwks_max_age, audit, clock },
             ends: EndSet::default(),
             status_lists: StatusLists::default(),
             vouched: AtomicBool::new(true),
@@ -173,6 +178,7 @@ impl Broker {
             unseen: revoke::Quota::default(),
             followers: Arc::new(Semaphore::new(follow::MOST)),
             known_keys: keys::KnownKeys::default(),
+            signs_from: AtomicI64::new(i64::MAX),
         }
     }
 
@@ -195,6 +201,7 @@ impl Broker {
     ) -> Result<Vec<Credential>, Error> {
         let now = self.now();
         let attested = self.attest(request.presented, &Call { request: &request.id, task: Some(id), now }).await?;
+        self.may_sign(now)?;
         check_requests(asked)?;
         let task = self.own_task(&attested, id).await?;
         let actor = actor_of(&attested);
@@ -285,6 +292,9 @@ impl Broker {
         let mut missing = Vec::new();
         if !self.parts.audit.is_healthy() {
             missing.push(Input::Audit);
+        }
+        if !self.is_known(self.now()) {
+            missing.push(Input::Keys);
         }
         if !self.watch().await {
             missing.push(Input::Store);

@@ -52,6 +52,9 @@ pub struct Config {
     /// Its own keys and its audit log.
     #[serde(default)]
     pub files: Files,
+    /// Its signing keys.
+    #[serde(default)]
+    pub keys: Keys,
     /// What is allowed.
     pub policy: Policy,
     /// Who can prove what they are.
@@ -107,6 +110,20 @@ pub struct Files {
 impl Default for Files {
     fn default() -> Self {
         Self { keys: "/var/lib/remit/keys".into(), audit: "/var/lib/remit/audit".into() }
+    }
+}
+
+/// The `[keys]` section.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    /// How long a verifier may keep the public keys, in seconds: as long a broker that joins others waits before it signs.
+    pub jwks_max_age: u32,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self { jwks_max_age: 300 }
     }
 }
 
@@ -221,6 +238,7 @@ impl Config {
             listen: Listen { http: listen, unix: Some(data.join("remit.sock")), ops: None },
             store: lease::Config { url, mac_key_file: keys.join("store.key") },
             files: Files { audit: data.join("audit"), keys },
+            keys: Keys::default(),
             policy: Policy { dir: None },
             attestors: vec![attest::Config::development()],
             services: Vec::new(),
@@ -245,6 +263,7 @@ impl Config {
             ("[listen]", self.listen != running.listen),
             ("[store]", self.store != running.store),
             ("[files]", self.files != running.files),
+            ("[keys]", self.keys != running.keys),
         ];
         let changed = changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect();
         self.issuer.clone_from(&running.issuer);
@@ -252,6 +271,7 @@ impl Config {
         self.listen = running.listen.clone();
         self.store = running.store.clone();
         self.files = running.files.clone();
+        self.keys = running.keys.clone();
         (self, changed)
     }
 
@@ -313,6 +333,9 @@ impl Config {
             );
         }
         mistakes.extend(self.store.check().err());
+        if !(1..=86_400).contains(&self.keys.jwks_max_age) {
+            mistakes.push("`keys.jwks_max_age` is 1 to 86400 seconds".into());
+        }
         if self.strict && self.policy.dir.is_none() {
             mistakes
                 .push("`policy.dir` names the directory of your Cedar policies; nothing is allowed without one".into());
@@ -345,6 +368,7 @@ fn unreadable(text: &str, first: toml::de::Error) -> Vec<(usize, toml::de::Error
                 "listen" => found.extend(take::<Listen>(section)),
                 "store" => found.extend(take::<lease::Config>(section)),
                 "files" => found.extend(take::<Files>(section)),
+                "keys" => found.extend(take::<Keys>(section)),
                 "policy" => found.extend(take::<Policy>(section)),
                 "attestor" => found.extend(each::<attest::Config>(section)),
                 "service" => found.extend(each::<ServiceConfig>(section)),

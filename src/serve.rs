@@ -179,7 +179,15 @@ async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Broker, StartErr
     let ledger = ledger
         .await
         .map_err(|why| StartError::Failed(format!("the store (`store.url` or `--store`) cannot be used: {why}")))?;
-    let broker = Broker::new(Parts { issuer: config.issuer, rules, ledger, keys, audit, clock });
+    let broker = Broker::new(Parts {
+        issuer: config.issuer,
+        rules,
+        ledger,
+        keys,
+        jwks_max_age: config.keys.jwks_max_age,
+        audit,
+        clock,
+    });
     broker.publish_keys().await.map_err(|why| failed(&why))?;
     Ok(broker)
 }

@@ -100,6 +100,7 @@ impl Broker {
     ) -> Result<Declared, Error> {
         let now = self.now();
         let attested = self.attest(request.presented, &Call { request: &request.id, task: None, now }).await?;
+        self.may_sign(now)?;
         let by = Declarer { actor: actor_of(&attested), attested, request: request.id, now };
         let asked = declaration.validate()?;
         match self.carry_out(&by, declaration, &asked, key, without).await {

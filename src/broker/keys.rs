@@ -1,18 +1,29 @@
 //! Public keys: ours and those of the other brokers on the store.
 
+use chrono::TimeDelta;
 use jsonwebtoken::Algorithm;
 use std::{
     collections::HashMap,
-    sync::{PoisonError, RwLock},
+    sync::{PoisonError, RwLock, atomic::Ordering},
 };
 
 use super::Broker;
 use crate::{
+    clock::Time,
+    error::{Error, Input},
     jose::VerifyingKey,
     lease::{InDoubt, PublishedKey, Use},
     task::CredentialType,
     verify::Token,
 };
+
+/// From when on every verifier knows `own`: with it the first set of its purpose begins (`None`), else whoever fetched that set just
+/// before it was published may keep it for `max_age` seconds. Of two that came at once, the one with the lower id is the first.
+fn known_from(own: &PublishedKey, all: &[PublishedKey], max_age: u32) -> Option<Time> {
+    let place = |key: &PublishedKey| (key.published_at, key.jwk.kid.clone());
+    let earlier = |other: &&PublishedKey| other.purpose == own.purpose && place(other) < place(own);
+    all.iter().find(earlier).map(|_| own.published_at + TimeDelta::seconds(i64::from(max_age)))
+}
 
 /// Every key that is ours or was ever found in the store. A key stays what it is and stays published, so this only grows: a
 /// store in doubt takes no key from anybody.
@@ -47,7 +58,7 @@ impl KnownKeys {
 impl Broker {
     /// The public keys of one kind, of all brokers on the store; where the store does not answer, those that were known before.
     pub async fn public_keys(&self, purpose: Use) -> Vec<PublishedKey> {
-        self.known_keys.learn(self.parts.keys.public());
+        self.known_keys.learn(self.parts.keys.public(self.now()));
         match self.parts.ledger.keys().await {
             Ok(published) => self.known_keys.learn(published),
             Err(why) => tracing::error!(%why, "the store is in doubt: publishing the keys that were known before"),
@@ -55,15 +66,35 @@ impl Broker {
         self.known_keys.all(purpose)
     }
 
-    /// Publishes our public keys; to be done before anything is signed.
+    /// Publishes our public keys, and finds out from when on they may sign: to be done before anything is signed.
     ///
     /// # Errors
     /// When the store is in doubt.
     pub async fn publish_keys(&self) -> Result<(), InDoubt> {
-        for key in self.parts.keys.public() {
-            self.parts.ledger.publish(&key).await?;
+        let mut ours = Vec::new();
+        for key in self.parts.keys.public(self.now()) {
+            ours.push(self.parts.ledger.publish(&key).await?);
         }
+        let all = self.parts.ledger.keys().await?;
+        let known = ours.iter().filter_map(|own| known_from(own, &all, self.parts.jwks_max_age)).max();
+        self.signs_from.store(known.unwrap_or_default().timestamp_millis(), Ordering::Release);
         Ok(())
+    }
+
+    /// How long a verifier may keep the keys, in seconds.
+    #[must_use]
+    pub fn jwks_max_age(&self) -> u32 {
+        self.parts.jwks_max_age
+    }
+
+    /// Whether every verifier can know our keys by now.
+    pub(super) fn is_known(&self, now: Time) -> bool {
+        now.timestamp_millis() >= self.signs_from.load(Ordering::Acquire)
+    }
+
+    /// Before anything is minted: what nobody can verify is not signed.
+    pub(super) fn may_sign(&self, now: Time) -> Result<(), Error> {
+        if self.is_known(now) { Ok(()) } else { Err(Error::Unavailable(Input::Keys)) }
     }
 
     /// The key that a token claims to be signed with, looked for among the keys of its form alone.

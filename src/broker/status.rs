@@ -48,6 +48,7 @@ impl Broker {
     async fn sign_status_list(&self, list: u64, view: &View) -> Result<Signed, Error> {
         // Before the look: what is recorded from then on may be missing in it.
         let (now, asked) = (self.now(), Instant::now());
+        self.may_sign(now)?;
         let StatusBits { octets, .. } = self.status_bits(list).await?;
         // Looked at afterwards: a store that forgot everything, bits included, is not the one that was opened.
         if !self.watch().await {

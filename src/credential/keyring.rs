@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::{
+    clock::Time,
     jose::{Invalid, SigningKey},
     lease::{PublishedKey, Use},
     secret_file,
@@ -63,14 +64,15 @@ impl Keyring {
         &self.status_list
     }
 
-    /// The public halves, with their use.
+    /// The public halves, with their use, as they are published at `now`.
     #[must_use]
-    pub fn public(&self) -> [PublishedKey; 3] {
-        [
-            PublishedKey { purpose: Use::AccessToken, jwk: self.access_token.public().clone() },
-            PublishedKey { purpose: Use::JwtSvid, jwk: self.jwt_svid.public().clone() },
-            PublishedKey { purpose: Use::StatusList, jwk: self.status_list.public().clone() },
-        ]
+    pub fn public(&self, now: Time) -> [PublishedKey; 3] {
+        let keys = [
+            (Use::AccessToken, &self.access_token),
+            (Use::JwtSvid, &self.jwt_svid),
+            (Use::StatusList, &self.status_list),
+        ];
+        keys.map(|(purpose, key)| PublishedKey { purpose, jwk: key.public().clone(), published_at: now })
     }
 }
 

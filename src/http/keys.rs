@@ -11,14 +11,12 @@ use std::sync::Arc;
 
 use crate::{broker::Broker, claims::Purpose, lease::Use};
 
-/// How long a verifier may keep the keys, in seconds.
-const MAX_AGE: u32 = 300;
-
 type Document = ([(HeaderName, HeaderValue); 1], Json<Value>);
 
-fn cacheable(document: Value) -> Document {
+fn cacheable(broker: &Broker, document: Value) -> Document {
+    let max_age = broker.jwks_max_age();
     let header =
-        HeaderValue::from_str(&format!("public, max-age={MAX_AGE}")).unwrap_or(HeaderValue::from_static("no-cache"));
+        HeaderValue::from_str(&format!("public, max-age={max_age}")).unwrap_or(HeaderValue::from_static("no-cache"));
     ([(header::CACHE_CONTROL, header)], Json(document))
 }
 
@@ -45,34 +43,38 @@ async fn keys(broker: &Broker, purpose: Use) -> Vec<Value> {
 pub(super) async fn jwks(State(broker): State<Arc<Broker>>) -> Document {
     let mut all = keys(&broker, Use::AccessToken).await;
     all.extend(keys(&broker, Use::StatusList).await);
-    cacheable(json!({"keys": all}))
+    cacheable(&broker, json!({"keys": all}))
 }
 
 pub(super) async fn bundle(State(broker): State<Arc<Broker>>) -> Document {
     let keys = keys(&broker, Use::JwtSvid).await;
     // Keys are only ever added to the union, so their number does not fall while the broker runs.
-    cacheable(json!({"spiffe_sequence": keys.len(), "spiffe_refresh_hint": MAX_AGE, "keys": keys}))
+    let hint = broker.jwks_max_age();
+    cacheable(&broker, json!({"spiffe_sequence": keys.len(), "spiffe_refresh_hint": hint, "keys": keys}))
 }
 
 /// Every member whose default would be wrong is stated.
 pub(super) async fn metadata(State(broker): State<Arc<Broker>>) -> Document {
     let issuer = broker.issuer();
-    cacheable(json!({
-        "issuer": issuer,
-        "jwks_uri": format!("{issuer}/jwks"),
-        "token_endpoint": format!("{issuer}/oauth2/token"),
-        "token_endpoint_auth_methods_supported": ["none"],
-        "introspection_endpoint": format!("{issuer}/oauth2/introspect"),
-        "introspection_endpoint_auth_methods_supported": ["Bearer"],
-        "grant_types_supported": ["urn:ietf:params:oauth:grant-type:token-exchange", "client_credentials"],
-        "response_types_supported": [],
-        "response_modes_supported": [],
-        "scopes_supported": ["read", "write", "secret"],
-        "authorization_details_types_supported": ["remit:task", "remit:declaration"],
-        "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": ["ES256"],
-        "request_uri_parameter_supported": false,
-        "remit_tasks_endpoint": format!("{issuer}/v1/tasks"),
-        "remit_spiffe_bundle_uri": format!("{issuer}/spiffe/bundle"),
-    }))
+    cacheable(
+        &broker,
+        json!({
+            "issuer": issuer,
+            "jwks_uri": format!("{issuer}/jwks"),
+            "token_endpoint": format!("{issuer}/oauth2/token"),
+            "token_endpoint_auth_methods_supported": ["none"],
+            "introspection_endpoint": format!("{issuer}/oauth2/introspect"),
+            "introspection_endpoint_auth_methods_supported": ["Bearer"],
+            "grant_types_supported": ["urn:ietf:params:oauth:grant-type:token-exchange", "client_credentials"],
+            "response_types_supported": [],
+            "response_modes_supported": [],
+            "scopes_supported": ["read", "write", "secret"],
+            "authorization_details_types_supported": ["remit:task", "remit:declaration"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["ES256"],
+            "request_uri_parameter_supported": false,
+            "remit_tasks_endpoint": format!("{issuer}/v1/tasks"),
+            "remit_spiffe_bundle_uri": format!("{issuer}/spiffe/bundle"),
+        }),
+    )
 }

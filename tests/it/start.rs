@@ -80,7 +80,7 @@ async fn a_bad_configuration_is_refused_in_one_sentence() {
         (
             "binding = \"none\"\nrevocation = \"introspection\"",
             "binding = \"none\"\nrevocation = \"feed\"",
-            &["line 34", "feed", "`introspection`"],
+            &["line 36", "feed", "`introspection`"],
         ),
         ("[[attestor]]", "[[x-attestor]]", &["x-attestor"]),
         ("[[service]]", attestor, &["attestor `again`", "same `issuer`"]),

@@ -4,7 +4,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use crate::support::{Redis, Stand, Store, VIEWER, declaration};
+use crate::support::{Answer, GIT, RESPONDER, Redis, Stand, Store, VIEWER, declaration, wait_for, write_config};
 
 async fn ready(stand: &Stand) -> (StatusCode, Value) {
     let answer = stand.client.get(stand.url("/readyz")).send().await.unwrap();
@@ -105,7 +105,7 @@ async fn an_unsafe_redis_is_refused_at_start() {
         let redis = Redis::start(arguments).await;
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("ci-keys.json"), crate::support::Issuer::new().jwks().to_string()).unwrap();
-        let config = crate::support::write_config(dir.path(), "broker", &redis.url(), "");
+        let config = write_config(dir.path(), "broker", &redis.url(), "");
         let output =
             tokio::process::Command::new(env!("CARGO_BIN_EXE_remit")).args(["serve", "--config"]).arg(&config).output();
         let output = tokio::time::timeout(Duration::from_secs(20), output).await.expect("it does not start").unwrap();
@@ -120,7 +120,7 @@ async fn a_broker_with_another_store_key_does_not_start() {
     let stand = Stand::new(Store::Redis).await;
     let dir = tempfile::tempdir().unwrap();
     std::fs::copy(stand.dir.path().join("ci-keys.json"), dir.path().join("ci-keys.json")).unwrap();
-    let config = crate::support::write_config(dir.path(), "other", &stand.redis.as_ref().unwrap().url(), "");
+    let config = write_config(dir.path(), "other", &stand.redis.as_ref().unwrap().url(), "");
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_remit"))
         .args(["serve", "--config"])
         .arg(&config)
@@ -129,4 +129,53 @@ async fn a_broker_with_another_store_key_does_not_start() {
         .unwrap();
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("store.key"), "{output:?}");
+}
+
+/// No verifier meets a token whose key it cannot know: a broker that joins others publishes its keys and waits as long as
+/// verifiers may keep the set that they have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_joins_waits_until_its_keys_are_known() {
+    let stand = Stand::new(Store::Redis).await;
+    let config = write_config(stand.dir.path(), "second", &stand.redis.as_ref().unwrap().url(), "");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("jwks_max_age = 1", "jwks_max_age = 4")).unwrap();
+    let jwks = async || stand.client.get(stand.url("/jwks")).send().await.unwrap().json::<Value>().await.unwrap();
+    let before = jwks().await["keys"].as_array().unwrap().len();
+
+    let started = std::time::Instant::now();
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_remit"));
+    command.args(["serve", "--config"]).arg(&config).env("REMIT_LOG", "warn").kill_on_drop(true);
+    let url = text.split('"').nth(1).unwrap().to_owned();
+    let mut child = command.spawn().unwrap();
+    let ready = async || {
+        let answer = stand.client.get(format!("{url}/readyz")).send().await.ok()?;
+        Some((answer.status().as_u16(), answer.json::<Value>().await.unwrap()["missing"].clone()))
+    };
+    wait_for("the listener", || async { ready().await.is_some() }).await;
+    assert_eq!(ready().await, Some((503, json!(["keys"]))));
+    // The others publish its keys already; what it would sign, it does not. It still revokes and answers.
+    assert_eq!(jwks().await["keys"].as_array().unwrap().len(), before + 2);
+    let (task, token) = stand.task_with_token().await;
+    let second = |path: &str| format!("{url}{path}");
+    let evidence = stand.issuer.evidence(&url, json!({}));
+    let post = async |path: &str, bearer: &str, body: Value| {
+        Answer::of(stand.client.post(second(path)).bearer_auth(bearer).json(&body).send().await.unwrap()).await
+    };
+    post("/v1/tasks", &evidence, declaration()).await.refused(503, "temporarily_unavailable");
+    let credentials = json!({"credentials": [{"resource": GIT, "privilege": "read"}]});
+    let mint = format!("/v1/tasks/{task}/credentials");
+    post(&mint, &evidence, credentials.clone()).await.refused(503, "temporarily_unavailable");
+    assert_eq!(stand.introspect(&token).await["active"], true);
+    post(&format!("/v1/tasks/{task}/revoke"), RESPONDER, json!({"reason": "r"})).await.expect(StatusCode::OK);
+    // Starting again in between does not shorten it.
+    child.kill().await.unwrap();
+    let mut child = command.spawn().unwrap();
+    wait_for("its keys", || async { ready().await.is_some_and(|(status, _)| status == 200) }).await;
+    assert!(started.elapsed() >= std::time::Duration::from_secs(4), "{:?}", started.elapsed());
+    post("/v1/tasks", &evidence, declaration()).await.expect(StatusCode::CREATED);
+    // And once they are known, there is nothing to wait for.
+    child.kill().await.unwrap();
+    let _child = command.spawn().unwrap();
+    wait_for("the listener", || async { ready().await.is_some() }).await;
+    assert_eq!(ready().await, Some((200, json!([]))));
 }

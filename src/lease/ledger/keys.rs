@@ -6,7 +6,7 @@ use super::{
     super::{Claim, InDoubt, Index, Key},
     Ledger,
 };
-use crate::jose::PublicJwk;
+use crate::{clock::Time, jose::PublicJwk};
 
 /// How many keys are read at a time.
 const PAGE: usize = 256;
@@ -31,21 +31,24 @@ pub struct PublishedKey {
     pub purpose: Use,
     /// The key.
     pub jwk: PublicJwk,
+    /// When it was first published; nobody can know of it before.
+    pub published_at: Time,
 }
 
 impl Ledger {
-    /// Publishes a public key, for good.
+    /// Publishes a public key, for good, and yields it as it was first published.
     ///
     /// # Errors
     /// When the store is in doubt, or holds another key under the same id.
-    pub async fn publish(&self, published: &PublishedKey) -> Result<(), InDoubt> {
+    pub async fn publish(&self, published: &PublishedKey) -> Result<PublishedKey, InDoubt> {
         let kid = published.jwk.kid.clone();
         let key = Key::SigningKey(kid.clone());
         let record = self.0.sealer.seal(&key, published)?;
         let claim = Claim { key, record, keep_until: None, index: Some((Index::Keys, kid)) };
         let standing = self.0.store.claim(&claim).await?;
-        if self.0.sealer.open::<PublishedKey>(&claim.key, &standing)? == *published {
-            Ok(())
+        let standing = self.0.sealer.open::<PublishedKey>(&claim.key, &standing)?;
+        if standing.jwk == published.jwk && standing.purpose == published.purpose {
+            Ok(standing)
         } else {
             Err(InDoubt("the store holds another key under this key's id".into()))
         }

@@ -287,7 +287,7 @@ async fn a_retry_finds_the_first_answer(world: World) {
 async fn keys_are_published_once(world: World) {
     let document = crate::jose::SigningKey::generate().unwrap();
     let jwk = crate::jose::SigningKey::from_pkcs8(&document).unwrap().public().clone();
-    let key = crate::lease::PublishedKey { purpose: crate::lease::Use::AccessToken, jwk };
+    let key = crate::lease::PublishedKey { purpose: crate::lease::Use::AccessToken, jwk, published_at: now() };
     assert_eq!(world.ledger.keys().await.unwrap(), []);
     for ledger in [&world.ledger, &world.another(7).await.unwrap()] {
         ledger.publish(&key).await.unwrap();

@@ -296,6 +296,8 @@ mac_key_file = "store.key"
 [files]
 keys = "{name}-keys"
 audit = "{name}-audit"
+[keys]
+jwks_max_age = 1
 [policy]
 dir = "{policies}"
 [[attestor]]
