@@ -19,7 +19,7 @@
 //!
 //! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes.
 //! **Keys** (`broker/keys.rs`): the public keys of all brokers. **Adopt** (`broker/reload.rs`): other rules, from a configuration
-//! that changed.
+//! that changed. What is alive is counted (`broker/live.rs`) for the metrics alone.
 //!
 //! Whatever cannot be told (store, audit log, policy engine) ends in [`Error::Unavailable`]: nothing is minted, nothing verifies.
 //!
@@ -29,6 +29,7 @@
 mod declare;
 mod follow;
 mod keys;
+mod live;
 mod look;
 mod reload;
 mod renew;
@@ -41,6 +42,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicI64, Ordering},
 };
+use std::time::Instant;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -52,6 +54,7 @@ use crate::{
     error::{Denied, Error, Input, Limit},
     id::TaskId,
     lease::{Held, InDoubt, Ledger, Written},
+    metrics::{Action, Metrics, Now, Outcome},
     party::{Operator, Parties, Party, Service},
     policy::{Ask, Policies, Verdict, Words},
     revocation::{EndSet, StatusLists},
@@ -80,6 +83,8 @@ pub struct Parts {
     pub jwks_max_age: u32,
     /// What happened.
     pub audit: Audit,
+    /// What is counted.
+    pub metrics: Metrics,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
 }
@@ -108,6 +113,7 @@ pub struct Broker {
     watching: tokio::sync::Mutex<()>,
     unseen: revoke::Quota,
     followers: Arc<Semaphore>,
+    live: live::Live,
     known_keys: keys::KnownKeys,
     /// From when on every verifier knows our keys (Unix milliseconds).
     signs_from: AtomicI64,
@@ -119,6 +125,7 @@ struct Kept {
     keys: Keyring,
     jwks_max_age: u32,
     audit: Audit,
+    metrics: Metrics,
     clock: Arc<dyn Clock>,
 }
 
@@ -165,18 +172,19 @@ impl Broker {
     /// Assembles a broker.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { issuer, rules, ledger, keys, jwks_max_age, audit, clock } = parts;
+        let Parts { issuer, rules, ledger, keys, jwks_max_age, audit, metrics, clock } = parts;
         Self {
             issuer,
             rules: ArcSwap::from_pointee(rules),
             outdated: AtomicBool::new(false),
-            parts: Kept { ledger, keys, jwks_max_age, audit, clock },
+            parts: Kept { ledger, keys, jwks_max_age, audit, metrics, clock },
             ends: EndSet::default(),
             status_lists: StatusLists::default(),
             vouched: AtomicBool::new(true),
             watching: tokio::sync::Mutex::default(),
             unseen: revoke::Quota::default(),
             followers: Arc::new(Semaphore::new(follow::MOST)),
+            live: live::Live::default(),
             known_keys: keys::KnownKeys::default(),
             signs_from: AtomicI64::new(i64::MAX),
         }
@@ -228,7 +236,9 @@ impl Broker {
             Written::Missing | Written::Exists => return Err(Error::NotFound),
         }
         let entries = drafts.iter().map(|draft| entry(now, &request.id, &actor, id, minted(draft))).collect();
-        self.release(&task, drafts, entries).await
+        let credentials = self.release(&task, drafts, entries).await?;
+        self.live.minted(id, &expiries(&credentials), now);
+        Ok(credentials)
     }
 
     /// Whether a token is alive at this moment. A service sees its own audiences, an operator all of them.
@@ -318,6 +328,21 @@ impl Broker {
         vouched
     }
 
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.parts.metrics
+    }
+
+    /// What is so at this moment, from memory alone: it is answered whatever the store does.
+    #[must_use]
+    pub fn counted(&self) -> Now {
+        let (live_tasks, live_credentials) = self.live.count(self.now(), |id| self.ends.covers(id));
+        let store_up = self.vouched.load(Ordering::Acquire);
+        let ready = store_up && self.is_known(self.now()) && self.parts.audit.is_healthy();
+        Now { live_credentials, live_tasks, store_up, ready, current: !self.is_outdated() }
+    }
+
     // --- the steps that the use cases share ---
 
     fn rules(&self) -> Arc<Rules> {
@@ -339,17 +364,24 @@ impl Broker {
             Presented { peer: Some(peer), .. } => Evidence::Peer(peer),
             Presented { bearer: None, peer: None } => {
                 tracing::info!(request, "no evidence");
+                self.parts.metrics.refused("none", "invalid");
                 return Err(Error::EvidenceInvalid);
             }
+        };
+        let attestor = match &evidence {
+            Evidence::Jwt(_) => "oidc",
+            Evidence::Peer(_) => "unix",
         };
         match self.rules().attestors.attest(&evidence, now).await {
             Ok(attested) => Ok(Caller::Workload(Box::new(attested))),
             Err(Rejected::Refused(why)) => {
                 tracing::info!(request, %why, "evidence refused");
+                self.parts.metrics.refused(attestor, "invalid");
                 Err(Error::EvidenceInvalid)
             }
             Err(Rejected::Unavailable(why)) => {
                 tracing::error!(request, %why, "evidence cannot be checked");
+                self.parts.metrics.refused(attestor, "unavailable");
                 Err(Error::Unavailable(Input::Issuer))
             }
         }
@@ -419,12 +451,13 @@ impl Broker {
                 None
             };
             if let Some(limit) = crossed {
+                self.parts.metrics.decided(Action::Mint, Outcome::Deny);
                 denied.push(refuse(limit, Vec::new()));
                 continue;
             }
             let ask =
                 Ask { words: Words::from(task), location: &request.resource, privilege: request.privilege, details };
-            match rules.policies.mint(attested, ask, now).map_err(|why| undecided(&why))? {
+            match self.decide_one(attested, ask, now)? {
                 Verdict::Permit(permit) => {
                     let evidence = attested.expires_at();
                     let bounds = Bounds { task, deadline, evidence, ttl: request.ttl, form: request.kind };
@@ -434,6 +467,18 @@ impl Broker {
             }
         }
         Ok((drafts, denied))
+    }
+
+    /// What policy says of one credential.
+    fn decide_one(&self, attested: &Attested, ask: Ask<'_>, now: Time) -> Result<Verdict, Error> {
+        let verdict = self.rules().policies.mint(attested, ask, now).map_err(|why| undecided(&why));
+        let outcome = match &verdict {
+            Ok(Verdict::Permit(_)) => Outcome::Permit,
+            Ok(Verdict::Denied(_)) => Outcome::Deny,
+            Err(_) => Outcome::Error,
+        };
+        self.parts.metrics.decided(Action::Mint, outcome);
+        verdict
     }
 
     /// The last steps of every mint: leases are written; now the audit record becomes durable while the drafts are signed,
@@ -451,11 +496,18 @@ impl Broker {
             // On record as minted, and never sent: the log may hold more than was done, never less.
             return Err(Error::TaskNotActive);
         }
-        credentials
+        let credentials = credentials?;
+        for credential in &credentials {
+            self.parts.metrics.minted(credential.lease.kind.typ());
+        }
+        Ok(credentials)
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
-        self.parts.audit.record(&entries).await.map_err(|why| {
+        let begun = Instant::now();
+        let recorded = self.parts.audit.record(&entries).await;
+        self.parts.metrics.recorded(begun.elapsed(), recorded.is_ok());
+        recorded.map_err(|why| {
             tracing::error!(%why, "the audit log took nothing");
             Error::Unavailable(Input::Audit)
         })
@@ -504,6 +556,10 @@ fn minted(draft: &Draft) -> Event {
         expires_at: lease.expires_at,
         policies: draft.policies().to_vec(),
     }
+}
+
+fn expiries(credentials: &[Credential]) -> Vec<Time> {
+    credentials.iter().map(|credential| credential.lease.expires_at).collect()
 }
 
 fn mint_denied(denied: &Denied) -> Event {

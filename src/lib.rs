@@ -19,6 +19,7 @@
 //! - [`lease`]: the record of every credential, task and end, in Redis or in an embedded file. The store is not trusted: records
 //!   carry a MAC, and what a script relied on is checked before anything is signed.
 //! - [`audit`]: one line for every decision and act, durable before the answer leaves.
+//! - [`metrics`]: what is counted and timed; nothing is decided by it.
 //! - [`revocation`]: what has ended. An end is one record for a task id, and a task id names all its ancestors, so a revoke
 //!   costs the same for one credential and for a hundred thousand.
 //!
@@ -60,6 +61,8 @@ pub mod id;
 pub mod jose;
 #[cfg(feature = "broker")]
 pub mod lease;
+#[cfg(feature = "broker")]
+pub mod metrics;
 #[cfg(feature = "broker")]
 pub mod party;
 #[cfg(feature = "broker")]

@@ -25,6 +25,7 @@ use crate::{
     credential::Keyring,
     http::{self, Listener},
     lease::{Ledger, StoreKey},
+    metrics::Metrics,
     party::Parties,
     policy::{BadPolicies, Policies},
 };
@@ -175,7 +176,8 @@ async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Broker, StartErr
     let keys = Keyring::load_or_create(&config.files.keys).map_err(StartError::Configuration)?;
     let store_key = StoreKey::load_or_create(&config.store.mac_key_file).map_err(StartError::Configuration)?;
     let audit = Audit::open(&config.files.audit).map_err(|why| failed(&why))?;
-    let ledger = Ledger::open(&config.store, store_key, clock.clone(), config.strict);
+    let metrics = Metrics::new(rules.policies.digest());
+    let ledger = Ledger::open(&config.store, store_key, clock.clone(), metrics.clone(), config.strict);
     let ledger = ledger
         .await
         .map_err(|why| StartError::Failed(format!("the store (`store.url` or `--store`) cannot be used: {why}")))?;
@@ -186,6 +188,7 @@ async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Broker, StartErr
         keys,
         jwks_max_age: config.keys.jwks_max_age,
         audit,
+        metrics,
         clock,
     });
     broker.publish_keys().await.map_err(|why| failed(&why))?;

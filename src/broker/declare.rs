@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use super::{
-    Broker, Call, Draft, Refused, Request, actor_of, entry, in_doubt, minted, owns, refusal, together, undecided,
+    Broker, Call, Draft, Refused, Request, actor_of, entry, expiries, in_doubt, minted, owns, refusal, together,
+    undecided,
 };
 use crate::{
     attest::Attested,
@@ -17,6 +18,7 @@ use crate::{
     error::{Denied, Error, Input, Limit},
     id::{TaskId, sha256_hex},
     lease::{Held, Remembered, Written},
+    metrics::{Action, Outcome, Step},
     policy::{Ask, Limits, Verdict, Words},
     task::{AccessDetail, Authority, Declaration, State, StatusIndex, Task},
 };
@@ -120,7 +122,8 @@ impl Broker {
         key: Option<IdempotencyKey>,
         without: bool,
     ) -> Result<Declared, Error> {
-        let weighed = self.weigh(&by.attested, Words::from(declaration), asked, by.now)?;
+        let weighed = self.weigh(&by.attested, Words::from(declaration), asked, by.now);
+        let weighed = self.decided(Action::Declare, weighed)?;
         let Some(authority) = weighed.authority.filter(|_| declaration.partial || weighed.refused.is_empty()) else {
             return Err(refusal(weighed.refused));
         };
@@ -169,6 +172,17 @@ impl Broker {
         let grant = rules.policies.declare(attested, words, &served, now).map_err(|why| undecided(&why))?;
         refused.extend(grant.denied.into_iter().map(|denied| Refused { limit: Limit::Policy, denied }));
         Ok(Weighed { authority: grant.authority, refused, policies: grant.policies, limits: grant.limits })
+    }
+
+    /// Counts a decision on a task.
+    pub(super) fn decided(&self, action: Action, weighed: Result<Weighed, Error>) -> Result<Weighed, Error> {
+        let outcome = match &weighed {
+            Ok(weighed) if weighed.refused.is_empty() => Outcome::Permit,
+            Ok(_) | Err(Error::PolicyDenied { .. }) => Outcome::Deny,
+            Err(_) => Outcome::Error,
+        };
+        self.parts.metrics.decided(action, outcome);
+        weighed
     }
 
     fn new_task(
@@ -230,9 +244,12 @@ impl Broker {
             }
             Written::Ended(_) | Written::Missing => return Err(Error::TaskNotActive),
         }
+        self.parts.metrics.task(Step::Declared);
+        self.live.declared(&task.id, task.expires_at, by.now);
         let entries =
             drafts.iter().map(|draft| entry(by.now, &by.request, &by.actor, &task.id, minted(draft))).collect();
         let credentials = self.release(&task, drafts, entries).await?;
+        self.live.minted(&task.id, &expiries(&credentials), by.now);
         let held = Held { expires_at: task.expires_at, task, end: None };
         Ok(Declared { held, credentials, now: by.now })
     }
@@ -260,7 +277,7 @@ impl Broker {
                 return Err(refuse(Limit::Audience, Vec::new()));
             }
             let ask = Ask { words: Words::from(&*task), location: &location, privilege, details };
-            match rules.policies.mint(&by.attested, ask, by.now).map_err(|why| undecided(&why))? {
+            match self.decide_one(&by.attested, ask, by.now)? {
                 Verdict::Permit(permit) => drafts.push(Draft::again(permit, lease, held.expires_at, by.now)?),
                 Verdict::Denied(policies) => return Err(refuse(Limit::Policy, policies)),
             }

@@ -14,6 +14,7 @@ use crate::{
     error::Error,
     id::TaskId,
     lease::{Held, Written},
+    metrics::{Action, Step},
     policy::Words,
     task::State,
 };
@@ -52,7 +53,8 @@ impl Broker {
             return Err(Error::TaskNotActive);
         }
         let task = held.task;
-        let weighed = match self.weigh(&attested, Words::from(&*task), &task.authority, now) {
+        let weighed = self.weigh(&attested, Words::from(&*task), &task.authority, now);
+        let weighed = match self.decided(Action::Renew, weighed) {
             Ok(weighed) if weighed.refused.is_empty() => weighed,
             Ok(weighed) => {
                 let denied = together(weighed.refused.clone());
@@ -82,6 +84,8 @@ impl Broker {
             }
             Written::Missing | Written::Exists => return Err(Error::NotFound),
         }
+        self.parts.metrics.task(Step::Renewed);
+        self.live.renewed(id, expires_at);
         let renew_at = whole_second(now + (expires_at - now) * 2 / 3);
         let held = Held { task, expires_at, end: None };
         Ok(Renewed { held, renewable_until, renew_at, now })

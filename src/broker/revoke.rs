@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Input},
     id::TaskId,
     lease::{Held, Stopped, Tally},
+    metrics::Step,
     party::Role,
     revocation::STATUS_LIST_LIFE,
     task::{End, State},
@@ -126,6 +127,11 @@ impl Broker {
             return Err(Error::Unavailable(Input::Store));
         }
         if let Some(stopped) = &stopped {
+            // A repeat is answered with the end that stood already, and is no other end.
+            if stopped.end.at == end.at && !self.ends.covers(&end.task) {
+                let completed = stopped.end.state == State::Completed;
+                self.parts.metrics.task(if completed { Step::Completed } else { Step::Revoked });
+            }
             let lives = stopped.expires_at.map_or(keep_until, |deadline| deadline + EXPIRED_FOR_SURE);
             self.ends.insert(&stopped.end.task, lives, end.at);
             if let Some(status) = stopped.status {

@@ -12,16 +12,16 @@ mod watch;
 
 use axum::{
     Extension, Router,
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{attest::Peer, broker::Broker, id};
+use crate::{attest::Peer, broker::Broker, id, metrics::Metrics};
 use error::Fault;
 use listen::Room;
 
@@ -64,24 +64,29 @@ pub fn router(broker: Arc<Broker>, tasks: TaskTracker, stop: CancellationToken) 
         .route("/v1/tasks/{id}/revoke", post(tasks::revoke))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
         .fallback(|| async { StatusCode::NOT_FOUND })
-        .layer(from_fn_with_state(tasks, finish))
+        .layer(from_fn_with_state((tasks, broker.metrics().clone()), finish))
         .layer(Extension(stop))
         .with_state(broker)
 }
 
-/// Health alone: all that is served in the clear on an address that others can reach.
+/// Health and metrics: all that is served in the clear on an address that others can reach.
 pub fn ops_router(broker: Arc<Broker>, tasks: TaskTracker) -> Router {
     Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
-        .layer(from_fn_with_state(tasks, finish))
+        .route("/metrics", get(health::metrics))
+        .layer(from_fn_with_state((tasks, broker.metrics().clone()), finish))
         .with_state(broker)
 }
 
 /// Gives every request an id and every answer its headers, and turns faults, the framework's own included, into
-/// the error body of their endpoint.
-async fn finish(State(tasks): State<TaskTracker>, mut request: Request, next: Next) -> Response {
+/// the error body of their endpoint. Counts it.
+async fn finish(State((tasks, metrics)): State<(TaskTracker, Metrics)>, mut request: Request, next: Next) -> Response {
+    let (begun, method) = (Instant::now(), request.method().clone());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map(MatchedPath::as_str);
     let Ok(id) = id::random::<16>().map(|bytes| id::hex(&bytes)) else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
@@ -108,5 +113,6 @@ async fn finish(State(tasks): State<TaskTracker>, mut request: Request, next: Ne
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID.clone(), value);
     }
+    metrics.answered(method.as_str(), route, response.status().as_u16(), begun.elapsed());
     response
 }

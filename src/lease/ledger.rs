@@ -18,11 +18,12 @@ use tokio::sync::broadcast;
 
 use super::{
     Claim, Ended, Ending, InDoubt, Index, Key, Lease, Mint, Minted, Renewed, Renewing, Sealed, Store, StoreKey, Tally,
-    record::Sealer, redb::RedbStore, redis::RedisStore,
+    measured::Measured, record::Sealer, redb::RedbStore, redis::RedisStore,
 };
 use crate::{
     clock::{Clock, Time},
     id::{self, LeaseId, TaskId},
+    metrics::Metrics,
     task::{End, Renewal, State, StatusIndex, Task},
 };
 use known::Known;
@@ -165,13 +166,19 @@ impl Ledger {
     ///
     /// # Errors
     /// A sentence that says what to change.
-    pub async fn open(config: &Config, key: StoreKey, clock: Arc<dyn Clock>, strict: bool) -> Result<Self, InDoubt> {
+    pub async fn open(
+        config: &Config,
+        key: StoreKey,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+        strict: bool,
+    ) -> Result<Self, InDoubt> {
         let store: Arc<dyn Store> = match config.url.split_once(':') {
             Some(("redb", path)) if !path.is_empty() => Arc::new(RedbStore::open(Path::new(path), clock.clone())?),
             Some(("redis" | "rediss", _)) => Arc::new(RedisStore::open(&config.url, clock.clone(), strict).await?),
             _ => return Err(InDoubt(NO_STORE.to_owned())),
         };
-        Self::over(store, &key, clock).await
+        Self::over(Arc::new(Measured { store, metrics }), &key, clock).await
     }
 
     /// Over a store that is connected.

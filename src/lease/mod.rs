@@ -7,6 +7,7 @@
 //! All keys of a tree of tasks carry the root's id as hash tag, so one atomic step of the store can hold them all.
 
 mod ledger;
+mod measured;
 mod record;
 mod redb;
 mod redis;

@@ -101,7 +101,8 @@ impl Drop for Server {
 
 async fn open_url(url: String, key: u8, strict: bool) -> Result<Ledger, InDoubt> {
     let config = Config { url, mac_key_file: "store.key".into() };
-    Ledger::open(&config, StoreKey::for_test(key), Arc::new(SystemClock), strict).await
+    Ledger::open(&config, StoreKey::for_test(key), Arc::new(SystemClock), crate::metrics::Metrics::new(""), strict)
+        .await
 }
 
 enum Place {

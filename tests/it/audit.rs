@@ -400,8 +400,10 @@ async fn whole_life(stand: &Stand) -> (Vec<(String, Vec<u8>)>, Vec<String>) {
     answers.push(stand.post("/v1/tasks", &altered, declaration()).await.text);
     let form = [("grant_type", EXCHANGE), ("subject_token", &*altered), ("subject_token_type", JWT)];
     answers.push(stand.form("/oauth2/token", None, &form).await.text);
+    answers.push(stand.post(&format!("{path}/renew"), &evidence, json!({"ttl": 300})).await.text);
     answers.push(stand.revoke(&task).await.text);
-    for public in ["/jwks", "/spiffe/bundle", "/readyz", "/healthz", "/.well-known/openid-configuration"] {
+    answers.push(stand.post(&format!("{path}/complete"), &evidence, json!({"reason": "done"})).await.text);
+    for public in ["/jwks", "/spiffe/bundle", "/readyz", "/healthz", "/metrics", "/.well-known/openid-configuration"] {
         answers.push(stand.call(Method::GET, public, None, None).await.text);
     }
 

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Runs `tests/it/clients/NAME` with the Python of `target/venv`: tokens in, what it says of each out.
-async fn python(name: &str, arguments: &[&str], tokens: &[&str]) -> Vec<String> {
+pub(crate) async fn python(name: &str, arguments: &[&str], tokens: &[&str]) -> Vec<String> {
     client(&made("target/venv/bin/python"), name, arguments, tokens).await
 }
 

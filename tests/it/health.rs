@@ -19,6 +19,7 @@ async fn health_has_a_listener_of_its_own_and_nothing_else_is_there() {
         get("/readyz").await.json::<Value>().await.unwrap(),
         json!({"ready": true, "missing": [], "configuration": "current"})
     );
+    assert!(get("/metrics").await.text().await.unwrap().contains("remit_ready 1\n"));
     for path in ["/v1/tasks", "/oauth2/token", "/jwks", "/"] {
         assert_eq!(get(path).await.status(), StatusCode::NOT_FOUND, "{path}");
     }

@@ -26,6 +26,8 @@ mod jwks;
 #[cfg(test)]
 mod kernel;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod mint;
 #[cfg(test)]
 mod oauth;

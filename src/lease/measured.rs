@@ -1,0 +1,66 @@
+//! A store that is timed: whichever it is, every call of it is counted, and how it went.
+
+use std::{sync::Arc, time::Instant};
+use tokio::sync::broadcast;
+
+use super::{Answer, Claim, Ended, Ending, Index, Key, Mint, Minted, Renewed, Renewing, Standing, Store};
+use crate::{clock::Time, id::TaskId, metrics::Metrics};
+
+/// Another store, timed.
+pub(super) struct Measured {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) metrics: Metrics,
+}
+
+impl Measured {
+    fn timed<'a, T: Send + 'a>(&'a self, operation: &'static str, answer: Answer<'a, T>) -> Answer<'a, T> {
+        Box::pin(async move {
+            let begun = Instant::now();
+            let answer = answer.await;
+            self.metrics.stored(operation, begun.elapsed(), answer.is_ok());
+            answer
+        })
+    }
+}
+
+impl Store for Measured {
+    fn read<'a>(&'a self, keys: &'a [Key]) -> Answer<'a, Vec<Option<String>>> {
+        self.timed("read", self.store.read(keys))
+    }
+
+    fn claim<'a>(&'a self, claim: &'a Claim) -> Answer<'a, String> {
+        self.timed("claim", self.store.claim(claim))
+    }
+
+    fn mint<'a>(&'a self, mint: &'a Mint) -> Answer<'a, Minted> {
+        self.timed("mint", self.store.mint(mint))
+    }
+
+    fn renew<'a>(&'a self, renewing: &'a Renewing) -> Answer<'a, Renewed> {
+        self.timed("renew", self.store.renew(renewing))
+    }
+
+    fn end<'a>(&'a self, end: &'a Ending) -> Answer<'a, Option<Ended>> {
+        self.timed("end", self.store.end(end))
+    }
+
+    fn confirm<'a>(&'a self, id: &'a TaskId, at: Time) -> Answer<'a, Time> {
+        self.timed("confirm", self.store.confirm(id, at))
+    }
+
+    fn changes(&self) -> broadcast::Receiver<TaskId> {
+        self.store.changes()
+    }
+
+    fn count_tasks(&self, more: u64) -> Answer<'_, u64> {
+        self.timed("count_tasks", self.store.count_tasks(more))
+    }
+
+    fn status_list(&self, list: u64) -> Answer<'_, Standing> {
+        self.timed("status_list", self.store.status_list(list))
+    }
+
+    fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {
+        self.timed("list", self.store.list(index, before, limit))
+    }
+}

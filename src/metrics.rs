@@ -1,0 +1,335 @@
+//! What the broker counts and times, for Prometheus. A value that is made once and handed down; no part of it is global.
+//!
+//! Labels have few values, all of them known beforehand: never a task, an owner, a workload, a token, or anything else that a
+//! caller chooses. So whoever may scrape learns how much is done, and never for whom.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode_registry},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+
+/// Upper bounds of requests and of the waits that they are made of, in seconds: from a look in memory to the longest deadline.
+const SECONDS: [f64; 13] = [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// Everything that is counted. Cheap to clone; all clones count together.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    requests: Family<Answered, Counter>,
+    request_seconds: Family<Asked, Histogram, fn() -> Histogram>,
+    decisions: Family<Decided, Counter>,
+    minted: Family<Minted, Counter>,
+    declared: Counter,
+    renewed: Counter,
+    completed: Counter,
+    revoked: Counter,
+    refused: Family<Refused, Counter>,
+    store_seconds: Family<Operated, Histogram, fn() -> Histogram>,
+    store_errors: Family<Operated, Counter>,
+    audit_seconds: Histogram,
+    audit_errors: Counter,
+    live_credentials: Gauge,
+    live_tasks: Gauge,
+    store_up: Gauge,
+    ready: Gauge,
+    policy: Family<PolicyInfo, Gauge>,
+    configuration_current: Gauge,
+}
+
+/// What is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Whether a task may be declared.
+    Declare,
+    /// Whether a credential may be minted.
+    Mint,
+    /// Whether a task may be renewed.
+    Renew,
+}
+
+/// How it was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All of it is allowed.
+    Permit,
+    /// Some of it is not.
+    Deny,
+    /// It could not be told.
+    Error,
+}
+
+/// What became of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// It was declared.
+    Declared,
+    /// It has a later deadline.
+    Renewed,
+    /// It ended because its work is done.
+    Completed,
+    /// It was ended by somebody who may.
+    Revoked,
+}
+
+/// What is so at the moment of a scrape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Credentials that this broker signed and that live, as far as it knows.
+    pub live_credentials: u64,
+    /// Tasks that were declared here and live, as far as this broker knows.
+    pub live_tasks: u64,
+    /// Whether the store answered, as itself, when it was last looked at.
+    pub store_up: bool,
+    /// Whether this broker can mint.
+    pub ready: bool,
+    /// Whether it goes by what its files say.
+    pub current: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    method: &'static str,
+    route: String,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Asked {
+    method: &'static str,
+    route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Decided {
+    action: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Minted {
+    form: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    attestor: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Operated {
+    operation: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PolicyInfo {
+    digest: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildInfo {
+    version: &'static str,
+}
+
+fn timer() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+impl Metrics {
+    /// Nothing counted yet, for a broker that decides by the policies with this digest.
+    #[must_use]
+    pub fn new(policies: &str) -> Self {
+        let build = Family::<BuildInfo, Gauge>::default();
+        build.get_or_create(&BuildInfo { version: env!("CARGO_PKG_VERSION") }).set(1);
+        let mut inner = Inner {
+            registry: Registry::with_prefix("remit"),
+            requests: Family::default(),
+            request_seconds: Family::new_with_constructor(timer),
+            decisions: Family::default(),
+            minted: Family::default(),
+            declared: Counter::default(),
+            renewed: Counter::default(),
+            completed: Counter::default(),
+            revoked: Counter::default(),
+            refused: Family::default(),
+            store_seconds: Family::new_with_constructor(timer),
+            store_errors: Family::default(),
+            audit_seconds: timer(),
+            audit_errors: Counter::default(),
+            live_credentials: Gauge::default(),
+            live_tasks: Gauge::default(),
+            store_up: Gauge::default(),
+            ready: Gauge::default(),
+            policy: Family::default(),
+            configuration_current: Gauge::default(),
+        };
+        let all = &mut inner.registry;
+        all.register("build_info", "What runs here; always 1", build);
+        all.register("policy_info", "SHA-256 of the policies that decide; always 1", inner.policy.clone());
+        let current = inner.configuration_current.clone();
+        all.register("configuration_current", "0 where the files say something else, which was refused", current);
+        all.register("http_requests", "Requests answered", inner.requests.clone());
+        all.register("http_request_duration_seconds", "Time to an answer", inner.request_seconds.clone());
+        all.register("policy_decisions", "Decisions on what was asked for", inner.decisions.clone());
+        all.register("credentials_minted", "Credentials signed and sent", inner.minted.clone());
+        all.register("tasks_declared", "Tasks declared", inner.declared.clone());
+        all.register("tasks_renewed", "Renewals of tasks", inner.renewed.clone());
+        all.register("tasks_completed", "Tasks ended because their work is done", inner.completed.clone());
+        all.register("tasks_revoked", "Tasks revoked", inner.revoked.clone());
+        all.register("evidence_refused", "Callers whose evidence was not taken", inner.refused.clone());
+        all.register("store_operation_duration_seconds", "Time the store took", inner.store_seconds.clone());
+        all.register("store_errors", "Times the store failed or was not to be believed", inner.store_errors.clone());
+        all.register("audit_write_duration_seconds", "Time until records were durable", inner.audit_seconds.clone());
+        all.register("audit_errors", "Times the audit log took nothing", inner.audit_errors.clone());
+        all.register("live_credentials", "Signed by this broker and alive", inner.live_credentials.clone());
+        all.register("live_tasks", "Declared at this broker and alive", inner.live_tasks.clone());
+        all.register("store_up", "Whether the store answered when last asked", inner.store_up.clone());
+        all.register("ready", "Whether this broker can mint", inner.ready.clone());
+        let metrics = Self(Arc::new(inner));
+        metrics.policies(policies);
+        metrics
+    }
+
+    /// Other policies decide from now on.
+    pub fn policies(&self, digest: &str) {
+        self.0.policy.clear();
+        self.0.policy.get_or_create(&PolicyInfo { digest: digest.to_owned() }).set(1);
+    }
+
+    /// A request was answered. `route` is the template, never the path; `None` where there is none.
+    pub fn answered(&self, method: &str, route: Option<&str>, status: u16, took: Duration) {
+        let (method, route) = (self::method(method), route.unwrap_or("none").to_owned());
+        self.0.request_seconds.get_or_create(&Asked { method, route: route.clone() }).observe(took.as_secs_f64());
+        self.0.requests.get_or_create(&Answered { method, route, status }).inc();
+    }
+
+    /// It was decided on a task or on one credential.
+    pub fn decided(&self, action: Action, outcome: Outcome) {
+        let action = match action {
+            Action::Declare => "declare",
+            Action::Mint => "mint",
+            Action::Renew => "renew",
+        };
+        let outcome = match outcome {
+            Outcome::Permit => "permit",
+            Outcome::Deny => "deny",
+            Outcome::Error => "error",
+        };
+        self.0.decisions.get_or_create(&Decided { action, outcome }).inc();
+    }
+
+    /// A credential of this `typ` is sent.
+    pub fn minted(&self, form: &'static str) {
+        self.0.minted.get_or_create(&Minted { form }).inc();
+    }
+
+    /// A task got further.
+    pub fn task(&self, step: Step) {
+        match step {
+            Step::Declared => &self.0.declared,
+            Step::Renewed => &self.0.renewed,
+            Step::Completed => &self.0.completed,
+            Step::Revoked => &self.0.revoked,
+        }
+        .inc();
+    }
+
+    /// Nobody was recognised: evidence for this type of attestor (`none`: there was no evidence), and why.
+    pub fn refused(&self, attestor: &'static str, reason: &'static str) {
+        self.0.refused.get_or_create(&Refused { attestor, reason }).inc();
+    }
+
+    /// The store answered, or failed.
+    pub fn stored(&self, operation: &'static str, took: Duration, well: bool) {
+        let label = Operated { operation };
+        self.0.store_seconds.get_or_create(&label).observe(took.as_secs_f64());
+        // There from the first call on, so that the first error is an increase.
+        let errors = self.0.store_errors.get_or_create(&label);
+        if !well {
+            errors.inc();
+        }
+    }
+
+    /// The audit log took records, or failed.
+    pub fn recorded(&self, took: Duration, well: bool) {
+        self.0.audit_seconds.observe(took.as_secs_f64());
+        if !well {
+            self.0.audit_errors.inc();
+        }
+    }
+
+    /// All of it in the Prometheus text format, version 0.0.4.
+    ///
+    /// # Errors
+    /// When a number cannot be written in it.
+    pub fn text(&self, now: Now) -> Result<String, fmt::Error> {
+        let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.0.live_credentials.set(count(now.live_credentials));
+        self.0.live_tasks.set(count(now.live_tasks));
+        self.0.store_up.set(now.store_up.into());
+        self.0.ready.set(now.ready.into());
+        self.0.configuration_current.set(now.current.into());
+        let mut text = String::new();
+        encode_registry(&mut text, &self.0.registry)?;
+        Ok(plain(&text))
+    }
+}
+
+/// The method, if it is one that everybody knows: a caller may make up any other.
+#[must_use]
+pub fn method(method: &str) -> &'static str {
+    let known = ["GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    known.into_iter().find(|known| *known == method).unwrap_or("other")
+}
+
+/// `OpenMetrics`, as the library writes it, as the older format that every scraper reads: there a counter's family has the name of
+/// its samples, with `_total`.
+fn plain(text: &str) -> String {
+    let counter = |line: &'_ str| line.strip_prefix("# TYPE ")?.strip_suffix(" counter").map(str::to_owned);
+    let counters: BTreeSet<String> = text.lines().filter_map(counter).collect();
+    let mut plain = String::with_capacity(text.len());
+    for line in text.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(what), Some(name), Some(rest)) if counters.contains(name) => {
+                plain.extend(["# ", what, " ", name, "_total ", rest]);
+            }
+            _ => plain.push_str(line),
+        }
+        plain.push('\n');
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_is_named_like_its_samples() {
+        let metrics = Metrics::new("d1");
+        metrics.answered("GET", Some("/jwks"), 200, Duration::from_millis(3));
+        metrics.answered("BREW", None, 404, Duration::ZERO);
+        let now = Now { live_credentials: 2, live_tasks: 1, store_up: true, ready: false, current: false };
+        let text = metrics.text(now).unwrap();
+        for line in [
+            "# HELP remit_http_requests_total Requests answered.",
+            "# TYPE remit_http_requests_total counter",
+            "remit_http_requests_total{method=\"GET\",route=\"/jwks\",status=\"200\"} 1",
+            "remit_http_requests_total{method=\"other\",route=\"none\",status=\"404\"} 1",
+            "# TYPE remit_http_request_duration_seconds histogram",
+            "# TYPE remit_live_tasks gauge",
+            "remit_live_credentials 2",
+            "remit_ready 0",
+            "remit_store_up 1",
+            "remit_policy_info{digest=\"d1\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        assert!(text.ends_with('\n') && !text.contains("EOF"));
+    }
+}
