@@ -33,6 +33,9 @@ pub struct Cli {
     /// What is logged on standard error, e.g. `debug` or `remit=trace` [default: info for serve, warn otherwise]
     #[arg(long, global = true, env = "REMIT_LOG", value_name = "FILTER", value_parser = log_filter)]
     log: Option<String>,
+    /// How it is logged: a line of text, or a JSON object
+    #[arg(long, global = true, env = "REMIT_LOG_FORMAT", value_enum, default_value_t = Output::Text)]
+    log_format: Output,
     #[command(flatten)]
     connection: Connection,
     #[command(subcommand)]
@@ -78,6 +81,12 @@ impl Cli {
     pub fn log_filter(&self) -> &str {
         let default = if matches!(self.command, Command::Serve(_)) { "info" } else { "warn" };
         self.log.as_deref().unwrap_or(default)
+    }
+
+    /// Whether each log line is a JSON object.
+    #[must_use]
+    pub fn logs_json(&self) -> bool {
+        self.log_format == Output::Json
     }
 }
 
