@@ -232,6 +232,7 @@ impl Broker {
     }
 
     async fn write(&self, by: &Declarer, task: Arc<Task>, drafts: Vec<Draft>) -> Result<Declared, Error> {
+        tracing::Span::current().record("task", task.id.as_str());
         // On record before it exists, so that no task is ever live that nobody declared.
         self.record(vec![entry(by.now, &by.request, &by.actor, &task.id, declared(&task))]).await?;
         let leases: Vec<_> = drafts.iter().map(|draft| draft.lease().clone()).collect();

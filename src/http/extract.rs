@@ -69,7 +69,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
         // The framework's own words would not be a problem document.
         let text = Path::<String>::from_request_parts(parts, state).await;
         let Path(text) = text.map_err(|_| Error::invalid("the path is not in UTF-8"))?;
-        Ok(Self(text.parse().map_err(|why: crate::id::Malformed| Error::invalid(why.to_string()))?))
+        let id: TaskId = text.parse().map_err(|why: crate::id::Malformed| Error::invalid(why.to_string()))?;
+        tracing::Span::current().record("task", id.as_str());
+        Ok(Self(id))
     }
 }
 

@@ -20,8 +20,14 @@ use axum::{
 };
 use std::{sync::Arc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 
-use crate::{attest::Peer, broker::Broker, id, metrics::Metrics};
+use crate::{
+    attest::Peer,
+    broker::Broker,
+    id,
+    metrics::{self, Metrics},
+};
 use error::Fault;
 use listen::Room;
 
@@ -82,7 +88,8 @@ pub fn ops_router(broker: Arc<Broker>, tasks: TaskTracker) -> Router {
 }
 
 /// Gives every request an id and every answer its headers, and turns faults, the framework's own included, into
-/// the error body of their endpoint. Counts it.
+/// the error body of their endpoint. Counts it, and says at `debug` how it ended: by its template, for what is in a path, a
+/// query or a header may be a secret.
 async fn finish(State((tasks, metrics)): State<(TaskTracker, Metrics)>, mut request: Request, next: Next) -> Response {
     let (begun, method) = (Instant::now(), request.method().clone());
     let route = request.extensions().get::<MatchedPath>().cloned();
@@ -100,7 +107,15 @@ async fn finish(State((tasks, metrics)): State<(TaskTracker, Metrics)>, mut requ
         drop(room);
         response
     };
-    let mut response = tasks.spawn(answer).await.unwrap_or_else(|_| {
+    // At the highest level, so that whatever a filter lets through says which request it is of.
+    let span = tracing::error_span!(
+        "request",
+        id,
+        method = metrics::method(method.as_str()),
+        route,
+        task = tracing::field::Empty
+    );
+    let mut response = tasks.spawn(answer.instrument(span.clone())).await.unwrap_or_else(|_| {
         tracing::error!(request = id, "a request was not carried out: a defect of the broker");
         StatusCode::SERVICE_UNAVAILABLE.into_response()
     });
@@ -113,6 +128,8 @@ async fn finish(State((tasks, metrics)): State<(TaskTracker, Metrics)>, mut requ
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID.clone(), value);
     }
-    metrics.answered(method.as_str(), route, response.status().as_u16(), begun.elapsed());
+    let (status, took) = (response.status().as_u16(), begun.elapsed());
+    metrics.answered(method.as_str(), route, status, took);
+    span.in_scope(|| tracing::debug!(status, seconds = took.as_secs_f64(), "answered"));
     response
 }

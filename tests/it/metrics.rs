@@ -1,4 +1,4 @@
-//! What a Prometheus server sees.
+//! What a Prometheus server sees, and what the log says of a request.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -9,6 +9,7 @@ use crate::{
     clients::python,
     support::{
         ADMIN, GIT, GIT_TOKEN, OWNER, RESPONDER, Server, Stand, Store, VIEWER, client, declaration, free_port, text,
+        write_config,
     },
 };
 
@@ -226,4 +227,36 @@ async fn an_audit_log_that_takes_nothing_is_named_and_counted() {
         (1.0, 0.0, 1.0)
     );
     assert_eq!((samples["remit_tasks_declared_total"], samples["remit_live_tasks"]), (0.0, 0.0));
+}
+
+/// Every line of a request's can be found by its id, and by its task once that is known; as JSON too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_line_names_the_request_and_the_task() {
+    let stand = Stand::new(Store::Embedded).await;
+    let config = write_config(stand.dir.path(), "json", "redb:json.redb", "");
+    let log = stand.dir.path().join("json.log");
+    let server = Server::start_json(&config, &log).await;
+    let evidence = stand.issuer.evidence(&server.url, json!({}));
+    let call = async |path: &str, bearer: &str, body| {
+        stand.call_at(&server, Method::POST, path, Some(bearer), Some(body)).await
+    };
+    let declared = call("/v1/tasks?x=query-secret", &evidence, declaration()).await;
+    let id = declared.headers["x-request-id"].to_str().unwrap().to_owned();
+    let task = text(&declared.expect(StatusCode::CREATED), "task");
+    let refused = call(&format!("/v1/tasks/{task}/renew"), "garbage", json!({})).await;
+    let refused_id = refused.headers["x-request-id"].to_str().unwrap().to_owned();
+
+    let log = std::fs::read_to_string(&log).unwrap();
+    assert!(!log.contains("query-secret") && !log.contains(&evidence), "{log}");
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect();
+    let of = |id: &str| lines.iter().filter(|line| line["span"]["id"] == id).collect::<Vec<_>>();
+    let end = of(&id).into_iter().find(|line| line["fields"]["message"] == "answered").expect("the end of the request");
+    assert_eq!(end["level"], "DEBUG");
+    assert_eq!((&end["span"]["method"], &end["span"]["route"]), (&json!("POST"), &json!("/v1/tasks")));
+    assert_eq!((&end["span"]["task"], &end["fields"]["status"]), (&json!(task), &json!(201)));
+    assert!(end["fields"]["seconds"].is_f64());
+    let refused = of(&refused_id);
+    assert!(refused.len() >= 2, "{log}");
+    let known = |line: &&Value| line["span"]["task"] == *task && line["span"]["route"] == "/v1/tasks/{id}/renew";
+    assert!(refused.iter().all(known), "{log}");
 }

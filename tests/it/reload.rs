@@ -90,7 +90,16 @@ async fn policies_follow_their_files() {
     let stand = &place.stand;
     let (task, token) = stand.task_with_token().await;
     place.policy(NOBODY);
+    let digest = async || {
+        let metrics = stand.client.get(stand.url("/metrics")).send().await.unwrap().text().await.unwrap();
+        assert!(metrics.contains("\nremit_configuration_current 1\n"), "{metrics}");
+        let lines: Vec<_> = metrics.lines().filter(|line| line.starts_with("remit_policy_info{")).collect();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        lines[0].to_owned()
+    };
+    let before = digest().await;
     place.adopted(1).await;
+    assert_ne!(digest().await, before);
     let refused = stand.declare(declaration()).await.refused(403, "policy_denied");
     assert_eq!(refused["denied"][0]["policies"], json!(["nobody"]));
     // What was granted before is decided on again; what was minted lives until it is revoked or runs out.
@@ -186,6 +195,8 @@ async fn a_bad_set_is_refused_whole_and_the_old_one_stays() {
     place.policy(&bad);
     place.until("refused").await;
     assert!(place.said(&[&format!("{own}:3"), "broken"]), "{}", fs::read_to_string(&place.log).unwrap());
+    let metrics = stand.client.get(stand.url("/metrics")).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("\nremit_configuration_current 0\n"), "{metrics}");
     stand.declare(declaration()).await.expect(StatusCode::CREATED);
     // A good change beside a bad one is not adopted either.
     place.edit(|config| config.replace(GIT, "https://code.example.com"));

@@ -47,6 +47,14 @@ impl Server {
         Self::run(command, config).await
     }
 
+    /// The same with what it has to say at `debug`, as JSON.
+    pub(crate) async fn start_json(config: &Path, log: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remit"));
+        command.args(["serve", "--log-format", "json", "--config"]).arg(config).env("REMIT_LOG", "remit=debug");
+        command.stderr(std::fs::File::create(log).expect("a log file"));
+        Self::run(command, config).await
+    }
+
     /// The same as a process whose files can be kept from growing with [`Server::limit_files`]: a write beyond the limit is then
     /// an error, as on a full disk, and no signal.
     pub(crate) async fn start_limitable(config: &Path) -> Self {
