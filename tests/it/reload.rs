@@ -89,7 +89,6 @@ async fn policies_follow_their_files() {
     let place = Place::new().await;
     let stand = &place.stand;
     let (task, token) = stand.task_with_token().await;
-    place.policy(NOBODY);
     let digest = async || {
         let metrics = stand.client.get(stand.url("/metrics")).send().await.unwrap().text().await.unwrap();
         assert!(metrics.contains("\nremit_configuration_current 1\n"), "{metrics}");
@@ -98,6 +97,7 @@ async fn policies_follow_their_files() {
         lines[0].to_owned()
     };
     let before = digest().await;
+    place.policy(NOBODY);
     place.adopted(1).await;
     assert_ne!(digest().await, before);
     let refused = stand.declare(declaration()).await.refused(403, "policy_denied");
