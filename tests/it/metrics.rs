@@ -195,7 +195,10 @@ async fn a_store_out_of_reach_is_named_and_counted() {
 
     let readyz = client().get(format!("{ops}/readyz")).send().await.unwrap();
     assert_eq!(readyz.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(readyz.json::<Value>().await.unwrap(), json!({"ready": false, "missing": ["store"]}));
+    assert_eq!(
+        readyz.json::<Value>().await.unwrap(),
+        json!({"ready": false, "missing": ["store"], "configuration": "current"})
+    );
     assert_eq!(client().get(format!("{ops}/healthz")).send().await.unwrap().status(), StatusCode::OK);
     for url in [&ops, &stand.broker.url] {
         let begun = std::time::Instant::now();
@@ -220,7 +223,10 @@ async fn an_audit_log_that_takes_nothing_is_named_and_counted() {
     stand.declare(declaration()).await.refused(503, "temporarily_unavailable");
     let readyz = client().get(stand.url("/readyz")).send().await.unwrap();
     assert_eq!(readyz.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(readyz.json::<Value>().await.unwrap(), json!({"ready": false, "missing": ["audit"]}));
+    assert_eq!(
+        readyz.json::<Value>().await.unwrap(),
+        json!({"ready": false, "missing": ["audit"], "configuration": "current"})
+    );
     let samples = scrape(&stand.broker.url).await;
     assert_eq!(
         (samples["remit_store_up"], samples["remit_ready"], samples["remit_audit_errors_total"]),
