@@ -142,7 +142,7 @@ async fn a_renewal_holds_on_every_broker() {
     let second = stand.second_broker().await;
     let declared = stand.declare(minute()).await.expect(StatusCode::CREATED);
     let (task, token) = (text(&declared, "task"), text(&declared["credentials"][0], "access_token"));
-    let evidence = stand.issuer.evidence(&second.url, json!({}));
+    let evidence = stand.evidence();
     let call = async |method: Method, path: &str, body: Option<Value>| {
         stand.call_at(&second, method, &format!("/v1/tasks/{task}{path}"), Some(&evidence), body).await
     };

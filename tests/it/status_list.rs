@@ -268,7 +268,7 @@ async fn a_revoke_on_one_broker_stands_in_the_list_of_another() {
     assert!(revoked.elapsed() < Duration::from_secs(4), "{:?}", revoked.elapsed());
     assert!(ended(&stand, &second, &token).await);
     // Both brokers name one list, each by its own issuer: a verifier goes where its token says.
-    assert_eq!(claims(&fetch(&stand, &second, "0").await.text)["sub"], format!("{}/status-lists/0", second.url));
+    assert_eq!(claims(&fetch(&stand, &second, "0").await.text)["sub"], stand.url("/status-lists/0"));
 }
 
 /// Where a broker cannot tell which place a task has, it does not promise that any list says that the task has ended.

@@ -151,7 +151,7 @@ async fn a_revoke_on_another_broker_is_told_at_once() {
     let mut told = Vec::new();
     for _ in 0..5 {
         let (task, _) = stand.task_with_token().await;
-        let evidence = stand.issuer.evidence(&second.url, json!({}));
+        let evidence = stand.evidence();
         let mut watch = Watch::open(&stand, &second, &task, &evidence).await.ok().unwrap();
         assert_eq!(watch.next().await.unwrap()["state"], "active");
         stand.revoke(&task).await.expect(StatusCode::OK);

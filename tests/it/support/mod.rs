@@ -83,10 +83,13 @@ impl Stand {
         Self { dir, redis, issuer, broker, client: client() }
     }
 
-    /// A second broker on the same store, with keys of its own and a copy of the store's MAC key.
+    /// A second broker of the same issuer on the same store, with keys of its own and a copy of the store's MAC key.
     pub(crate) async fn second_broker(&self) -> Server {
         let url = self.redis.as_ref().expect("only Redis is shared").url();
         let config = write_config(self.dir.path(), "second", &url, "");
+        let text = std::fs::read_to_string(&config).expect("a configuration");
+        let own = text.split('"').nth(1).expect("the issuer comes first").to_owned();
+        std::fs::write(&config, text.replace(&own, &self.broker.url)).expect("written");
         Server::start(&config).await
     }
 

@@ -76,7 +76,8 @@ impl Server {
 
     async fn run(mut command: impl std::borrow::BorrowMut<Command>, config: &Path) -> Self {
         let text = std::fs::read_to_string(config).expect("a configuration");
-        let url = text.split('"').nth(1).expect("the issuer comes first").to_owned();
+        let listen = text.split_once("\nhttp = \"").and_then(|(_, rest)| rest.split('"').next());
+        let url = format!("http://{}", listen.expect("where it listens"));
         let command = command.borrow_mut().stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
         let mut child = command.spawn().expect("remit starts");
         let client = super::client();
