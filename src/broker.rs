@@ -18,7 +18,8 @@
 //! **Status lists** (`broker/status.rs`): the bits of the store, after that is the store a last look that it is still itself → signed.
 //!
 //! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes.
-//! **Keys** (`broker/keys.rs`): the public keys of all brokers. **Adopt** (`broker/reload.rs`): other rules, from a configuration
+//! **Keys** (`broker/keys.rs`): the public keys of all brokers. **Rotate** (`broker/rotate.rs`): prepared and published → known to every
+//! verifier → signs; the old one stays published until the last that it signed has expired. **Adopt** (`broker/reload.rs`): other rules, from a configuration
 //! that changed. What is alive is counted (`broker/live.rs`) for the metrics alone.
 //!
 //! Whatever cannot be told (store, audit log, policy engine) ends in [`Error::Unavailable`]: nothing is minted, nothing verifies.
@@ -34,6 +35,7 @@ mod look;
 mod reload;
 mod renew;
 mod revoke;
+mod rotate;
 mod status;
 
 use arc_swap::ArcSwap;
@@ -64,9 +66,11 @@ use crate::{
 
 pub use declare::{Declared, IdempotencyKey};
 pub use follow::{Following, Turn};
+pub use keys::PublicKeys;
 pub use look::{Filter, Page};
 pub use renew::Renewed;
 pub use revoke::{Reach, Revoked};
+pub use rotate::{KeyLife, KeyState, ListedKey};
 pub use status::StatusList;
 
 /// Everything a broker is made of.
@@ -79,8 +83,8 @@ pub struct Parts {
     pub ledger: Ledger,
     /// What it signs with.
     pub keys: Keyring,
-    /// How long a verifier may keep the public keys, in seconds.
-    pub jwks_max_age: u32,
+    /// How long keys are kept by verifiers, and by the broker itself.
+    pub key_life: KeyLife,
     /// What happened.
     pub audit: Audit,
     /// What is counted.
@@ -115,6 +119,7 @@ pub struct Broker {
     followers: Arc<Semaphore>,
     live: live::Live,
     known_keys: keys::KnownKeys,
+    turning_keys: tokio::sync::Mutex<()>,
     /// From when on every verifier knows our keys (Unix milliseconds).
     signs_from: AtomicI64,
 }
@@ -123,7 +128,7 @@ pub struct Broker {
 struct Kept {
     ledger: Ledger,
     keys: Keyring,
-    jwks_max_age: u32,
+    key_life: KeyLife,
     audit: Audit,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
@@ -172,12 +177,12 @@ impl Broker {
     /// Assembles a broker.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { issuer, rules, ledger, keys, jwks_max_age, audit, metrics, clock } = parts;
+        let Parts { issuer, rules, ledger, keys, key_life, audit, metrics, clock } = parts;
         Self {
             issuer,
             rules: ArcSwap::from_pointee(rules),
             outdated: AtomicBool::new(false),
-            parts: Kept { ledger, keys, jwks_max_age, audit, metrics, clock },
+            parts: Kept { ledger, keys, key_life, audit, metrics, clock },
             ends: EndSet::default(),
             status_lists: StatusLists::default(),
             vouched: AtomicBool::new(true),
@@ -186,6 +191,7 @@ impl Broker {
             followers: Arc::new(Semaphore::new(follow::MOST)),
             live: live::Live::default(),
             known_keys: keys::KnownKeys::default(),
+            turning_keys: tokio::sync::Mutex::default(),
             signs_from: AtomicI64::new(i64::MAX),
         }
     }

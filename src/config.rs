@@ -115,15 +115,17 @@ impl Default for Files {
 
 /// The `[keys]` section.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Keys {
     /// How long a verifier may keep the public keys, in seconds: as long a broker that joins others waits before it signs.
     pub jwks_max_age: u32,
+    /// How old a signing key may become before the next one is prepared, in seconds.
+    pub rotate_every: u32,
 }
 
 impl Default for Keys {
     fn default() -> Self {
-        Self { jwks_max_age: 300 }
+        Self { jwks_max_age: 300, rotate_every: 30 * 86_400 }
     }
 }
 
@@ -335,6 +337,12 @@ impl Config {
         mistakes.extend(self.store.check().err());
         if !(1..=86_400).contains(&self.keys.jwks_max_age) {
             mistakes.push("`keys.jwks_max_age` is 1 to 86400 seconds".into());
+        }
+        // Shorter, and the old keys that are still published would be many.
+        let shortest = self.keys.jwks_max_age.saturating_mul(2).max(3600);
+        if !(shortest..=366 * 86_400).contains(&self.keys.rotate_every) {
+            mistakes
+                .push("`keys.rotate_every` is 3600 to 31622400 seconds, and at least twice `keys.jwks_max_age`".into());
         }
         if self.strict && self.policy.dir.is_none() {
             mistakes

@@ -71,6 +71,17 @@ fn create(path: &Path, secret: &Zeroizing<String>) -> Result<Zeroizing<String>, 
     }
 }
 
+/// Puts one secret in the place of another, whole and at once; the other is gone.
+///
+/// # Errors
+/// A sentence that names the file.
+pub fn replace(path: &Path, by: &Path) -> Result<(), String> {
+    let failed = |error: io::Error| format!("{} cannot be replaced: {error}", path.display());
+    fs::rename(by, path).map_err(failed)?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

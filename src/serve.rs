@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     attest::Attestors,
     audit::Audit,
-    broker::{Broker, Parts, Rules},
+    broker::{Broker, KeyLife, Parts, Rules},
     clock::Clock,
     config::Config,
     credential::Keyring,
@@ -173,7 +173,7 @@ async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Broker, StartErr
         tracing::warn!("{weakness}");
     }
     let rules = parts.into_rules();
-    let keys = Keyring::load_or_create(&config.files.keys).map_err(StartError::Configuration)?;
+    let keys = Keyring::load_or_create(&config.files.keys, clock.now()).map_err(StartError::Configuration)?;
     let store_key = StoreKey::load_or_create(&config.store.mac_key_file).map_err(StartError::Configuration)?;
     let audit = Audit::open(&config.files.audit).map_err(|why| failed(&why))?;
     let metrics = Metrics::new(rules.policies.digest());
@@ -186,7 +186,7 @@ async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Broker, StartErr
         rules,
         ledger,
         keys,
-        jwks_max_age: config.keys.jwks_max_age,
+        key_life: KeyLife { jwks_max_age: config.keys.jwks_max_age, rotate_every: config.keys.rotate_every },
         audit,
         metrics,
         clock,
@@ -198,6 +198,7 @@ async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Broker, StartErr
 async fn watch(broker: Arc<Broker>, stop: CancellationToken) {
     while tokio::time::timeout(WATCH, stop.cancelled()).await.is_err() {
         broker.watch().await;
+        broker.turn_keys().await;
     }
 }
 

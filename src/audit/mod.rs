@@ -163,9 +163,26 @@ pub enum Event {
         /// Which policies: the digest of the set.
         policies: String,
     },
+    /// The next signing key is to be prepared, wherever there is none.
+    KeyRotationRequested {
+        /// For what.
+        purposes: Vec<String>,
+        /// In whose words.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// The next signing key signs from now on.
+    KeyActivated {
+        /// For what.
+        purpose: String,
+        /// Its id.
+        kid: String,
+        /// The id of the one that signs no more.
+        replaces: String,
+    },
     /// An operator looked at something.
     Looked {
-        /// At what: `task`, `tasks`, `introspection`.
+        /// At what: `task`, `tasks`, `keys`, `introspection`.
         at: String,
     },
 }

@@ -12,79 +12,143 @@ use crate::{
     clock::Time,
     error::{Error, Input},
     jose::VerifyingKey,
-    lease::{InDoubt, PublishedKey, Use},
-    task::CredentialType,
+    lease::{InDoubt, PublishedKey, StandingKey, Use},
     verify::Token,
 };
 
 /// From when on every verifier knows `own`: with it the first set of its purpose begins (`None`), else whoever fetched that set just
 /// before it was published may keep it for `max_age` seconds. Of two that came at once, the one with the lower id is the first.
-fn known_from(own: &PublishedKey, all: &[PublishedKey], max_age: u32) -> Option<Time> {
+fn known_from(own: &PublishedKey, all: &[StandingKey], max_age: u32) -> Option<Time> {
     let place = |key: &PublishedKey| (key.published_at, key.jwk.kid.clone());
-    let earlier = |other: &&PublishedKey| other.purpose == own.purpose && place(other) < place(own);
-    all.iter().find(earlier).map(|_| own.published_at + TimeDelta::seconds(i64::from(max_age)))
+    let earlier = |other: &&StandingKey| other.key.purpose == own.purpose && place(&other.key) < place(own);
+    all.iter().find(earlier).map(|_| known_by_all(own, max_age))
 }
 
-/// Every key that is ours or was ever found in the store. A key stays what it is and stays published, so this only grows: a
-/// store in doubt takes no key from anybody.
+/// From when on whoever fetched the set just before has fetched it again.
+pub(super) fn known_by_all(key: &PublishedKey, max_age: u32) -> Time {
+    key.published_at + TimeDelta::seconds(i64::from(max_age))
+}
+
+/// Every key that is ours or was ever found in the store. A key stays what it is, and once it has an end it keeps that, so this only
+/// grows: a store in doubt takes no key from anybody.
 #[derive(Default)]
-pub(super) struct KnownKeys(RwLock<HashMap<(Use, String), (PublishedKey, VerifyingKey)>>);
+pub(super) struct KnownKeys(RwLock<HashMap<(Use, String), (StandingKey, VerifyingKey)>>);
 
 impl KnownKeys {
-    fn get(&self, purpose: Use, kid: &str) -> Option<VerifyingKey> {
+    fn get(&self, purpose: Use, kid: &str, now: Time) -> Option<VerifyingKey> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(&(purpose, kid.to_owned())).map(|(_, key)| key.clone())
+        let (standing, key) = known.get(&(purpose, kid.to_owned()))?;
+        standing.is_published(now).then(|| key.clone())
     }
 
-    fn all(&self, purpose: Use) -> Vec<PublishedKey> {
+    /// When a key was first published.
+    pub(super) fn published_at(&self, purpose: Use, kid: &str) -> Option<Time> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let mut keys: Vec<_> =
-            known.values().map(|(key, _)| key).filter(|key| key.purpose == purpose).cloned().collect();
-        keys.sort_by(|a, b| a.jwk.kid.cmp(&b.jwk.kid));
+        known.get(&(purpose, kid.to_owned())).map(|(standing, _)| standing.key.published_at)
+    }
+
+    /// The keys for one use, oldest first.
+    pub(super) fn all(&self, purpose: Use) -> Vec<StandingKey> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let all = known.values().map(|(standing, _)| standing);
+        let mut keys: Vec<_> = all.filter(|standing| standing.key.purpose == purpose).cloned().collect();
+        keys.sort_by(|StandingKey { key: a, .. }, StandingKey { key: b, .. }| {
+            (a.published_at, &a.jwk.kid).cmp(&(b.published_at, &b.jwk.kid))
+        });
         keys
     }
 
-    fn learn(&self, keys: impl IntoIterator<Item = PublishedKey>) {
+    pub(super) fn learn(&self, keys: impl IntoIterator<Item = StandingKey>) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        for published in keys {
-            let jwk = serde_json::to_value(&published.jwk).ok();
-            if let Some(key) = jwk.and_then(|jwk| VerifyingKey::from_jwk(&jwk, Algorithm::ES256).ok()) {
-                known.insert((published.purpose, published.jwk.kid.clone()), (published, key));
+        for mut standing in keys {
+            let jwk = serde_json::to_value(&standing.key.jwk).ok();
+            let Some(key) = jwk.and_then(|jwk| VerifyingKey::from_jwk(&jwk, Algorithm::ES256).ok()) else { continue };
+            let place = (standing.key.purpose, standing.key.jwk.kid.clone());
+            if let Some((before, _)) = known.get(&place) {
+                standing.retirement = standing.retirement.or(before.retirement);
             }
+            known.insert(place, (standing, key));
         }
     }
+}
+
+/// The public keys of one kind.
+#[derive(Debug)]
+pub struct PublicKeys {
+    /// The keys, oldest first.
+    pub keys: Vec<PublishedKey>,
+    /// Rises whenever the set changes, and is the same on every broker.
+    pub sequence: usize,
 }
 
 impl Broker {
     /// The public keys of one kind, of all brokers on the store; where the store does not answer, those that were known before.
-    pub async fn public_keys(&self, purpose: Use) -> Vec<PublishedKey> {
-        self.known_keys.learn(self.parts.keys.public(self.now()));
-        match self.parts.ledger.keys().await {
-            Ok(published) => self.known_keys.learn(published),
-            Err(why) => tracing::error!(%why, "the store is in doubt: publishing the keys that were known before"),
-        }
-        self.known_keys.all(purpose)
+    pub async fn public_keys(&self, purpose: Use) -> PublicKeys {
+        let now = self.now();
+        self.learn_keys().await;
+        let all = self.known_keys.all(purpose);
+        let known = all.len();
+        let keys: Vec<_> = all.into_iter().filter(|key| key.is_published(now)).map(|key| key.key).collect();
+        // Once for every key that came, and once more for every key that went.
+        let sequence = known + (known - keys.len());
+        PublicKeys { keys, sequence }
     }
 
-    /// Publishes our public keys, and finds out from when on they may sign: to be done before anything is signed.
+    /// Looks which keys the store holds.
+    pub(super) async fn learn_keys(&self) {
+        match self.parts.ledger.keys().await {
+            Ok(standing) => self.known_keys.learn(standing),
+            Err(why) => tracing::error!(%why, "the store is in doubt: going by the keys that were known before"),
+        }
+    }
+
+    /// Publishes our public keys, finishes what a rotation before the start had begun, and finds out from when on our keys may sign:
+    /// to be done before anything is signed.
     ///
     /// # Errors
-    /// When the store is in doubt.
-    pub async fn publish_keys(&self) -> Result<(), InDoubt> {
-        let mut ours = Vec::new();
-        for key in self.parts.keys.public(self.now()) {
-            ours.push(self.parts.ledger.publish(&key).await?);
+    /// A sentence, when the store is in doubt or a key file cannot be written.
+    pub async fn publish_keys(&self) -> Result<(), String> {
+        let in_doubt = |InDoubt(why)| why;
+        for purpose in Use::ALL {
+            self.announce(self.parts.keys.current(purpose, self.now())).await.map_err(in_doubt)?;
+            if let Some(next) = self.parts.keys.next(purpose, self.now()) {
+                self.announce(next).await.map_err(in_doubt)?;
+            }
         }
-        let all = self.parts.ledger.keys().await?;
-        let known = ours.iter().filter_map(|own| known_from(own, &all, self.parts.jwks_max_age)).max();
+        let mut all = self.parts.ledger.keys().await.map_err(in_doubt)?;
+        for purpose in Use::ALL {
+            let kid = self.parts.keys.current(purpose, self.now()).jwk.kid;
+            if all.iter().any(|standing| standing.key.jwk.kid == kid && standing.retirement.is_some()) {
+                tracing::info!(kid, "this key was retired: another one takes its place");
+                self.parts.keys.prepare(purpose)?;
+                self.parts.keys.activate(purpose);
+                self.parts.keys.settle(purpose)?;
+                let key = self.announce(self.parts.keys.current(purpose, self.now())).await.map_err(in_doubt)?;
+                all.push(StandingKey { key, retirement: None });
+            }
+        }
+        let own = |purpose: Use| {
+            let kid = self.parts.keys.current(purpose, self.now()).jwk.kid;
+            all.iter().find(|standing| standing.key.jwk.kid == kid)
+        };
+        let known = |standing: &StandingKey| known_from(&standing.key, &all, self.parts.key_life.jwks_max_age);
+        let known = Use::ALL.into_iter().filter_map(own).filter_map(known).max();
+        self.known_keys.learn(all.iter().cloned());
         self.signs_from.store(known.unwrap_or_default().timestamp_millis(), Ordering::Release);
         Ok(())
+    }
+
+    /// Publishes a key of ours, unless it is published, and yields it as it stands.
+    pub(super) async fn announce(&self, key: PublishedKey) -> Result<PublishedKey, InDoubt> {
+        let key = self.parts.ledger.publish(&key).await?;
+        self.known_keys.learn([StandingKey { key: key.clone(), retirement: None }]);
+        Ok(key)
     }
 
     /// How long a verifier may keep the keys, in seconds.
     #[must_use]
     pub fn jwks_max_age(&self) -> u32 {
-        self.parts.jwks_max_age
+        self.parts.key_life.jwks_max_age
     }
 
     /// Whether every verifier can know our keys by now.
@@ -99,14 +163,11 @@ impl Broker {
 
     /// The key that a token claims to be signed with, looked for among the keys of its form alone.
     pub(super) async fn verifying_key(&self, token: &Token<'_>) -> Option<VerifyingKey> {
-        let purpose = match token.form() {
-            CredentialType::AccessToken => Use::AccessToken,
-            CredentialType::Jwt => Use::JwtSvid,
-        };
-        if let Some(key) = self.known_keys.get(purpose, token.kid()) {
+        let (purpose, now) = (Use::from(token.form()), self.now());
+        if let Some(key) = self.known_keys.get(purpose, token.kid(), now) {
             return Some(key);
         }
-        self.public_keys(purpose).await;
-        self.known_keys.get(purpose, token.kid())
+        self.learn_keys().await;
+        self.known_keys.get(purpose, token.kid(), now)
     }
 }

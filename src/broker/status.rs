@@ -7,7 +7,7 @@ use crate::{
     claims::{CompressedList, STATUS_LIST_TYP, StatusListClaims},
     error::{Error, Input},
     jose::Invalid,
-    lease::StatusBits,
+    lease::{StatusBits, Use},
     revocation::{STATUS_LIST_LIFE, STATUS_LIST_TTL, Signed, View},
     task::StatusIndex,
 };
@@ -63,7 +63,7 @@ impl Broker {
         };
         let status_list = CompressedList::pack(&octets).map_err(unsigned)?;
         let claims = StatusListClaims { sub, iat, exp, ttl: STATUS_LIST_TTL, status_list };
-        let token = self.parts.keys.status_list().sign(STATUS_LIST_TYP, &claims).map_err(unsigned)?;
+        let token = self.parts.keys.sign(Use::StatusList, STATUS_LIST_TYP, exp, &claims).map_err(unsigned)?;
         Ok(Signed { token, exp, asked })
     }
 

@@ -9,6 +9,7 @@ mod demo;
 mod demo_agent;
 mod demo_service;
 mod exit;
+mod keys;
 mod mint;
 mod policy;
 mod serve;
@@ -61,6 +62,9 @@ enum Command {
     /// Get a credential for a task.
     #[command(subcommand)]
     Mint(mint::MintCommand),
+    /// Look at signing keys and change them.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Check a token as the service that it was presented to.
     Verify(verify::Verify),
     /// Look at a configuration without starting a broker with it.
@@ -98,6 +102,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Demo(demo) => demo.run().await,
         Command::Task(task) => task.run(&connection, output, &SystemClock).await,
         Command::Mint(mint) => mint.run(&connection, output).await,
+        Command::Keys(keys) => keys.run(&connection, output, &SystemClock).await,
         Command::Verify(verify) => verify.run(output, &SystemClock).await,
         Command::Config(config) => config.run(&connection, output),
         Command::Policy(policy) => policy.run(output),

@@ -70,11 +70,16 @@ pub(super) fn relative(time: Time, now: Time) -> String {
 }
 
 /// A table without borders. Nothing is wrapped: an id must survive being copied.
+#[expect(clippy::disallowed_methods, reason = "a convention of terminals, and no setting of ours")]
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     if !header.is_empty() {
         table.set_header(header);
+    }
+    // The library leaves the colours out then (https://no-color.org), and the codes that end them in.
+    if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
+        table.force_no_tty();
     }
     table
 }
@@ -199,13 +204,14 @@ pub(super) fn tasks(page: &Value, now: Time) -> String {
     if tasks.is_empty() {
         return "no tasks".to_owned();
     }
-    let mut table = table(&["TASK", "STATE", "DEADLINE", "OWNER", "WORKLOAD", "PURPOSE"]);
+    let mut table = table(&["TASK", "STATE", "END", "OWNER", "WORKLOAD", "PURPOSE"]);
     for task in tasks {
-        let deadline = text(task, "expires_at").parse::<Time>().map_or_else(|_| String::new(), |at| relative(at, now));
+        let end = if task["ended_at"].is_null() { "expires_at" } else { "ended_at" };
+        let end = text(task, end).parse::<Time>().map_or_else(|_| String::new(), |at| relative(at, now));
         table.add_row([
             Cell::new(text(task, "task")),
             state(&text(task, "state")),
-            Cell::new(deadline),
+            Cell::new(end),
             Cell::new(short(text(task, "owner"), 32)),
             Cell::new(text(task, "workload")),
             Cell::new(short(text(task, "purpose"), 48)),
@@ -216,6 +222,28 @@ pub(super) fn tasks(page: &Value, now: Time) -> String {
         let _ = write!(out, "\n\nthere are more: --cursor {}", clean(cursor));
     }
     out
+}
+
+/// Signing keys, and what each is doing.
+pub(super) fn keys(answer: &Value, now: Time) -> String {
+    let mut table = table(&["USE", "STATE", "", "PUBLISHED", "KEY"]);
+    for key in items(answer, "keys") {
+        let at = |member: &str| text(key, member).parse::<Time>().map(|at| relative(at, now)).unwrap_or_default();
+        let (colour, more) = match key["state"].as_str() {
+            Some("prepared") => (Color::Yellow, format!("signs {}", at("signs_from"))),
+            Some("retired") => (Color::DarkGrey, format!("goes {}", at("published_until"))),
+            Some("published") => (Color::Reset, "another broker's".to_owned()),
+            _ => (Color::Green, String::new()),
+        };
+        table.add_row([
+            Cell::new(text(key, "use")),
+            Cell::new(text(key, "state")).fg(colour),
+            Cell::new(more),
+            Cell::new(at("published_at")),
+            Cell::new(text(key, "kid")),
+        ]);
+    }
+    aligned(table)
 }
 
 /// What a revoke did, and by when every kind of verifier knows.
@@ -307,9 +335,17 @@ mod tests {
         let now = "2026-11-20T10:00:00Z".parse().unwrap();
         let page = json!({"next_cursor": "abc", "tasks": [
             {"task": "task_1", "state": "active", "expires_at": "2026-11-20T10:15:00Z", "owner": "o", "workload": "w",
-             "purpose": "p".repeat(60)}]});
+             "purpose": "p".repeat(60)},
+            {"task": "task_2", "state": "revoked", "expires_at": "2026-11-20T10:15:00Z", "ended_at": "2026-11-20T09:58:30Z",
+             "owner": "o", "workload": "w", "purpose": "p"}]});
         let shown = tasks(&page, now);
-        assert!(shown.contains("in 15 min 0 s") && shown.contains("--cursor abc") && shown.contains('…'), "{shown}");
+        assert!(
+            shown.contains("in 15 min 0 s")
+                && shown.contains("1 min 30 s ago")
+                && shown.contains("--cursor abc")
+                && shown.contains('…'),
+            "{shown}"
+        );
         assert_eq!(shown.lines().next().unwrap().find("STATE"), shown.lines().nth(1).unwrap().find("active"));
     }
 

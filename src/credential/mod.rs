@@ -3,7 +3,7 @@
 
 mod keyring;
 
-pub use keyring::Keyring;
+pub use keyring::{Keyring, Replaced};
 
 use secrecy::SecretString;
 
@@ -12,7 +12,7 @@ use crate::{
     clock::{Time, after},
     error::{Error, Input},
     id::LeaseId,
-    lease::Lease,
+    lease::{Lease, Use},
     policy::Permit,
     task::{CredentialType, Privilege, Task},
 };
@@ -142,7 +142,8 @@ impl Draft {
             status: Status::of(task.status, issuer),
             cnf: None,
         };
-        let token = keys.key(form).sign(form.typ(), &claims).map_err(|_| Error::Unavailable(Input::Keys))?;
+        let token = keys.sign(Use::from(form), form.typ(), claims.exp, &claims);
+        let token = token.map_err(|_| Error::Unavailable(Input::Keys))?;
         Ok(Credential { lease: self.lease, details: claims.authorization_details, token: token.into() })
     }
 }

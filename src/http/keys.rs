@@ -9,7 +9,11 @@ use axum::{
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-use crate::{broker::Broker, claims::Purpose, lease::Use};
+use crate::{
+    broker::{Broker, PublicKeys},
+    claims::Purpose,
+    lease::Use,
+};
 
 type Document = ([(HeaderName, HeaderValue); 1], Json<Value>);
 
@@ -20,15 +24,15 @@ fn cacheable(broker: &Broker, document: Value) -> Document {
     ([(header::CACHE_CONTROL, header)], Json(document))
 }
 
-async fn keys(broker: &Broker, purpose: Use) -> Vec<Value> {
+async fn keys(broker: &Broker, purpose: Use) -> (Vec<Value>, usize) {
     // `use` does not tell what stands in `/jwks` apart, so a member of our own does; whoever does not know it goes by `typ`.
     let (word, signs) = match purpose {
         Use::AccessToken => ("sig", Some(Purpose::AccessToken)),
         Use::JwtSvid => ("jwt-svid", None),
         Use::StatusList => ("sig", Some(Purpose::StatusList)),
     };
-    let keys = broker.public_keys(purpose).await.into_iter();
-    keys.filter_map(|key| {
+    let PublicKeys { keys, sequence } = broker.public_keys(purpose).await;
+    let keys = keys.into_iter().filter_map(|key| {
         let mut jwk = serde_json::to_value(key.jwk).ok()?;
         let members = jwk.as_object_mut()?;
         members.insert("use".into(), word.into());
@@ -36,21 +40,20 @@ async fn keys(broker: &Broker, purpose: Use) -> Vec<Value> {
             members.insert(Purpose::MEMBER.into(), json!(signs));
         }
         Some(jwk)
-    })
-    .collect()
+    });
+    (keys.collect(), sequence)
 }
 
 pub(super) async fn jwks(State(broker): State<Arc<Broker>>) -> Document {
-    let mut all = keys(&broker, Use::AccessToken).await;
-    all.extend(keys(&broker, Use::StatusList).await);
+    let (mut all, _) = keys(&broker, Use::AccessToken).await;
+    all.extend(keys(&broker, Use::StatusList).await.0);
     cacheable(&broker, json!({"keys": all}))
 }
 
 pub(super) async fn bundle(State(broker): State<Arc<Broker>>) -> Document {
-    let keys = keys(&broker, Use::JwtSvid).await;
-    // Keys are only ever added to the union, so their number does not fall while the broker runs.
+    let (keys, sequence) = keys(&broker, Use::JwtSvid).await;
     let hint = broker.jwks_max_age();
-    cacheable(&broker, json!({"spiffe_sequence": keys.len(), "spiffe_refresh_hint": hint, "keys": keys}))
+    cacheable(&broker, json!({"spiffe_sequence": sequence, "spiffe_refresh_hint": hint, "keys": keys}))
 }
 
 /// Every member whose default would be wrong is stated.

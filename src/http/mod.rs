@@ -6,6 +6,7 @@ mod health;
 mod keys;
 mod listen;
 mod oauth;
+mod rotation;
 mod status;
 mod tasks;
 mod watch;
@@ -62,6 +63,8 @@ pub fn router(broker: Arc<Broker>, tasks: TaskTracker, stop: CancellationToken) 
         .route("/status-lists/{id}", get(status::list))
         .route("/oauth2/token", post(oauth::token))
         .route("/oauth2/introspect", post(oauth::introspect))
+        .route("/v1/keys", get(rotation::list))
+        .route("/v1/keys/rotate", post(rotation::rotate))
         .route("/v1/tasks", post(tasks::declare).get(tasks::list))
         .route("/v1/tasks/{id}", get(tasks::show))
         .route("/v1/tasks/{id}/credentials", post(tasks::mint))

@@ -4,7 +4,7 @@ mod keys;
 mod known;
 mod status;
 
-pub use keys::{PublishedKey, Use};
+pub use keys::{PublishedKey, Retirement, StandingKey, Use};
 
 use chrono::TimeDelta;
 use quick_cache::sync::Cache;

@@ -15,7 +15,9 @@ mod store_key;
 #[cfg(test)]
 mod tests;
 
-pub use ledger::{Config, Held, Ledger, PublishedKey, Remembered, StatusBits, Stopped, Use, Written};
+pub use ledger::{
+    Config, Held, Ledger, PublishedKey, Remembered, Retirement, StandingKey, StatusBits, Stopped, Use, Written,
+};
 pub use record::{Key, Sealed};
 pub use store_key::StoreKey;
 

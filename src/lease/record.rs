@@ -36,6 +36,8 @@ pub enum Key {
     Marker,
     /// The latest renewal of a task.
     Renewal(TaskId),
+    /// The end of a signing key, by key id.
+    Retirement(String),
     /// A public signing key of a broker, by key id.
     SigningKey(String),
     /// A task.
@@ -52,6 +54,7 @@ impl Key {
             Key::Lease(id, lease) => format!("{}:lease:{id}:{lease}", tree(id)),
             Key::Marker => "remit:marker".to_owned(),
             Key::Renewal(id) => format!("{}:renewal:{id}", tree(id)),
+            Key::Retirement(kid) => format!("remit:retirement:{kid}"),
             Key::SigningKey(kid) => format!("remit:signing-key:{kid}"),
             Key::Task(id) => format!("{}:task:{id}", tree(id)),
         }
@@ -64,6 +67,7 @@ impl Key {
             Key::Lease(..) => "lease",
             Key::Marker => "marker",
             Key::Renewal(_) => "renewal",
+            Key::Retirement(_) => "retirement",
             Key::SigningKey(_) => "signing-key",
             Key::Task(_) => "task",
         }

@@ -216,6 +216,50 @@ async fn the_whole_job_on_the_command_line() {
     assert_eq!(said.out.trim_end(), stand.get(&format!("/v1/tasks/{task}"), VIEWER).await.text);
 }
 
+/// What a person reads on a terminal has colours; what another program reads has none, whatever the environment says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn colours_are_for_terminals() {
+    let shell = Shell::new().await;
+    let task = shell.declare().await;
+    let line = "task list --operator-token-file DIR/victor";
+    let piped = shell.remit(line).await.ended(0).out;
+    assert!(piped.contains(&task) && piped.is_ascii() && !piped.contains('\u{1b}'), "{piped}");
+    // `script` gives it a terminal.
+    let on_terminal = async |more: &[(&str, &str)]| {
+        let dir = format!("{}/", shell.stand.dir.path().display());
+        let mut command = clean("script");
+        command.args(["-qec", &format!("{REMIT} {}", line.replace("DIR/", &dir)), "/dev/null"]);
+        command.env("REMIT_URL", &shell.stand.broker.url).env("TERM", "xterm").envs(more.iter().copied());
+        Said::of(run(command, "").await).ended(0).out
+    };
+    let seen = on_terminal(&[]).await;
+    assert!(seen.contains(&task) && seen.contains('\u{1b}'), "{seen:?}");
+    let seen = on_terminal(&[("NO_COLOR", "1")]).await;
+    assert!(seen.contains(&task) && !seen.contains('\u{1b}'), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_listed_and_rotated() {
+    let shell = Shell::new().await;
+    let said = shell.remit("keys list --operator-token-file DIR/victor").await.ended(0);
+    let lines: Vec<_> = said.out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+    assert_eq!(lines[0], ["USE", "STATE", "PUBLISHED", "KEY"], "{}", said.out);
+    assert_eq!(lines[1][..2], ["access_token", "signing"], "{}", said.out);
+    shell.remit("keys rotate --operator-token-file DIR/victor").await.ended(1);
+    let rotated = shell.remit("keys rotate --reason scheduled --operator-token-file DIR/ada").await.ended(0);
+    assert_eq!(rotated.out.matches("prepared").count(), 3, "{}", rotated.out);
+    assert!(rotated.out.contains("signs "), "{}", rotated.out);
+    crate::support::wait_for("the change", || async {
+        let said = shell.remit("keys list --operator-token-file DIR/victor").await.ended(0);
+        said.out.matches("retired").count() == 3 && said.out.contains("goes in ")
+    })
+    .await;
+    let json = shell.remit("keys list --output json --operator-token-file DIR/victor").await.ended(0).json();
+    assert_eq!(json["keys"].as_array().unwrap().len(), 6);
+    let line = shell.stand.audit().into_iter().find(|line| line["event"] == "key_rotation_requested").unwrap();
+    assert_eq!((&line["reason"], &line["actor"]["name"]), (&json!("scheduled"), &json!("ada")));
+}
+
 /// What is typed, how it ends, and words that stand on standard error.
 fn ends(task: &str, done: &str, issuer: &str) -> Vec<(i32, String, &'static [&'static str])> {
     let mint = |task: &str, over: &str| format!("mint token {task} --resource {GIT} --privilege read {over}");

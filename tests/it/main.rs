@@ -50,6 +50,8 @@ mod renew;
 #[cfg(test)]
 mod revoke;
 #[cfg(test)]
+mod rotation;
+#[cfg(test)]
 mod start;
 #[cfg(test)]
 mod status_list;

@@ -36,7 +36,7 @@ const GRANT: Expected = (400, "invalid_grant");
 /// so it stands here twice.
 type Row = (&'static str, &'static str, [Expected; 9]);
 
-const MATRIX: [Row; 18] = [
+const MATRIX: [Row; 20] = [
     ("GET", "/.well-known/oauth-authorization-server", [OK; 9]),
     ("GET", "/.well-known/openid-configuration", [OK; 9]),
     ("GET", "/jwks", [OK; 9]),
@@ -48,6 +48,8 @@ const MATRIX: [Row; 18] = [
     ("POST", "/oauth2/token", [SUBJECT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT]),
     ("POST", "/oauth2/token?subject", [SUBJECT, SUBJECT, OK, PARTY, PARTY, PARTY, PARTY, GRANT, SUBJECT]),
     ("POST", "/oauth2/introspect", [CLIENT, CLIENT, CLIENT, OK, OK, OK, OK, CLIENT, CLIENT]),
+    ("GET", "/v1/keys", [WHO, WHO, ROLE, OK, OK, OK, ROLE, ROLE, WHO]),
+    ("POST", "/v1/keys/rotate", [WHO, WHO, ROLE, ROLE, ROLE, OK, ROLE, ROLE, WHO]),
     ("POST", "/v1/tasks", [WHO, WHO, CREATED, ROLE, ROLE, ROLE, ROLE, CREATED, WHO]),
     ("GET", "/v1/tasks", [WHO, WHO, OK, OK, OK, OK, ROLE, OK, WHO]),
     ("GET", "/v1/tasks/{id}", [WHO, WHO, OK, OK, OK, OK, ROLE, FOREIGN, WHO]),
@@ -92,7 +94,7 @@ async fn call(stand: &Stand, method: &str, path: &str, bearer: Option<&str>, (ta
                 "/v1/tasks" if method == "POST" => Some(declaration()),
                 "/v1/tasks/{id}/credentials" => Some(json!({"credentials": [{"resource": GIT, "privilege": "read"}]})),
                 "/v1/tasks/{id}/renew" => Some(json!({"ttl": 60})),
-                "/v1/tasks/{id}/complete" | "/v1/tasks/{id}/revoke" => Some(json!({"reason": "r"})),
+                "/v1/keys/rotate" | "/v1/tasks/{id}/complete" | "/v1/tasks/{id}/revoke" => Some(json!({"reason": "r"})),
                 _ => None,
             };
             let method = method.parse::<Method>().expect("a method");

@@ -1,12 +1,13 @@
 //! The public signing keys of all brokers, published through the store.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 use super::{
     super::{Claim, InDoubt, Index, Key},
     Ledger,
 };
-use crate::{clock::Time, jose::PublicJwk};
+use crate::{clock::Time, jose::PublicJwk, task::CredentialType};
 
 /// How many keys are read at a time.
 const PAGE: usize = 256;
@@ -23,6 +24,30 @@ pub enum Use {
     StatusList,
 }
 
+impl Use {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::AccessToken, Self::JwtSvid, Self::StatusList];
+}
+
+impl fmt::Display for Use {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AccessToken => "access_token",
+            Self::JwtSvid => "jwt_svid",
+            Self::StatusList => "status_list",
+        })
+    }
+}
+
+impl From<CredentialType> for Use {
+    fn from(form: CredentialType) -> Self {
+        match form {
+            CredentialType::AccessToken => Self::AccessToken,
+            CredentialType::Jwt => Self::JwtSvid,
+        }
+    }
+}
+
 /// A broker's public signing key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +58,33 @@ pub struct PublishedKey {
     pub jwk: PublicJwk,
     /// When it was first published; nobody can know of it before.
     pub published_at: Time,
+}
+
+/// The record that a signing key signs no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retirement {
+    /// When it signed for the last time, or somewhat later.
+    pub retired_at: Time,
+    /// Until when it stays published: nothing that it signed is valid after that.
+    pub published_until: Time,
+}
+
+/// A public key as it stands in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StandingKey {
+    /// The key.
+    pub key: PublishedKey,
+    /// Its end, once it has one.
+    pub retirement: Option<Retirement>,
+}
+
+impl StandingKey {
+    /// Whether verifiers are to be told of it still.
+    #[must_use]
+    pub fn is_published(&self, now: Time) -> bool {
+        self.retirement.is_none_or(|retirement| now < retirement.published_until)
+    }
 }
 
 impl Ledger {
@@ -54,21 +106,36 @@ impl Ledger {
         }
     }
 
-    /// The keys of all brokers.
+    /// Records that a key signs no more, for good, and yields the record that stands.
     ///
     /// # Errors
     /// When the store is in doubt.
-    pub async fn keys(&self) -> Result<Vec<PublishedKey>, InDoubt> {
+    pub async fn retire(&self, kid: &str, retirement: Retirement) -> Result<Retirement, InDoubt> {
+        let key = Key::Retirement(kid.to_owned());
+        let record = self.0.sealer.seal(&key, &retirement)?;
+        let claim = Claim { key, record, keep_until: None, index: None };
+        let standing = self.0.store.claim(&claim).await?;
+        self.0.sealer.open(&claim.key, &standing)
+    }
+
+    /// Every key that a broker ever published, those included that are not published any more.
+    ///
+    /// # Errors
+    /// When the store is in doubt.
+    pub async fn keys(&self) -> Result<Vec<StandingKey>, InDoubt> {
         let (mut published, mut before) = (Vec::new(), None::<String>);
         loop {
             let names = self.0.store.list(Index::Keys, before.as_deref(), PAGE).await?;
             before = names.last().cloned();
             let last_page = names.len() < PAGE;
-            let keys: Vec<Key> = names.into_iter().map(Key::SigningKey).collect();
-            for (key, record) in keys.iter().zip(self.0.store.read(&keys).await?) {
+            let both = |kid: String| [Key::SigningKey(kid.clone()), Key::Retirement(kid)];
+            let keys: Vec<Key> = names.into_iter().flat_map(both).collect();
+            let records = self.0.store.read(&keys).await?;
+            for (keys, records) in keys.chunks_exact(2).zip(records.chunks_exact(2)) {
                 // A name without a record is a key whose broker has not come to write it.
-                if let Some(record) = record {
-                    published.push(self.0.sealer.open(key, &record)?);
+                if let ([key, end], [Some(record), retirement]) = (keys, records) {
+                    let retirement = retirement.as_ref().map(|record| self.0.sealer.open(end, record)).transpose()?;
+                    published.push(StandingKey { key: self.0.sealer.open(key, record)?, retirement });
                 }
             }
             if last_page {

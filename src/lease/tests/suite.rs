@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    lease::{Remembered, Tally},
+    lease::{Remembered, Retirement, StandingKey, Tally},
     task::STATUS_LIST_ENTRIES,
 };
 
@@ -289,10 +289,19 @@ async fn keys_are_published_once(world: World) {
     let jwk = crate::jose::SigningKey::from_pkcs8(&document).unwrap().public().clone();
     let key = crate::lease::PublishedKey { purpose: crate::lease::Use::AccessToken, jwk, published_at: now() };
     assert_eq!(world.ledger.keys().await.unwrap(), []);
+    let standing = |retirement| [StandingKey { key: key.clone(), retirement }];
     for ledger in [&world.ledger, &world.another(7).await.unwrap()] {
         ledger.publish(&key).await.unwrap();
-        assert_eq!(ledger.keys().await.unwrap(), std::slice::from_ref(&key));
+        assert_eq!(ledger.keys().await.unwrap(), standing(None));
     }
+    let retirement = Retirement { retired_at: now(), published_until: now() + TimeDelta::minutes(5) };
+    let later = Retirement { published_until: tomorrow(), ..retirement };
+    for (ledger, retire) in [(&world.ledger, retirement), (&world.another(7).await.unwrap(), later)] {
+        assert_eq!(ledger.retire(&key.jwk.kid, retire).await.unwrap(), retirement);
+        assert_eq!(ledger.keys().await.unwrap(), standing(Some(retirement)));
+    }
+    world.tamper(&Key::Retirement(key.jwk.kid.clone()), Some("1 1 1 x {}")).await;
+    assert!(world.ledger.keys().await.is_err());
     let other = crate::lease::PublishedKey { purpose: crate::lease::Use::JwtSvid, ..key };
     assert!(world.ledger.publish(&other).await.is_err());
 }

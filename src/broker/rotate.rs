@@ -1,0 +1,207 @@
+//! Rotation of this broker's signing keys: no verifier meets a token whose key it cannot know, at either end of a key's life.
+//!
+//! Prepared: made, and published. → Once every verifier can know it (`jwks_max_age`): on record, and it signs. → Of the old one:
+//! its end in the store, then its file destroyed; its public half stays published until the last that it signed has expired.
+//! Each step can be done again, so whatever fails or crashes is taken up at the next look.
+
+use chrono::TimeDelta;
+use std::sync::atomic::Ordering;
+
+use super::{Broker, Call, Caller, Request, in_doubt, keys::known_by_all, looked, wrong_role};
+use crate::{
+    audit::{Actor, Entry, Event},
+    clock::Time,
+    credential::Replaced,
+    error::{Error, Input},
+    lease::{PublishedKey, Retirement, StandingKey, Use},
+    party::Role,
+};
+
+/// How much longer than the last credential its key stays published: verifiers allow clocks to differ by as much.
+const GRACE: TimeDelta = TimeDelta::seconds(60);
+
+const OPERATORS: &str = "only an operator sees and rotates keys";
+
+/// How long keys are kept, in seconds.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyLife {
+    /// By a verifier that has fetched the public ones.
+    pub jwks_max_age: u32,
+    /// By the broker, before it prepares the next one by itself.
+    pub rotate_every: u32,
+}
+
+/// What a key is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyState {
+    /// Ours: published, and to sign from then on.
+    Prepared {
+        /// From when on.
+        signs_from: Time,
+    },
+    /// Ours: what we sign with.
+    Signing,
+    /// Another broker's: it signs, or will.
+    Published,
+    /// It signs no more.
+    Retired(Retirement),
+}
+
+/// A public key, as an operator sees it.
+#[derive(Debug)]
+pub struct ListedKey {
+    /// The key.
+    pub key: PublishedKey,
+    /// What it is doing.
+    pub state: KeyState,
+    /// Whether the answering broker holds its private half.
+    pub own: bool,
+}
+
+impl Broker {
+    /// The keys of all brokers that verifiers are told of, by use and oldest first, for an operator.
+    ///
+    /// # Errors
+    /// [`Error::EvidenceInvalid`], [`Error::PolicyDenied`] for anybody else, [`Error::Unavailable`].
+    pub async fn list_keys(&self, request: Request) -> Result<Vec<ListedKey>, Error> {
+        let now = self.now();
+        let Request { presented, id } = request;
+        let call = Call { request: &id, task: None, now };
+        let operator = match self.identify(presented, &id, now).await? {
+            Caller::Operator(operator) => operator,
+            Caller::Workload(_) | Caller::Service(_) => return Err(wrong_role(OPERATORS)),
+        };
+        self.note(&operator, &call, looked("keys")).await?;
+        self.known_keys.learn(self.parts.ledger.keys().await.map_err(|why| in_doubt(&why))?);
+        Ok(self.listed(now))
+    }
+
+    /// Prepares the next key of this broker for every use, where none is prepared, and yields this broker's keys. Idempotent until
+    /// those keys sign.
+    ///
+    /// # Errors
+    /// [`Error::EvidenceInvalid`], [`Error::PolicyDenied`] for whoever is no admin, [`Error::Unavailable`]: call again.
+    pub async fn rotate_keys(&self, request: Request, reason: Option<String>) -> Result<Vec<ListedKey>, Error> {
+        let now = self.now();
+        let Request { presented, id } = request;
+        let call = Call { request: &id, task: None, now };
+        let operator = match self.identify(presented, &id, now).await? {
+            Caller::Operator(operator) => operator,
+            Caller::Workload(_) | Caller::Service(_) => return Err(wrong_role(OPERATORS)),
+        };
+        if !operator.is(Role::Admin) {
+            let why = "this takes an operator with the role `admin`";
+            return Err(self.refuse_operator(&operator, &call, why).await?);
+        }
+        let _turn = self.turning_keys.lock().await;
+        let actor = Actor::Operator { name: operator.name().to_owned() };
+        self.prepare_keys(&Use::ALL, &actor, &id, reason).await?;
+        Ok(self.listed(now).into_iter().filter(|key| key.own).collect())
+    }
+
+    /// Takes every rotation as far as it can go by now, and begins one where a key is old. To be called every second or so.
+    pub async fn turn_keys(&self) {
+        if !self.vouched.load(Ordering::Acquire) {
+            return;
+        }
+        let _turn = self.turning_keys.lock().await;
+        for purpose in Use::ALL {
+            if let Err(why) = self.turn(purpose).await {
+                tracing::warn!(%why, ?purpose, "a rotation of keys waits");
+            }
+        }
+    }
+
+    async fn turn(&self, purpose: Use) -> Result<(), Error> {
+        let now = self.now();
+        self.retire_replaced(purpose, now).await?;
+        if let Some(next) = self.parts.keys.next(purpose, now) {
+            let next = self.announce(next).await.map_err(|why| in_doubt(&why))?;
+            if now >= self.known_by_all(&next) {
+                self.activate(purpose, &next, now).await?;
+            }
+        } else if self.is_old(purpose, now) {
+            self.prepare_keys(&[purpose], &Actor::Broker, "", None).await?;
+        }
+        Ok(())
+    }
+
+    /// On record → made → published.
+    async fn prepare_keys(
+        &self,
+        purposes: &[Use],
+        actor: &Actor,
+        request: &str,
+        reason: Option<String>,
+    ) -> Result<(), Error> {
+        let now = self.now();
+        let event = Event::KeyRotationRequested { purposes: purposes.iter().map(Use::to_string).collect(), reason };
+        self.record(vec![Entry { time: now, request: request.to_owned(), actor: actor.clone(), task: None, event }])
+            .await?;
+        for purpose in purposes {
+            self.retire_replaced(*purpose, now).await?;
+            self.parts.keys.prepare(*purpose).map_err(|why| unmade(&why))?;
+            if let Some(next) = self.parts.keys.next(*purpose, now) {
+                self.announce(next).await.map_err(|why| in_doubt(&why))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// On record → the next key signs → the end of the old one.
+    async fn activate(&self, purpose: Use, next: &PublishedKey, now: Time) -> Result<(), Error> {
+        let replaces = self.parts.keys.current(purpose, now).jwk.kid;
+        let (purpose_name, kid) = (purpose.to_string(), next.jwk.kid.clone());
+        tracing::info!(kid, replaces, purpose = purpose_name, "the next key signs");
+        let event = Event::KeyActivated { purpose: purpose_name, kid, replaces };
+        let request = String::new();
+        self.record(vec![Entry { time: now, request, actor: Actor::Broker, task: None, event }]).await?;
+        self.parts.keys.activate(purpose);
+        self.retire_replaced(purpose, now).await
+    }
+
+    /// The end of a key that was replaced, if there is one: in the store first, for a file that is gone tells nobody what it signed.
+    async fn retire_replaced(&self, purpose: Use, now: Time) -> Result<(), Error> {
+        let Some(Replaced { kid, last_expiry }) = self.parts.keys.replaced(purpose) else { return Ok(()) };
+        let retirement = Retirement { retired_at: now, published_until: last_expiry.max(now) + GRACE };
+        self.parts.ledger.retire(&kid, retirement).await.map_err(|why| in_doubt(&why))?;
+        self.parts.keys.settle(purpose).map_err(|why| unmade(&why))
+    }
+
+    fn known_by_all(&self, key: &PublishedKey) -> Time {
+        known_by_all(key, self.parts.key_life.jwks_max_age)
+    }
+
+    fn is_old(&self, purpose: Use, now: Time) -> bool {
+        let current = self.parts.keys.current(purpose, now);
+        let life = TimeDelta::seconds(i64::from(self.parts.key_life.rotate_every));
+        let published_at = self.known_keys.published_at(purpose, &current.jwk.kid);
+        published_at.is_some_and(|published_at| now - published_at >= life)
+    }
+
+    fn listed(&self, now: Time) -> Vec<ListedKey> {
+        let mut keys = Vec::new();
+        for purpose in Use::ALL {
+            let signing = self.parts.keys.current(purpose, now).jwk.kid;
+            let next = self.parts.keys.next(purpose, now).map(|key| key.jwk.kid);
+            for standing in self.known_keys.all(purpose).into_iter().filter(|key| key.is_published(now)) {
+                let StandingKey { key, retirement } = standing;
+                let (signs, is_next) = (key.jwk.kid == signing, next.as_ref() == Some(&key.jwk.kid));
+                let state = match retirement {
+                    Some(retirement) => KeyState::Retired(retirement),
+                    None if signs => KeyState::Signing,
+                    None if is_next => KeyState::Prepared { signs_from: self.known_by_all(&key) },
+                    None => KeyState::Published,
+                };
+                keys.push(ListedKey { key, state, own: signs || is_next });
+            }
+        }
+        keys
+    }
+}
+
+/// The key could not be made or put in its place: a matter of the broker's own disk.
+fn unmade(why: &str) -> Error {
+    tracing::error!(why, "a signing key cannot be kept");
+    Error::Unavailable(Input::Keys)
+}
