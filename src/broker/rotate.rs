@@ -5,22 +5,20 @@
 //! Each step can be done again, so whatever fails or crashes is taken up at the next look.
 
 use chrono::TimeDelta;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
-use super::{Broker, Call, Caller, Request, in_doubt, keys::known_by_all, looked, wrong_role};
+use super::{Broker, Call, Caller, Presented, Request, in_doubt, keys::known_by_all, looked, wrong_role};
 use crate::{
     audit::{Actor, Entry, Event},
     clock::Time,
     credential::Replaced,
     error::{Error, Input},
     lease::{PublishedKey, Retirement, StandingKey, Use},
-    party::Role,
+    party::{Operator, Role},
 };
 
 /// How much longer than the last credential its key stays published: verifiers allow clocks to differ by as much.
 const GRACE: TimeDelta = TimeDelta::seconds(60);
-
-const OPERATORS: &str = "only an operator sees and rotates keys";
 
 /// How long keys are kept, in seconds.
 #[derive(Debug, Clone, Copy)]
@@ -67,10 +65,7 @@ impl Broker {
         let now = self.now();
         let Request { presented, id } = request;
         let call = Call { request: &id, task: None, now };
-        let operator = match self.identify(presented, &id, now).await? {
-            Caller::Operator(operator) => operator,
-            Caller::Workload(_) | Caller::Service(_) => return Err(wrong_role(OPERATORS)),
-        };
+        let operator = self.operator(presented, &call).await?;
         self.note(&operator, &call, looked("keys")).await?;
         self.known_keys.learn(self.parts.ledger.keys().await.map_err(|why| in_doubt(&why))?);
         Ok(self.listed(now))
@@ -85,10 +80,7 @@ impl Broker {
         let now = self.now();
         let Request { presented, id } = request;
         let call = Call { request: &id, task: None, now };
-        let operator = match self.identify(presented, &id, now).await? {
-            Caller::Operator(operator) => operator,
-            Caller::Workload(_) | Caller::Service(_) => return Err(wrong_role(OPERATORS)),
-        };
+        let operator = self.operator(presented, &call).await?;
         if !operator.is(Role::Admin) {
             let why = "this takes an operator with the role `admin`";
             return Err(self.refuse_operator(&operator, &call, why).await?);
@@ -97,6 +89,13 @@ impl Broker {
         let actor = Actor::Operator { name: operator.name().to_owned() };
         self.prepare_keys(&Use::ALL, &actor, &id, reason).await?;
         Ok(self.listed(now).into_iter().filter(|key| key.own).collect())
+    }
+
+    async fn operator(&self, presented: Presented, call: &Call<'_>) -> Result<Arc<Operator>, Error> {
+        match self.identify(presented, call.request, call.now).await? {
+            Caller::Operator(operator) => Ok(operator),
+            Caller::Workload(_) | Caller::Service(_) => Err(wrong_role("only an operator sees and rotates keys")),
+        }
     }
 
     /// Takes every rotation as far as it can go by now, and begins one where a key is old. To be called every second or so.
