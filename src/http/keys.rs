@@ -69,8 +69,9 @@ pub(super) async fn metadata(State(broker): State<Arc<Broker>>) -> Document {
             "introspection_endpoint": format!("{issuer}/oauth2/introspect"),
             "introspection_endpoint_auth_methods_supported": ["Bearer"],
             "grant_types_supported": ["urn:ietf:params:oauth:grant-type:token-exchange", "client_credentials"],
-            "response_types_supported": [],
-            "response_modes_supported": [],
+            // Required, and never an empty array (RFC 8414 sections 2 and 3.2). Without an authorization endpoint this is the one
+            // response type that promises nothing.
+            "response_types_supported": ["none"],
             "scopes_supported": ["read", "write", "secret"],
             "authorization_details_types_supported": ["remit:task", "remit:declaration"],
             "subject_types_supported": ["public"],

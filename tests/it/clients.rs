@@ -145,6 +145,9 @@ async fn the_metadata_leads_to_endpoints_that_answer() {
     let metadata = get(stand.url("/.well-known/oauth-authorization-server")).await;
     assert_eq!(metadata, get(stand.url("/.well-known/openid-configuration")).await);
     assert_eq!(metadata["issuer"], *stand.broker.url);
+    for (name, value) in metadata.as_object().unwrap() {
+        assert_ne!(value, &json!([]), "{name}: what has no elements is left out (RFC 8414 section 3.2)");
+    }
     assert!(!get(text(&metadata, "jwks_uri")).await["keys"].as_array().unwrap().is_empty());
     assert!(!get(text(&metadata, "remit_spiffe_bundle_uri")).await["keys"].as_array().unwrap().is_empty());
 
