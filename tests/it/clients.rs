@@ -1,4 +1,4 @@
-//! Clients that are not ours, unmodified: `PyJWT`, py-spiffe, a reader of status lists, and whoever reads the metadata.
+//! Verifiers that are not ours, unmodified: `PyJWT`, jose, py-spiffe, a reader of status lists; and whoever reads the metadata.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ pub(crate) async fn python(name: &str, arguments: &[&str], tokens: &[&str]) -> V
 }
 
 /// The same with Node.js and the libraries in `target/npm`, which are the first argument.
-async fn node(name: &str, arguments: &[&str], tokens: &[&str]) -> Vec<String> {
+pub(crate) async fn node(name: &str, arguments: &[&str], tokens: &[&str]) -> Vec<String> {
     let libraries = made("target/npm");
     let arguments: Vec<_> = libraries.to_str().into_iter().chain(arguments.iter().copied()).collect();
     client(Path::new("node"), name, &arguments, tokens).await
@@ -105,6 +105,31 @@ both! {
         assert_eq!(python("jwt_svid.py", &arguments, &[&svid]).await, ["InvalidTokenError"]);
         let arguments = [&*stand.broker.url, "example.org", GIT];
         assert_eq!(python("jwt_svid.py", &arguments, &[&svid]).await, ["InvalidTokenError"]);
+    }
+
+    async fn jose_validates_access_tokens(stand) {
+        let (_, [access, svid, foreign]) = tokens(&stand).await;
+        let (body, signature) = (altered(&access, 1), altered(&access, 2));
+        let all = [&*access, &foreign, &body, &signature, &svid];
+        let answers = node("jose.mjs", &[&stand.broker.url, GIT, "at+jwt"], &all).await;
+        let (forged, unfit) = ("ERR_JWS_SIGNATURE_VERIFICATION_FAILED", "ERR_JWT_CLAIM_VALIDATION_FAILED");
+        let subject = "read for spiffe://example.com/ci/acme/payments";
+        assert_eq!(answers, [subject, &format!("{unfit} aud"), forged, forged, "ERR_JWKS_NO_MATCHING_KEY"]);
+        let answers = node("jose.mjs", &[&stand.broker.url, GIT, "statuslist+jwt"], &[&access]).await;
+        assert_eq!(answers, [format!("{unfit} typ")]);
+        let elsewhere = stand.broker.url.replace("127.0.0.1", "localhost");
+        assert_eq!(node("jose.mjs", &[&elsewhere, GIT, "at+jwt"], &[&access]).await, [format!("{unfit} iss")]);
+    }
+
+    async fn jose_validates_jwt_svids(stand) {
+        let (task, [access, svid, _]) = tokens(&stand).await;
+        let (body, signature) = (altered(&svid, 1), altered(&svid, 2));
+        let answers = node("jose.mjs", &[&stand.broker.url, GIT, "JWT"], &[&svid, &body, &signature, &access]).await;
+        let forged = "ERR_JWS_SIGNATURE_VERIFICATION_FAILED";
+        let subject = format!("read for spiffe://example.com/ci/acme/payments/task/{task}");
+        assert_eq!(answers, [&*subject, forged, forged, "ERR_JWKS_NO_MATCHING_KEY"]);
+        let answers = node("jose.mjs", &[&stand.broker.url, REGISTRY, "JWT"], &[&svid]).await;
+        assert_eq!(answers, ["ERR_JWT_CLAIM_VALIDATION_FAILED aud"]);
     }
 }
 
