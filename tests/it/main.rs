@@ -32,6 +32,8 @@ mod mint;
 #[cfg(test)]
 mod oauth;
 #[cfg(test)]
+mod oauth_clients;
+#[cfg(test)]
 mod oidc;
 #[cfg(test)]
 mod operators;
