@@ -48,7 +48,13 @@ struct Claims {
     aud: Audience,
     exp: u64,
     iat: u64,
+    #[serde(default, deserialize_with = "present")]
     nbf: Option<u64>,
+}
+
+/// A claim that may be left out, but is none of the things that could be taken for being left out (`null`).
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    u64::deserialize(deserializer).map(Some)
 }
 
 #[derive(Deserialize)]
@@ -309,6 +315,7 @@ mod tests {
             ("nbf", json!(NOW + 5), true),
             ("nbf", json!(NOW + 6), false),
             ("nbf", json!("later"), false),
+            ("nbf", json!(null), false),
             ("repo", json!("acme"), true),
             ("repo", json!("acme/../evil"), false),
             ("repo", json!("task/x"), false),

@@ -186,15 +186,14 @@ async fn claims_are_required_and_typed() {
         }
         if claim != "nbf" {
             rows.push(row(format!("without {claim}"), bench.without(claim)));
-            rows.push(row(format!("{claim} = null"), bench.with(json!({ claim: null }))));
         }
+        rows.push(row(format!("{claim} = null"), bench.with(json!({ claim: null }))));
     }
     bench.refuses(rows).await;
 
     for (name, over) in [
         ("aud is a list that has it", json!({"aud": ["https://other.example.com", audience]})),
         ("nbf in the past", json!({"nbf": now() - 60})),
-        ("nbf null", json!({"nbf": null})),
         ("the oldest that is allowed", json!({"iat": now() - 3590})),
         ("a clock that is ahead a little", json!({"iat": now() + 3})),
     ] {
