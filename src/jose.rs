@@ -29,6 +29,9 @@ use std::{
 /// The longest token that is looked at: well above what the broker writes, well below what hurts.
 pub const MAX_TOKEN: usize = 16 * 1024;
 
+/// The longest header of a token, as it is written. What is in it is read before anything is verified.
+pub const MAX_TOKEN_HEADER: usize = 8 * 1024;
+
 /// Why a token or key was not accepted. For logs; callers learn only that it was not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -182,6 +185,9 @@ impl<'a> Unverified<'a> {
         else {
             return Err(Invalid("not a compact JWS"));
         };
+        if header.len() > MAX_TOKEN_HEADER {
+            return Err(Invalid("the header of the token is too long"));
+        }
         decode(signature)?;
         let header: TokenHeader = strict_json(&decode(header)?)?;
         if FORBIDDEN_HEADERS.iter().any(|name| header.other.contains_key(*name)) {
