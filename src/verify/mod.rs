@@ -87,6 +87,9 @@ impl<'a> Token<'a> {
         if claims.iss != issuer {
             return Err(Refused("it is of another issuer"));
         }
+        if Time::from_timestamp(claims.exp, 0).is_none() {
+            return Err(Refused("its end is no point in time"));
+        }
         if now >= claims.exp {
             return Err(Refused("it has expired"));
         }
