@@ -23,6 +23,9 @@ use crate::{
 /// How long a client may take to send a body. What is done with it has deadlines of its own.
 const BODY_DEADLINE: Duration = Duration::from_secs(15);
 
+/// RFC 6750 section 2: whoever sends several tokens, or one in several places, is asked what they mean.
+pub(super) const ONE_PLACE: &str = "a token comes in one place, the `Authorization` header";
+
 /// The caller, as far as the transport and the headers tell.
 pub(super) struct Called {
     pub(super) request: broker::Request,
@@ -34,6 +37,15 @@ impl<S: Sync> FromRequestParts<S> for Called {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let bearer = bearer(&parts.headers)?;
+        for (name, value) in form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()) {
+            if !(is_text(&name) && is_text(&value)) {
+                return Err(Error::invalid("the query is not in UTF-8").into());
+            }
+            // Nor is a token that nobody looks for passed over in favour of what the kernel says.
+            if name == "access_token" {
+                return Err(bearer.map_or(Error::EvidenceInvalid, |_| Error::invalid(ONE_PLACE)).into());
+            }
+        }
         let peer = match parts.extensions.get::<ConnectInfo<Caller>>() {
             Some(ConnectInfo(Caller::Process(peer))) => peer.clone(),
             Some(ConnectInfo(Caller::Anybody)) | None => None,
@@ -140,7 +152,7 @@ impl Form {
         let body = read(request, "application/x-www-form-urlencoded").await.map_err(NoForm::Unread)?;
         let mut parameters = BTreeMap::new();
         for (name, value) in form_urlencoded::parse(&body) {
-            if name.contains('\u{fffd}') || value.contains(['\u{fffd}', '\0']) {
+            if !(is_text(&name) && is_text(&value)) {
                 return Err(NoForm::Malformed("the body is not a form in UTF-8"));
             }
             if parameters.insert(name.clone().into_owned(), value.into_owned()).is_some() {
@@ -157,9 +169,15 @@ impl Form {
     }
 }
 
+/// Whether what was decoded leniently was UTF-8 to begin with, and has no NUL in it.
+fn is_text(decoded: &str) -> bool {
+    !decoded.contains(['\u{fffd}', '\0'])
+}
+
 async fn read(request: Request, kind: &str) -> Result<Bytes, StatusCode> {
-    let given = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = given.split(';').next().unwrap_or_default().trim();
+    let mut given = request.headers().get_all(header::CONTENT_TYPE).iter();
+    let (Some(given), None) = (given.next(), given.next()) else { return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE) };
+    let essence = given.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case(kind) {
         return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }

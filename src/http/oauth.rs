@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::{
     error::{EvidenceRole, OAuthError, Problem},
-    extract::{Called, Form, NoForm},
+    extract::{Called, Form, NoForm, ONE_PLACE},
     tasks::idempotency_key,
 };
 use crate::{
@@ -157,6 +157,9 @@ pub(super) async fn introspect(
     let fail = failed(EvidenceRole::Client);
     let called = called.map_err(|Problem(error)| fail(error))?;
     let mut form = form(request).await?;
+    if form.take("access_token").is_some() && called.authorized {
+        return Err(fail(Error::invalid(ONE_PLACE)));
+    }
     let token = form.take("token").ok_or_else(|| fail(Error::invalid("`token` is required")))?;
     Ok(Answer(match broker.introspect(called.request, &token).await.map_err(fail)? {
         Introspection::Inactive => json!({"active": false}),
