@@ -14,15 +14,15 @@ use crate::support::{Answer, GIT, GIT_TOKEN, RESPONDER, Stand, Store, VIEWER, de
 const UNKNOWN: &str = "task_01jd0000000000000000000000";
 
 /// What came back over a plain TCP connection, up to its end or for five seconds.
-struct Raw {
+pub(crate) struct Raw {
     status: u16,
-    text: String,
+    pub(crate) text: String,
     /// Whether the broker closed the connection.
-    closed: bool,
+    pub(crate) closed: bool,
 }
 
 impl Raw {
-    async fn send(stand: &Stand, request: &[u8]) -> Self {
+    pub(crate) async fn send(stand: &Stand, request: &[u8]) -> Self {
         let mut stream = TcpStream::connect(stand.broker.url.trim_start_matches("http://")).await.unwrap();
         // It may have answered and closed before it has read everything.
         let _ = timeout(Duration::from_secs(5), stream.write_all(request)).await;
@@ -33,7 +33,7 @@ impl Raw {
         Self { status, text, closed }
     }
 
-    fn answers(&self) -> usize {
+    pub(crate) fn answers(&self) -> usize {
         self.text.matches("HTTP/1.").count()
     }
 
@@ -49,12 +49,14 @@ impl Raw {
     }
 }
 
+/// What would tell of the inside of the broker.
+pub(crate) const INSIDE: [&str; 12] =
+    ["panicked", ".rs:", "src/", "redb", "redis", "serde", "axum", "hyper", "cedar", "/tmp/", "stack", "os error"];
+
 /// Nothing of the inside of the broker.
 #[track_caller]
 fn quiet(text: &str) {
-    for word in
-        ["panicked", ".rs:", "src/", "redb", "redis", "serde", "axum", "hyper", "cedar", "/tmp/", "stack", "os error"]
-    {
+    for word in INSIDE {
         assert!(!text.contains(word), "`{word}` in {text}");
     }
 }

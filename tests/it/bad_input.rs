@@ -1,0 +1,396 @@
+//! Bad input, in one table: what can be sent to a broker that should not be, and what it answers. The numbers are those of the list
+//! of attacks that the table was made from. Every row is sent to a running broker over both stores, or names the test that shows it,
+//! or says what it is about that there is not yet. Afterwards nothing is lost: what was there before still works, and nothing came of it.
+
+mod anywhere;
+mod bench;
+mod forge;
+mod tokens;
+mod workloads;
+
+use serde_json::{Value, json};
+use std::{collections::BTreeSet, path::Path};
+
+use crate::{
+    both,
+    support::{Stand, Store},
+};
+use bench::{Bench, Case};
+
+/// How a row is shown.
+enum By {
+    /// Requests to a running broker.
+    Live(fn(&Bench) -> Vec<Case>),
+    /// A test of its own: `file::test` in here, or `remit::module::test` among the sources.
+    Shown(&'static str),
+    /// Nothing of it can be sent: this is not there yet.
+    NotYet(&'static str),
+}
+
+use By::{Live, NotYet, Shown};
+
+/// The number of an attack, what it is, and by what it is shown.
+type Row = (u16, &'static str, &'static [By]);
+
+/// The attacks that the table is about.
+const LISTED: &[u16] = &[
+    1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 19, 27, 29, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 47, 48, 49, 61, 62, 63, 65,
+    67, 71, 72, 73, 76, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87, 91, 107, 112, 113, 114,
+];
+
+const ROWS: &[Row] = &[
+    (
+        1,
+        "a body that is too large, or has no end",
+        &[Live(anywhere::a_body_too_large), Shown("attacks::a_body_without_end_disturbs_nobody")],
+    ),
+    (
+        2,
+        "JSON that is deep, wide or long",
+        &[Live(anywhere::json_that_costs), Shown("attacks::what_is_large_is_refused_and_not_feared")],
+    ),
+    (3, "a member or a parameter that is there twice", &[Live(anywhere::what_is_said_twice)]),
+    (4, "octets that are no text", &[Live(anywhere::octets_that_are_no_text)]),
+    (5, "another content type, another method, more after the end", &[Live(anywhere::another_kind_of_body_or_method)]),
+    (6, "a request whose end can be read in two ways", &[Live(anywhere::two_ways_to_read_one_request)]),
+    (7, "a path that is written to lead elsewhere", &[Live(anywhere::paths_that_lead_elsewhere)]),
+    (
+        8,
+        "a token in more than one place",
+        &[Live(anywhere::two_bearers), Shown("oidc::one_authorization_header_with_one_bearer_token")],
+    ),
+    (11, "a head that is too large", &[Live(anywhere::a_head_too_large)]),
+    (
+        14,
+        "text that plays with a log or a terminal",
+        &[
+            Live(anywhere::text_for_logs),
+            Shown("remit::audit::writer::tests::no_text_makes_a_second_line"),
+            Shown("remit::cli::show::tests::what_an_agent_declared_cannot_play_with_the_terminal"),
+            Shown("metrics::labels_hold_nothing_of_a_caller"),
+        ],
+    ),
+    (
+        19,
+        "evidence for another audience",
+        &[Live(workloads::evidence_for_another), Shown("oidc::claims_are_required_and_typed")],
+    ),
+    (27, "evidence from another time", &[Live(workloads::evidence_from_another_time)]),
+    (
+        29,
+        "evidence of a kind that nobody knows",
+        &[
+            Live(workloads::evidence_of_an_unknown_kind),
+            Shown("remit::attest::config::tests::the_sections_are_strict"),
+            Shown("start::a_bad_configuration_is_refused_in_one_sentence"),
+        ],
+    ),
+    (31, "a scope or privilege that is none, is not granted, or is everything", &[Live(workloads::scopes)]),
+    (32, "a service that is none, is written otherwise, or is two", &[Live(workloads::targets)]),
+    (
+        33,
+        "a lifetime that is none, or is beyond any bound",
+        &[Live(workloads::lifetimes), Shown("mint::a_lifetime_is_bounded")],
+    ),
+    (
+        34,
+        "an id that the caller made",
+        &[Live(workloads::ids_of_ones_own), Shown("attacks::a_path_leads_to_one_place")],
+    ),
+    (35, "details of another type or shape", &[Live(workloads::details), Shown("declare::bad_declarations")]),
+    (
+        36,
+        "what policy denies",
+        &[
+            Live(workloads::what_policy_denies),
+            Shown("audit::a_refused_declaration_is_on_record_with_the_policies_that_refused_it"),
+        ],
+    ),
+    (
+        37,
+        "a policy that errs",
+        &[
+            Shown("policy::an_evaluation_that_errs_mints_nothing"),
+            Shown("remit::policy::tests::an_evaluation_that_errs_is_no_decision"),
+        ],
+    ),
+    (
+        38,
+        "a task that is over, or ends in this moment",
+        &[Live(workloads::what_is_over), Shown("revoke::a_mint_that_races_a_revoke")],
+    ),
+    (
+        39,
+        "an `Idempotency-Key` with something else under it",
+        &[
+            Live(workloads::a_key_used_again),
+            Shown("declare::a_retry_under_the_same_key_is_the_same_task"),
+            Shown("oauth::a_retry_declares_once"),
+        ],
+    ),
+    (
+        40,
+        "too much of something",
+        &[
+            Shown("watch::not_everybody_can_watch_at_once"),
+            Shown("bad_input::made_up_ids_are_recorded_a_hundred_a_minute"),
+            NotYet("tasks and leases of one workload are not counted against a bound"),
+        ],
+    ),
+    (41, "a certificate request that asks for what policy does not give", &[NotYet("no certificates are issued")]),
+    (
+        47,
+        "a grant that is unknown, switched off or there twice",
+        &[Live(workloads::grants), Shown("mint::the_token_endpoint_speaks_oauth")],
+    ),
+    (
+        48,
+        "an audit log that takes nothing",
+        &[
+            Shown("audit::a_log_that_takes_nothing_stops_the_broker"),
+            Shown("metrics::an_audit_log_that_takes_nothing_is_named_and_counted"),
+            Shown("remit::audit::writer::tests::a_full_disk_refuses_and_recovers"),
+            Shown("remit::audit::writer::tests::a_failed_sync_is_final"),
+        ],
+    ),
+    (
+        49,
+        "a store in doubt",
+        &[
+            Shown("store::a_store_out_of_reach_is_503_and_inactive"),
+            Shown("store::a_flushed_store_denies"),
+            Shown("remit::lease::tests::each::without_memory_an_end_still_works_and_a_mint_does_not"),
+            Shown("remit::lease::tests::each::a_redis_that_hangs_is_in_doubt_soon"),
+            NotYet(
+                "a failover, a cluster that is down and a replica that took over are not told apart from a store out of reach",
+            ),
+        ],
+    ),
+    (
+        61,
+        "a revoke of what is revoked or unknown",
+        &[
+            Live(workloads::revoked_again),
+            Shown("revoke::an_unseen_id_can_be_revoked_by_an_operator_only"),
+            NotYet("POST /oauth2/revoke (RFC 7009) is not there"),
+        ],
+    ),
+    (
+        62,
+        "a revoke of another's task",
+        &[
+            Live(workloads::what_is_anothers),
+            Shown("attacks::an_id_is_not_a_capability"),
+            NotYet("no task has children, so that none can end its parent"),
+        ],
+    ),
+    (63, "an id out of a log as a key", &[Live(workloads::ids_as_keys), Shown("attacks::an_id_is_not_a_capability")]),
+    (65, "a hint that is wrong", &[Live(workloads::hints), NotYet("POST /oauth2/revoke (RFC 7009) is not there")]),
+    (
+        67,
+        "questions about tokens that are not the caller's business",
+        &[
+            Live(workloads::questions_about_tokens),
+            Shown("introspect::there_is_one_inactive_answer"),
+            Shown("introspect::only_services_and_operators_ask"),
+            NotYet("that the answers take the same time is not measured"),
+        ],
+    ),
+    (71, "a key id that is a path, a query, an address", &[Live(tokens::key_ids)]),
+    (
+        72,
+        "a flood of unknown key ids",
+        &[
+            Shown("jwks::a_flood_of_unknown_keys_costs_one_fetch_per_interval"),
+            Shown("remit::attest::keys::tests::an_unknown_key_costs_one_fetch_per_interval"),
+        ],
+    ),
+    (
+        73,
+        "a set of keys with one that should not be in it",
+        &[
+            Shown("remit::attest::jwks::tests::one_bad_key_refuses_the_set"),
+            Shown("jwks::what_cannot_be_trusted_to_be_the_keys_is_not_used"),
+            Shown("bad_input::the_brokers_own_keys_are_public_and_nothing_else"),
+            NotYet("keys that are weak by how they were made (ROCA) are not told apart"),
+        ],
+    ),
+    (76, "no algorithm", &[Live(tokens::no_algorithm), Shown("oidc::a_token_chooses_neither_key_nor_algorithm")]),
+    (77, "a public key as a secret", &[Live(tokens::a_public_key_as_a_secret)]),
+    (78, "a signature that is none", &[Live(tokens::signatures)]),
+    (79, "a key in the token", &[Live(tokens::keys_in_the_token)]),
+    (80, "extensions that must be understood", &[Live(tokens::extensions)]),
+    (81, "another way to write it", &[Live(tokens::other_writings), Shown("oidc::a_token_has_one_way_to_be_written")]),
+    (82, "what is encrypted or packed", &[Live(tokens::what_is_encrypted_or_packed)]),
+    (83, "another way to write the octets", &[Live(tokens::base64)]),
+    (84, "a member of a token that is there twice", &[Live(tokens::members_twice)]),
+    (85, "times that are none", &[Live(tokens::times), Shown("oidc::claims_are_required_and_typed")]),
+    (86, "an audience or an issuer that looks alike", &[Live(tokens::audiences_and_issuers)]),
+    (
+        87,
+        "one kind of token for another",
+        &[
+            Live(tokens::one_kind_for_another),
+            Shown("oidc::a_credential_is_no_evidence"),
+            Shown("introspect::one_kind_is_never_accepted_as_another"),
+            Shown("status_list::a_list_is_no_token_and_a_token_no_list"),
+            NotYet("there are neither proofs of possession nor states of a feed nor log heads to take for a token"),
+        ],
+    ),
+    (91, "a token that is too long", &[Live(tokens::long_tokens)]),
+    (
+        107,
+        "what operators do, done by others",
+        &[
+            Live(workloads::what_operators_do),
+            Shown("operators::everybody_at_every_route"),
+            NotYet("operators have neither sessions of an issuer nor client certificates"),
+        ],
+    ),
+    (
+        112,
+        "a start on what is not safe",
+        &[
+            Shown("store::an_unsafe_redis_is_refused_at_start"),
+            Shown("remit::lease::redis::connect::tests::a_redis_that_could_forget_is_refused"),
+            Shown("remit::lease::redis::connect::tests::another_machine_is_reached_by_tls_and_password_alone"),
+            Shown("remit::secret_file::tests::a_secret_that_others_can_read_is_refused"),
+            Shown("remit::config::tests::every_unsafe_setting_is_told"),
+            Shown("start::a_bad_configuration_is_refused_in_one_sentence"),
+        ],
+    ),
+    (
+        113,
+        "a record that was altered, moved or brought back",
+        &[
+            Shown("store::a_record_that_was_tampered_with_is_refused"),
+            Shown("remit::lease::record::tests::any_changed_byte_is_refused"),
+            Shown("remit::lease::record::tests::a_record_belongs_to_one_key_type_and_generation"),
+            NotYet("an older record under its own key is told by its generation alone"),
+        ],
+    ),
+    (
+        114,
+        "a record that is none, or is without bound",
+        &[
+            Shown("store::a_record_that_was_tampered_with_is_refused"),
+            Shown("remit::lease::record::tests::a_body_is_bounded"),
+            Shown("remit::lease::tests::each::numbers_that_nothing_counted_are_no_numbers"),
+            Shown("remit::lease::tests::each::a_counter_that_is_none_does_not_keep_a_task_alive"),
+        ],
+    ),
+];
+
+both! {
+    /// Everything that is wrong with a row is told at once.
+    async fn every_row_has_its_answer_and_nothing_is_lost(stand) {
+        let (mut bench, mut wrong) = (Bench::new(stand).await, Vec::new());
+        for (row, attack, by) in ROWS {
+            let live = by.iter().filter_map(|by| if let Live(cases) = by { Some(cases(&bench)) } else { None });
+            let live: Vec<Case> = live.flatten().collect();
+            for case in &live {
+                wrong.extend(bench.wrong(case).await.map(|wrong| format!("row {row}, {attack}: {wrong}")));
+            }
+            if !live.is_empty() {
+                wrong.extend(bench.lost().await.map(|lost| format!("row {row}, {attack}: afterwards, {lost}")));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        bench.end().await;
+    }
+}
+
+/// A revoke may overtake the first issue of its task, and still nobody fills the store with ids of their own.
+#[tokio::test]
+async fn made_up_ids_are_recorded_a_hundred_a_minute() {
+    let stand = Stand::new(Store::Embedded).await;
+    let (task, token) = stand.task_with_token().await;
+    let mut recorded = 0;
+    let refused = loop {
+        let answer = stand.revoke(&format!("task_01jd{recorded:022}")).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        recorded += 1;
+        assert!(recorded <= 200, "there is no bound");
+    };
+    // Up to two minutes that begin in between.
+    assert!(recorded >= 100);
+    assert!(refused.headers.contains_key("retry-after"));
+    refused.refused(429, "quota_exceeded");
+    // What is known can be revoked all the same.
+    stand.revoke(&task).await.expect(reqwest::StatusCode::OK);
+    assert_eq!(stand.introspect(&token).await, json!({"active": false}));
+}
+
+/// What is published holds no half that should stay at home, and nothing that could be taken for another key.
+#[tokio::test]
+async fn the_brokers_own_keys_are_public_and_nothing_else() {
+    let stand = Stand::new(Store::Embedded).await;
+    for (path, usage) in [("/jwks", "sig"), ("/spiffe/bundle", "jwt-svid")] {
+        let answer = stand.client.get(stand.url(path)).send().await.expect("an answer");
+        let document: Value = answer.json().await.expect("JSON");
+        let keys = document["keys"].as_array().expect("keys");
+        let kids: BTreeSet<_> = keys.iter().map(|key| key["kid"].as_str().expect("a key id")).collect();
+        assert!(!keys.is_empty() && kids.len() == keys.len(), "{document}");
+        for key in keys {
+            assert_eq!(
+                (&key["kty"], &key["crv"], &key["use"]),
+                (&json!("EC"), &json!("P-256"), &json!(usage)),
+                "{key}"
+            );
+            let members: BTreeSet<&str> = key.as_object().expect("a key").keys().map(String::as_str).collect();
+            let known = BTreeSet::from(["kty", "crv", "x", "y", "kid", "use", "alg", "remit_purpose"]);
+            assert!(members.is_subset(&known), "{key}");
+        }
+    }
+}
+
+#[test]
+fn every_attack_is_in_the_table_once() {
+    let rows: Vec<_> = ROWS.iter().map(|(row, ..)| *row).collect();
+    assert_eq!(rows, LISTED);
+    assert!(rows.is_sorted_by(|a, b| a < b));
+    for (row, attack, by) in ROWS {
+        assert!(!attack.is_empty() && !by.is_empty(), "row {row}");
+    }
+}
+
+/// A test that a row relies on is still there under its name.
+#[test]
+fn what_rows_rely_on_is_there() {
+    for (row, _, by) in ROWS {
+        for by in *by {
+            match by {
+                Shown(path) => assert!(is_test(path), "row {row}: there is no test `{path}`"),
+                NotYet(what) => assert!(what.len() > 10, "row {row}: what is missing is not said"),
+                Live(_) => {}
+            }
+        }
+    }
+    assert!(!is_test("store::no_such_test") && !is_test("store::ready") && !is_test("no_such_module::no_such_test"));
+}
+
+/// Whether a path names a test.
+fn is_test(path: &str) -> bool {
+    let Some((module, name)) = path.rsplit_once("::") else { return false };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (base, module) =
+        module.strip_prefix("remit::").map_or((root.join("tests/it"), module), |module| (root.join("src"), module));
+    // Tests stand in a file of their own, or at the end of what they are about.
+    let short = module.strip_suffix("::tests").unwrap_or(module);
+    let file = |module: &str, end: &str| base.join(module.replace("::", "/") + end);
+    let files = [file(module, ".rs"), file(short, ".rs"), file(short, "/mod.rs")];
+    files.iter().filter_map(|file| std::fs::read_to_string(file).ok()).any(|text| {
+        let Some((before, _)) = text.split_once(&format!("fn {name}(")) else { return false };
+        let mut above = before.trim_end().trim_end_matches("async").trim_end().lines().rev();
+        let marked = above
+            .find(|line| !line.trim_start().starts_with("///"))
+            .is_some_and(|line| line.contains("#[test]") || line.contains("#[tokio::test"));
+        // In the macros that make a test of each store's, every function is one.
+        let listed = ["both! {", "each! {"]
+            .iter()
+            .any(|macros| before.rsplit_once(macros).is_some_and(|(_, since)| !since.contains("\n}")));
+        marked || listed
+    })
+}
