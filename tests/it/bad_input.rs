@@ -23,7 +23,7 @@ enum By {
     Live(fn(&Bench) -> Vec<Case>),
     /// A test of its own: `file::test` in here, or `remit::module::test` among the sources.
     Shown(&'static str),
-    /// Nothing of it can be sent: this is not there yet.
+    /// This of it is not there yet. Where it is an endpoint, a live row sees that it is not, so that it cannot come without its row.
     NotYet(&'static str),
 }
 
@@ -49,15 +49,27 @@ const ROWS: &[Row] = &[
         "JSON that is deep, wide or long",
         &[Live(anywhere::json_that_costs), Shown("attacks::what_is_large_is_refused_and_not_feared")],
     ),
-    (3, "a member or a parameter that is there twice", &[Live(anywhere::what_is_said_twice)]),
+    (
+        3,
+        "a member or a parameter that is there twice",
+        &[Live(anywhere::members_twice), Live(anywhere::parameters_twice)],
+    ),
     (4, "octets that are no text", &[Live(anywhere::octets_that_are_no_text)]),
-    (5, "another content type, another method, more after the end", &[Live(anywhere::another_kind_of_body_or_method)]),
+    (
+        5,
+        "another content type, another method, more after the end",
+        &[Live(anywhere::another_content_type), Live(anywhere::another_method), Live(anywhere::more_or_less_than_json)],
+    ),
     (6, "a request whose end can be read in two ways", &[Live(anywhere::two_ways_to_read_one_request)]),
     (7, "a path that is written to lead elsewhere", &[Live(anywhere::paths_that_lead_elsewhere)]),
     (
         8,
         "a token in more than one place",
-        &[Live(anywhere::two_bearers), Shown("oidc::one_authorization_header_with_one_bearer_token")],
+        &[
+            Live(anywhere::two_bearers),
+            Live(anywhere::two_bearers_that_ask),
+            Shown("oidc::one_authorization_header_with_one_bearer_token"),
+        ],
     ),
     (11, "a head that is too large", &[Live(anywhere::a_head_too_large)]),
     (
@@ -97,7 +109,11 @@ const ROWS: &[Row] = &[
         "an id that the caller made",
         &[Live(workloads::ids_of_ones_own), Shown("attacks::a_path_leads_to_one_place")],
     ),
-    (35, "details of another type or shape", &[Live(workloads::details), Shown("declare::bad_declarations")]),
+    (
+        35,
+        "details of another type or shape",
+        &[Live(workloads::one_detail), Live(workloads::lists_of_details), Shown("declare::bad_declarations")],
+    ),
     (
         36,
         "what policy denies",
@@ -137,7 +153,11 @@ const ROWS: &[Row] = &[
             NotYet("tasks and leases of one workload are not counted against a bound"),
         ],
     ),
-    (41, "a certificate request that asks for what policy does not give", &[NotYet("no certificates are issued")]),
+    (
+        41,
+        "a certificate request that asks for what policy does not give",
+        &[Live(workloads::no_certificates), NotYet("no certificates are issued")],
+    ),
     (
         47,
         "a grant that is unknown, switched off or there twice",
@@ -161,9 +181,7 @@ const ROWS: &[Row] = &[
             Shown("store::a_flushed_store_denies"),
             Shown("remit::lease::tests::each::without_memory_an_end_still_works_and_a_mint_does_not"),
             Shown("remit::lease::tests::each::a_redis_that_hangs_is_in_doubt_soon"),
-            NotYet(
-                "a failover, a cluster that is down and a replica that took over are not told apart from a store out of reach",
-            ),
+            NotYet("a failover that lost something is not noticed"),
         ],
     ),
     (
@@ -171,6 +189,7 @@ const ROWS: &[Row] = &[
         "a revoke of what is revoked or unknown",
         &[
             Live(workloads::revoked_again),
+            Live(workloads::no_revocation_endpoint),
             Shown("revoke::an_unseen_id_can_be_revoked_by_an_operator_only"),
             NotYet("POST /oauth2/revoke (RFC 7009) is not there"),
         ],
@@ -185,7 +204,15 @@ const ROWS: &[Row] = &[
         ],
     ),
     (63, "an id out of a log as a key", &[Live(workloads::ids_as_keys), Shown("attacks::an_id_is_not_a_capability")]),
-    (65, "a hint that is wrong", &[Live(workloads::hints), NotYet("POST /oauth2/revoke (RFC 7009) is not there")]),
+    (
+        65,
+        "a hint that is wrong",
+        &[
+            Live(workloads::hints),
+            Live(workloads::no_revocation_endpoint),
+            NotYet("POST /oauth2/revoke (RFC 7009) is not there"),
+        ],
+    ),
     (
         67,
         "questions about tokens that are not the caller's business",
@@ -266,7 +293,9 @@ const ROWS: &[Row] = &[
             Shown("store::a_record_that_was_tampered_with_is_refused"),
             Shown("remit::lease::record::tests::any_changed_byte_is_refused"),
             Shown("remit::lease::record::tests::a_record_belongs_to_one_key_type_and_generation"),
-            NotYet("an older record under its own key is told by its generation alone"),
+            NotYet(
+                "whoever deletes the record of an end, or sets back the counter of the status lists, is not found out: no journal",
+            ),
         ],
     ),
     (

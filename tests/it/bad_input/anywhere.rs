@@ -113,19 +113,19 @@ pub(super) fn json_that_costs(bench: &Bench) -> Vec<Case> {
             "5 000 parameters",
             "/oauth2/token",
             "",
-            (0..5_000).map(|n| format!("p{n}=v&")).collect::<String>(),
+            (0..5_000).map(|n| format!("p{n}=v")).collect::<Vec<_>>().join("&"),
             OAUTH,
         ),
     ]
 }
 
 /// Row 3.
-pub(super) fn what_is_said_twice(bench: &Bench) -> Vec<Case> {
+pub(super) fn members_twice(bench: &Bench) -> Vec<Case> {
     let evidence = bench.stand.evidence();
     let usual = bench.declaration(&json!({}));
     let twice = |member: &str, more: &str| usual.replacen(member, &format!("{more},{member}"), 1);
     let at = |path: &str| format!("/v1/tasks/{}{path}", bench.task);
-    let mut cases = vec![
+    vec![
         api("a member twice", "/v1/tasks", &evidence, twice("\"ttl\"", "\"ttl\":1"), INVALID),
         api("a member twice, alike", "/v1/tasks", &evidence, twice("\"ttl\"", "\"ttl\":600"), INVALID),
         api("a member twice, once escaped", "/v1/tasks", &evidence, twice("\"ttl\"", "\"\\u0074tl\":1"), INVALID),
@@ -150,6 +150,12 @@ pub(super) fn what_is_said_twice(bench: &Bench) -> Vec<Case> {
         ),
         get("a limit twice", "/v1/tasks?limit=1&limit=2", VIEWER, INVALID),
         get("a state twice", "/v1/tasks?state=active&state=revoked", VIEWER, INVALID),
+    ]
+}
+
+/// Row 3.
+pub(super) fn parameters_twice(bench: &Bench) -> Vec<Case> {
+    let mut cases = vec![
         form(
             "a member of the details twice",
             "/oauth2/token",
@@ -261,7 +267,7 @@ pub(super) fn octets_that_are_no_text(bench: &Bench) -> Vec<Case> {
 }
 
 /// Row 5.
-pub(super) fn another_kind_of_body_or_method(bench: &Bench) -> Vec<Case> {
+pub(super) fn another_content_type(bench: &Bench) -> Vec<Case> {
     let evidence = bench.stand.evidence();
     let usual = declaration().to_string();
     let bearer = ("authorization", format!("Bearer {evidence}"));
@@ -323,6 +329,13 @@ pub(super) fn another_kind_of_body_or_method(bench: &Bench) -> Vec<Case> {
         &b"\x1f\x8b\x08\0\0\0\0\0"[..],
         INVALID,
     ));
+    cases
+}
+
+/// Row 5.
+pub(super) fn another_method(bench: &Bench) -> Vec<Case> {
+    let bearer = ("authorization", format!("Bearer {}", bench.stand.evidence()));
+    let mut cases = Vec::new();
     let task = format!("/v1/tasks/{}", bench.task);
     for (path, methods) in [
         ("/v1/tasks".to_owned(), &["PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "get"][..]),
@@ -355,13 +368,17 @@ pub(super) fn another_kind_of_body_or_method(bench: &Bench) -> Vec<Case> {
             ));
         }
     }
-    for (name, body) in [
+    cases
+}
+
+/// Row 5.
+pub(super) fn more_or_less_than_json(bench: &Bench) -> Vec<Case> {
+    let (evidence, usual) = (bench.stand.evidence(), declaration().to_string());
+    let bodies = [
         ("more after the JSON", format!("{usual}x")),
         ("two documents", format!("{usual}{usual}")),
-        (
-            "a comma after the last member",
-            usual.replacen("\"ttl\":600", "\"ttl\":600,", 1).replacen("{", "{\"partial\":false,", 0) + ",",
-        ),
+        ("a comma after the last member", usual.trim_end_matches('}').to_owned() + ",}"),
+        ("a member without a comma", usual.replacen("\"ttl\":600,", "\"ttl\":600", 1)),
         ("a comment", format!("/**/{usual}")),
         ("a line comment", format!("{usual}//")),
         ("quotes of the other kind", usual.replace('"', "'")),
@@ -373,10 +390,8 @@ pub(super) fn another_kind_of_body_or_method(bench: &Bench) -> Vec<Case> {
         ("a number with a plus", usual.replacen("600", "+600", 1)),
         ("a number with a zero before it", usual.replacen("600", "0600", 1)),
         ("a hexadecimal number", usual.replacen("600", "0x258", 1)),
-    ] {
-        cases.push(api(name, "/v1/tasks", &evidence, body, INVALID));
-    }
-    cases
+    ];
+    bodies.into_iter().map(|(name, body)| api(name, "/v1/tasks", &evidence, body, INVALID)).collect()
 }
 
 /// Row 6.
@@ -524,7 +539,6 @@ pub(super) fn two_bearers(bench: &Bench) -> Vec<Case> {
         request(name, Method::POST, "/v1/tasks", headers, usual.clone(), expected)
     };
     let in_query = format!("/v1/tasks?access_token={evidence}");
-    let url_form = ("content-type", "application/x-www-form-urlencoded".to_owned());
     vec![
         both("the same header twice", &[&good, &good], INVALID),
         both("two schemes", &[&good, "Basic YTpi"], INVALID),
@@ -560,6 +574,13 @@ pub(super) fn two_bearers(bench: &Bench) -> Vec<Case> {
             INVALID,
         ),
         request("in the query alone", Method::POST, in_query, vec![json.clone()], usual, EVIDENCE),
+    ]
+}
+
+/// Row 8.
+pub(super) fn two_bearers_that_ask(bench: &Bench) -> Vec<Case> {
+    let url_form = ("content-type", "application/x-www-form-urlencoded".to_owned());
+    vec![
         form(
             "in the header and in a form",
             "/oauth2/introspect",
@@ -581,7 +602,13 @@ pub(super) fn two_bearers(bench: &Bench) -> Vec<Case> {
             encode(&[("token", &bench.token), ("access_token", GIT_TOKEN)]),
             CLIENT,
         ),
-        form("evidence in the header and in the form", "/oauth2/token", &evidence, bench.exchange(&[]), CLIENT),
+        form(
+            "evidence in the header and in the form",
+            "/oauth2/token",
+            &bench.stand.evidence(),
+            bench.exchange(&[]),
+            CLIENT,
+        ),
         request(
             "two headers, asking",
             Method::POST,
@@ -599,8 +626,18 @@ pub(super) fn two_bearers(bench: &Bench) -> Vec<Case> {
 
 /// Row 11.
 pub(super) fn a_head_too_large(_: &Bench) -> Vec<Case> {
-    let lines =
-        |count: usize, size: usize| (0..count).map(|n| format!("x-{n}: {}\r\n", "a".repeat(size))).collect::<String>();
+    let lines = |count: usize, size: usize| {
+        let lines: Vec<_> = (0..count)
+            .map(|n| {
+                format!(
+                    "x-{n}: {}
+",
+                    "a".repeat(size)
+                )
+            })
+            .collect();
+        lines.concat()
+    };
     let large = Expected::Bare(&[431]);
     vec![
         octets("a header of 1 MB", head("GET", "/v1/tasks", &lines(1, 1_000_000)), large.clone()),

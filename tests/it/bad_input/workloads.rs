@@ -410,7 +410,7 @@ pub(super) fn ids_of_ones_own(bench: &Bench) -> Vec<Case> {
 }
 
 /// Row 35.
-pub(super) fn details(bench: &Bench) -> Vec<Case> {
+pub(super) fn one_detail(bench: &Bench) -> Vec<Case> {
     let mut cases = Vec::new();
     for (name, over) in [
         ("another type", json!({"type": "other"})),
@@ -448,7 +448,15 @@ pub(super) fn details(bench: &Bench) -> Vec<Case> {
             DETAILS,
         ));
     }
+    cases
+}
+
+/// Row 35.
+pub(super) fn lists_of_details(bench: &Bench) -> Vec<Case> {
     let detail = json!({"type": "remit:access", "locations": [GIT], "privileges": ["read"]});
+    let many: Vec<_> = (0..22).map(|n| format!("https://{n}.example.com")).collect();
+    let many = json!({"type": "remit:access", "locations": many, "privileges": ["read", "write", "secret"]});
+    let mut cases = Vec::new();
     for (name, details) in [
         ("none", json!([])),
         ("17 of them", json!(vec![detail.clone(); 17])),
@@ -456,13 +464,7 @@ pub(super) fn details(bench: &Bench) -> Vec<Case> {
         ("null", json!(null)),
         ("text", json!("[]")),
         ("numbers", json!([1])),
-        (
-            "more pairs than are decided on",
-            json!(vec![
-                json!({"type": "remit:access", "locations": (0..22).map(|n| format!("https://{n}.example.com")).collect::<Vec<_>>(), "privileges": ["read", "write", "secret"]});
-                2
-            ]),
-        ),
+        ("132 pairs", json!([many, many])),
     ] {
         cases.push(declare(
             bench,
@@ -582,6 +584,12 @@ pub(super) fn a_key_used_again(bench: &Bench) -> Vec<Case> {
         vec![("content-type", "application/x-www-form-urlencoded".to_owned()), ("idempotency-key", KEY.to_owned())];
     cases.push(request("another request by OAuth", Method::POST, "/oauth2/token", headers, parameters, DETAILS));
     cases
+}
+
+/// Row 41.
+pub(super) fn no_certificates(bench: &Bench) -> Vec<Case> {
+    let path = format!("/v1/tasks/{}/certificate", bench.task);
+    vec![api("there is no such endpoint", path, &bench.stand.evidence(), r#"{"csr":"x"}"#, FOREIGN)]
 }
 
 /// Row 47.
@@ -725,6 +733,12 @@ pub(super) fn ids_as_keys(bench: &Bench) -> Vec<Case> {
         INVALID,
     ));
     cases
+}
+
+/// Rows 61 and 65.
+pub(super) fn no_revocation_endpoint(bench: &Bench) -> Vec<Case> {
+    let token = encode(&[("token", &bench.token), ("token_type_hint", "refresh_token")]);
+    vec![form("there is no such endpoint", "/oauth2/revoke", GIT_TOKEN, token, Expected::OAuth(404, "not_found"))]
 }
 
 /// Row 65.
