@@ -3,6 +3,10 @@
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
+use ring::{
+    agreement::{self, ECDH_P256, ECDH_P384, EphemeralPrivateKey, UnparsedPublicKey},
+    rand::SystemRandom,
+};
 use serde_json::Value;
 use std::collections::HashSet;
 
@@ -45,8 +49,8 @@ impl KeySet {
     /// RFC 7517 section 5 asks.
     ///
     /// # Errors
-    /// When it is no JWK set, or holds a private or symmetric key, a key for anything but signatures, a weak RSA key,
-    /// one `kid` twice, more than 64 keys, or none that is of use.
+    /// When it is no JWK set, or holds a private or symmetric key, a key for anything but signatures, a weak RSA key, a point
+    /// that is not on its curve, one `kid` twice, more than 64 keys, or none that is of use.
     pub(super) fn parse(document: &[u8], algorithms: &[Algorithm]) -> Result<Self, Invalid> {
         if document.len() > MAX_BYTES {
             return Err(Invalid("the key set is larger than 256 KiB"));
@@ -113,6 +117,9 @@ fn refuse_unfit(jwk: &Value) -> Result<(), Invalid> {
     if jwk.get("use").is_some_and(|meant| meant != "sig") {
         return Err(Invalid("the key set holds a key whose `use` is not `sig`"));
     }
+    if text("kty") == Some("EC") && !is_on_curve(text) {
+        return Err(Invalid("the key set holds a key that is no point of its curve"));
+    }
     if text("kty") == Some("RSA") {
         let number = |name: &str| BASE64_URL_SAFE_NO_PAD.decode(text(name).unwrap_or_default()).unwrap_or_default();
         // A modulus of 2048 bits has its first bit set; an exponent below 65537 is short in every implementation we know.
@@ -123,6 +130,25 @@ fn refuse_unfit(jwk: &Value) -> Result<(), Invalid> {
         }
     }
     Ok(())
+}
+
+/// Whether an elliptic-curve key is a point of its curve (RFC 7518 section 6.2.1, coordinates of full length). A curve that nothing
+/// here verifies with is not looked at.
+fn is_on_curve<'a>(text: impl Fn(&str) -> Option<&'a str>) -> bool {
+    let (curve, size) = match text("crv") {
+        Some("P-256") => (&ECDH_P256, 32),
+        Some("P-384") => (&ECDH_P384, 48),
+        _ => return true,
+    };
+    let coordinate = |name: &str| {
+        let octets = BASE64_URL_SAFE_NO_PAD.decode(text(name)?).ok()?;
+        (octets.len() == size).then_some(octets)
+    };
+    let (Some(x), Some(y)) = (coordinate("x"), coordinate("y")) else { return false };
+    // Verifying a signature does not tell a bad key from a bad signature; agreeing on a secret does.
+    let point = UnparsedPublicKey::new(curve, [&[4], &x[..], &y].concat());
+    EphemeralPrivateKey::generate(curve, &SystemRandom::new())
+        .is_ok_and(|own| agreement::agree_ephemeral(own, &point, |_| ()).is_ok())
 }
 
 #[cfg(test)]
@@ -146,6 +172,16 @@ mod tests {
         key
     }
 
+    fn p384() -> Value {
+        use ring::signature::{ECDSA_P384_SHA384_FIXED_SIGNING as ES384, EcdsaKeyPair, KeyPair as _};
+        let random = SystemRandom::new();
+        let document = EcdsaKeyPair::generate_pkcs8(&ES384, &random).unwrap();
+        let pair = EcdsaKeyPair::from_pkcs8(&ES384, document.as_ref(), &random).unwrap();
+        let (x, y) = pair.public_key().as_ref()[1..].split_at(48);
+        let [x, y] = [x, y].map(|octets| BASE64_URL_SAFE_NO_PAD.encode(octets));
+        json!({"kty": "EC", "crv": "P-384", "kid": "p384", "x": x, "y": y})
+    }
+
     #[test]
     fn a_key_is_found_by_its_kid_or_by_being_the_only_one() {
         let (one, two) = (with("kid", json!("1")), with("kid", json!("2")));
@@ -163,7 +199,7 @@ mod tests {
             let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
             json!({"kty": "RSA", "kid": "r", "n": encode(&vec![0xff; n]), "e": encode(e)})
         };
-        assert!(parse(&[jwk(), rsa(256, &[1, 0, 1])]).is_ok());
+        assert!(parse(&[jwk(), rsa(256, &[1, 0, 1]), p384()]).is_ok());
         let twice = with("kid", json!("same"));
         for (why, bad) in [
             ("private", vec![jwk(), with("d", json!("AA"))]),
@@ -176,6 +212,18 @@ mod tests {
             ("RSA 1024", vec![jwk(), rsa(128, &[1, 0, 1])]),
             ("e = 1", vec![jwk(), rsa(256, &[1])]),
             ("e = 3", vec![jwk(), rsa(256, &[0, 0, 3])]),
+            ("not on the curve", vec![jwk(), with("y", jwk()["y"].clone())]),
+            (
+                "at infinity",
+                vec![jwk(), {
+                    let mut zero = with("x", json!("A".repeat(43)));
+                    zero["y"] = zero["x"].clone();
+                    zero
+                }],
+            ),
+            ("half a coordinate", vec![jwk(), with("x", json!("A".repeat(22)))]),
+            ("no coordinate", vec![jwk(), json!({"kty": "EC", "crv": "P-256", "kid": "n"})]),
+            ("of another curve", vec![jwk(), with("crv", json!("P-384"))]),
             ("no object", vec![jwk(), json!("key")]),
             ("nothing of use", vec![with("alg", json!("ES384"))]),
             ("empty", vec![]),
