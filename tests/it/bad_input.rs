@@ -5,6 +5,7 @@
 mod anywhere;
 mod bench;
 mod forge;
+mod limits;
 mod tokens;
 mod workloads;
 
