@@ -14,7 +14,7 @@ mod watch;
 use axum::{
     Extension, Router,
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, Version, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse as _, Response},
     routing::{get, post},
@@ -102,11 +102,14 @@ async fn finish(State((tasks, metrics)): State<(TaskTracker, Metrics)>, mut requ
     };
     request.extensions_mut().insert(RequestId(id.clone()));
     let oauth = request.uri().path().starts_with("/oauth2/");
+    // RFC 9112 section 3.2: where a request is to go is not open to two readings.
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    let clear = hosts == 1 || (hosts == 0 && request.version() != Version::HTTP_11);
     // A use case is carried out to its end though its caller has hung up: half of one would be a task that is in the
     // store and not in the audit log. Until then it takes up room of its connection.
     let room = request.extensions().get::<Room>().cloned();
     let answer = async move {
-        let response = next.run(request).await;
+        let response = if clear { next.run(request).await } else { StatusCode::BAD_REQUEST.into_response() };
         drop(room);
         response
     };
