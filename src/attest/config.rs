@@ -158,7 +158,11 @@ mod tests {
         assert!(parse("type = 'unix'\nname = 'u'\nworklaod = '/a'").is_err());
         assert!(parse("type = 'oidc'\nname = 'o'\naudience = 'a'\nmax_ages = 5").is_err());
         assert!(parse("type = 'oidc'\nname = 'o'\naudience = 'a'\nfacts = { repos = '{r}' }").is_err());
-        assert!(parse("type = 'kernel'\nname = 'u'").is_err());
+        for kind in
+            ["type = 'kernel'", "type = 'UNIX'", "type = 'unix '", "type = 'K8S'", "type = ''", "type = ['unix']"]
+        {
+            assert!(parse(kind).is_err_and(|why| !why.message().contains("missing field")), "{kind}");
+        }
         assert!(parse("type = 'oidc'\nname = 'o'").is_err());
     }
 }

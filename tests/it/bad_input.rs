@@ -61,7 +61,18 @@ const ROWS: &[Row] = &[
         "another content type, another method, more after the end",
         &[Live(anywhere::another_content_type), Live(anywhere::another_method), Live(anywhere::more_or_less_than_json)],
     ),
-    (6, "a request whose end can be read in two ways", &[Live(anywhere::two_ways_to_read_one_request)]),
+    (
+        6,
+        "a request that can be read in two ways",
+        &[
+            Live(anywhere::two_ways_to_read_one_request),
+            Shown("attacks::nothing_is_smuggled_in"),
+            NotYet("a line that ends without a carriage return is a line (RFC 9112 section 2.2 leaves that open)"),
+            NotYet(
+                "with a length and chunks the chunks count, and what came in them is carried out before the connection closes",
+            ),
+        ],
+    ),
     (7, "a path that is written to lead elsewhere", &[Live(anywhere::paths_that_lead_elsewhere)]),
     (
         8,
@@ -231,6 +242,9 @@ const ROWS: &[Row] = &[
         &[
             Shown("jwks::a_flood_of_unknown_keys_costs_one_fetch_per_interval"),
             Shown("remit::attest::keys::tests::an_unknown_key_costs_one_fetch_per_interval"),
+            NotYet(
+                "a token under an unknown key of the broker itself costs a look into the store each time a service asks",
+            ),
         ],
     ),
     (
@@ -307,6 +321,7 @@ const ROWS: &[Row] = &[
             Shown("remit::lease::record::tests::a_body_is_bounded"),
             Shown("remit::lease::tests::each::numbers_that_nothing_counted_are_no_numbers"),
             Shown("remit::lease::tests::each::a_counter_that_is_none_does_not_keep_a_task_alive"),
+            NotYet("a value of hundreds of megabytes is read whole before it is refused for its length"),
         ],
     ),
 ];

@@ -407,6 +407,15 @@ pub(super) fn two_ways_to_read_one_request(bench: &Bench) -> Vec<Case> {
         let request = head("POST", "/v1/tasks", &format!("{JSON}{bearer}{headers}")) + "0\r\n\r\n" + &second;
         cases.push(octets(name, request, CLOSED));
     }
+    for (name, hosts) in
+        [("no host", ""), ("two hosts", "Host: a\r\nHost: b\r\n"), ("a host twice", "Host: a\r\nHost: a\r\n")]
+    {
+        let request =
+            |method, path, rest: &str| format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n{hosts}{rest}\r\n");
+        let list = request("GET", "/v1/tasks", &format!("Authorization: Bearer {VIEWER}\r\n"));
+        cases.push(octets(name, list, CLOSED));
+        cases.push(octets(format!("{name}, of a form"), request("POST", "/oauth2/token", FORM), OAUTH));
+    }
     for (name, headers, body) in [
         ("two lengths", "Content-Length: 4\r\nContent-Length: 5\r\n".to_owned(), "null"),
         ("two lengths in one", "Content-Length: 4, 5\r\n".to_owned(), "null"),
