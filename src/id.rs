@@ -1,6 +1,7 @@
 //! The names of things, parsed once. A value of one of these types is well-formed; comparison is byte equality,
 //! and nothing is ever normalised (SPIFFE ID, RFC 3986: what a parser would have to change is refused instead).
 
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
@@ -274,6 +275,12 @@ pub fn hex(bytes: &[u8]) -> String {
 #[must_use]
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
+}
+
+/// SHA-256 in base64url without padding, the form in which digests stand in tokens.
+#[must_use]
+pub fn sha256_base64url(bytes: &[u8]) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, bytes))
 }
 
 #[cfg(test)]

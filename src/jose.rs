@@ -57,6 +57,49 @@ pub struct PublicJwk {
     alg: String,
 }
 
+/// The RFC 7638 thumbprint of a public key, SHA-256 in base64url: the name of whoever holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Thumbprint(String);
+
+impl Thumbprint {
+    /// The thumbprint of a public JWK.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn of(jwk: &serde_json::Value) -> Result<Self, Invalid> {
+        install();
+        let jwk: Jwk = serde_json::from_value(jwk.clone()).map_err(|_| Invalid("a key is malformed"))?;
+        jwk.thumbprint(ThumbprintHash::SHA256).map(Self).map_err(|_| Invalid("a key is malformed"))
+    }
+
+    /// The text, as it stands in `cnf`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Thumbprint {
+    type Error = Invalid;
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        let fits = BASE64_URL_SAFE_NO_PAD.decode(&text).is_ok_and(|bytes| bytes.len() == 32);
+        fits.then_some(Self(text)).ok_or(Invalid("not a thumbprint"))
+    }
+}
+
+impl From<Thumbprint> for String {
+    fn from(thumbprint: Thumbprint) -> Self {
+        thumbprint.0
+    }
+}
+
+impl fmt::Display for Thumbprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl SigningKey {
     /// A new key, as the PKCS#8 document to keep.
     ///
@@ -103,8 +146,24 @@ impl SigningKey {
     /// # Errors
     /// When the claims cannot be written as JSON.
     pub fn sign(&self, typ: &str, claims: &impl Serialize) -> Result<String, Invalid> {
-        let header = Header { typ: Some(typ.to_owned()), kid: Some(self.kid.clone()), ..Header::new(Algorithm::ES256) };
-        jsonwebtoken::encode(&header, claims, &EncodingKey::from_ec_der(self.kid.as_bytes()))
+        let kid = Some(self.kid.clone());
+        self.encode(&Header { typ: Some(typ.to_owned()), kid, ..Header::new(Algorithm::ES256) }, claims)
+    }
+
+    /// Signs the claims of a DPoP proof (RFC 9449 section 4.2): the header names the public key itself.
+    ///
+    /// # Errors
+    /// When the claims cannot be written as JSON.
+    pub fn prove(&self, claims: &impl Serialize) -> Result<String, Invalid> {
+        let PublicJwk { kty, crv, x, y, .. } = &self.jwk;
+        let jwk = serde_json::json!({"kty": kty, "crv": crv, "x": x, "y": y});
+        let jwk = serde_json::from_value(jwk).map_err(|_| Invalid("not signed"))?;
+        let typ = Some("dpop+jwt".to_owned());
+        self.encode(&Header { typ, jwk: Some(jwk), ..Header::new(Algorithm::ES256) }, claims)
+    }
+
+    fn encode(&self, header: &Header, claims: &impl Serialize) -> Result<String, Invalid> {
+        jsonwebtoken::encode(header, claims, &EncodingKey::from_ec_der(self.kid.as_bytes()))
             .map_err(|_| Invalid("not signed"))
     }
 }
@@ -176,6 +235,18 @@ impl<'a> Unverified<'a> {
     /// When it is not a compact JWS in its one canonical writing, is too long, repeats a member or has a header that
     /// would redirect trust.
     pub fn parse(token: &'a str) -> Result<Self, Invalid> {
+        Self::read(token, &[])
+    }
+
+    /// The same for a DPoP proof, which names its key (RFC 9449 section 4.2).
+    ///
+    /// # Errors
+    /// As [`Unverified::parse`].
+    pub fn parse_proof(token: &'a str) -> Result<Self, Invalid> {
+        Self::read(token, &["jwk"])
+    }
+
+    fn read(token: &'a str, allowed: &[&str]) -> Result<Self, Invalid> {
         if token.len() > MAX_TOKEN {
             return Err(Invalid("the token is too long"));
         }
@@ -190,7 +261,8 @@ impl<'a> Unverified<'a> {
         }
         decode(signature)?;
         let header: TokenHeader = strict_json(&decode(header)?)?;
-        if FORBIDDEN_HEADERS.iter().any(|name| header.other.contains_key(*name)) {
+        let forbidden = |name: &&str| !allowed.contains(name) && header.other.contains_key(*name);
+        if FORBIDDEN_HEADERS.iter().any(forbidden) {
             return Err(Invalid("the header names a key, an encoding or an extension"));
         }
         let payload: serde_json::Value = strict_json(&decode(payload)?)?;
@@ -202,6 +274,12 @@ impl<'a> Unverified<'a> {
     #[must_use]
     pub fn kid(&self) -> Option<&str> {
         self.header.kid.as_deref()
+    }
+
+    /// The key that a proof names.
+    #[must_use]
+    pub fn jwk(&self) -> Option<&serde_json::Value> {
+        self.header.other.get("jwk")
     }
 
     /// The type it claims to have.

@@ -67,6 +67,7 @@ pub mod metrics;
 pub mod party;
 #[cfg(feature = "broker")]
 pub mod policy;
+pub mod proof;
 #[cfg(feature = "broker")]
 pub mod revocation;
 #[cfg(feature = "broker")]
