@@ -14,6 +14,7 @@ use crate::{
 
 /// The claims of an access token (RFC 9068) and of a JWT-SVID.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema))]
 pub struct Claims {
     /// The broker.
     pub iss: String,
@@ -47,6 +48,7 @@ pub struct Claims {
 
 /// The status of a token (draft-ietf-oauth-status-list section 6).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema), schema(as = TokenStatus))]
 pub struct Status {
     /// Its place in a status list.
     pub status_list: StatusReference,
@@ -54,6 +56,7 @@ pub struct Status {
 
 /// A place in a status list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema))]
 pub struct StatusReference {
     /// Which bit.
     pub idx: u32,
@@ -71,6 +74,7 @@ impl Status {
 
 /// The task of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema))]
 pub struct TaskClaim {
     /// Its id, which names its ancestors.
     pub id: TaskId,
@@ -98,6 +102,7 @@ pub struct TaskClaim {
 
 /// What a key in `/jwks` signs, in a member of the JWK that is ours (RFC 7517 section 4: others ignore it).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema), schema(as = KeyPurpose))]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
     /// Access tokens.

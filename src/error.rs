@@ -85,6 +85,7 @@ pub enum Limit {
 
 /// What an answer depends on; `/readyz` names the one that is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema), schema(as = BrokerInput))]
 #[serde(rename_all = "snake_case")]
 pub enum Input {
     /// The audit log.
@@ -113,6 +114,7 @@ impl std::fmt::Display for Input {
 
 /// One piece of a request that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema))]
 pub struct Denied {
     /// What was asked: one location, one privilege.
     #[serde(flatten)]

@@ -62,6 +62,11 @@ macro_rules! text {
 /// A task. A root is `task_` and a ULID in lower case; a child is its parent's id, `-`, and ten random characters,
 /// so that an id names all its ancestors.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "broker",
+    derive(utoipa::ToSchema),
+    schema(pattern = "^task_[0-7][0-9a-hjkmnp-tv-z]{25}(-[0-9a-z]{10}){0,8}$")
+)]
 #[serde(try_from = "String", into = "String")]
 pub struct TaskId(String);
 text!(TaskId);
@@ -148,6 +153,7 @@ impl FromStr for TaskId {
 
 /// A credential and its lease: the `jti` of a token. 128 random bits in hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema), schema(pattern = "^[0-9a-f]{32}$"))]
 #[serde(try_from = "String", into = "String")]
 pub struct LeaseId(String);
 text!(LeaseId);
@@ -201,6 +207,7 @@ impl FromStr for TrustDomain {
 
 /// A SPIFFE ID with a path (SPIFFE-ID section 2).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema), schema(pattern = "^spiffe://"))]
 #[serde(try_from = "String", into = "String")]
 pub struct SpiffeId(String);
 text!(SpiffeId);
@@ -233,6 +240,7 @@ impl FromStr for SpiffeId {
 /// userinfo and no fragment, and is written as a URL parser would write it, so that what is compared byte by byte
 /// and what a policy sees parsed can never be two things.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema), schema(format = "uri", max_length = 2048))]
 #[serde(try_from = "String", into = "String")]
 pub struct Location(String);
 text!(Location);

@@ -46,6 +46,7 @@ pub struct SigningKey {
 
 /// The public half of a P-256 key as a JWK (RFC 7517), without `use`, which depends on the document it stands in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PublicJwk {
     kty: String,

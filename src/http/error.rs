@@ -5,9 +5,11 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 
-use crate::error::{Error, Limit, Part};
+use crate::error::{Denied, Error, Limit, Part};
 
 /// Seconds after which a caller may try again, where something was out of reach.
 const RETRY_AFTER: u32 = 1;
@@ -89,52 +91,83 @@ impl From<Error> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (status, code) = PROBLEM(&self.0);
-        let mut body = problem(status, code, &self.0.to_string());
-        if let Error::PolicyDenied { denied, .. } = &self.0
-            && !denied.is_empty()
-        {
-            body.insert("denied".into(), json!(denied));
-        }
-        Fault { status, body, oauth: false }.carried()
+        Fault::problem(&self.0).carried()
     }
 }
 
 impl IntoResponse for OAuthError {
     fn into_response(self) -> Response {
-        let (status, code) = OAUTH(&self.error, self.role);
-        // On this endpoint an unknown task and an ended one must not differ in words either.
-        let gone = matches!(self.error, Error::NotFound | Error::TaskNotActive);
-        let text = if gone { Error::TaskNotActive.to_string() } else { self.error.to_string() };
-        Fault { status, body: oauth(code, &text), oauth: true }.carried()
+        Fault::oauth(&self.error, self.role).carried()
     }
+}
+
+/// An error of this API (RFC 9457). Programs go by `code`; `detail` is for people and may change.
+#[derive(Clone, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemBody {
+    /// Always `about:blank`: `code` says which problem it is.
+    r#type: &'static str,
+    /// The name of the status.
+    title: &'static str,
+    /// The status.
+    status: u16,
+    /// What it is; never changes.
+    code: &'static str,
+    /// What it is and what to change, in a sentence.
+    detail: String,
+    /// With `policy_denied`: every location and privilege that was refused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    denied: Vec<Denied>,
+    /// The `x-request-id` of the answer.
+    request_id: String,
+}
+
+/// An error of an OAuth endpoint (RFC 6749 section 5.2).
+#[derive(Clone, Serialize, ToSchema)]
+#[schema(as = OAuthError)]
+pub(super) struct OAuthBody {
+    /// What it is, in the words of the standards.
+    error: &'static str,
+    /// What it is and what to change, in a sentence.
+    error_description: String,
+    /// The `x-request-id` of the answer.
+    request_id: String,
 }
 
 /// An error answer that still lacks the request's id. It travels as an extension of an empty response.
 #[derive(Clone)]
 pub(super) struct Fault {
     status: StatusCode,
-    body: Map<String, Value>,
-    oauth: bool,
+    body: Body,
+}
+
+#[derive(Clone, Serialize)]
+#[serde(untagged)]
+enum Body {
+    Problem(ProblemBody),
+    OAuth(OAuthBody),
 }
 
 impl Fault {
-    fn carried(self) -> Response {
-        let mut response = self.status.into_response();
-        response.extensions_mut().insert(self);
-        response
+    /// An error as our own API says it.
+    pub(super) fn problem(error: &Error) -> Self {
+        let (status, code) = PROBLEM(error);
+        let denied = if let Error::PolicyDenied { denied, .. } = error { denied.clone() } else { Vec::new() };
+        Self { status, body: problem(status, code, error.to_string(), denied) }
     }
 
-    /// The fault that a response carries, or that the framework answered with.
-    pub(super) fn of(response: &mut Response, oauth_endpoint: bool) -> Option<Self> {
-        if let Some(fault) = response.extensions_mut().remove::<Fault>() {
-            return Some(fault);
-        }
-        let status = response.status();
-        let has_body = response.headers().contains_key(header::CONTENT_TYPE);
-        if has_body || !(status.is_client_error() || status.is_server_error()) {
-            return None;
-        }
+    /// An error as the OAuth endpoints say it.
+    pub(super) fn oauth(error: &Error, role: EvidenceRole) -> Self {
+        let (status, code) = OAUTH(error, role);
+        // On this endpoint an unknown task and an ended one must not differ in words either.
+        let gone = matches!(error, Error::NotFound | Error::TaskNotActive);
+        let text = if gone { Error::TaskNotActive.to_string() } else { error.to_string() };
+        Self { status, body: oauth(code, &text) }
+    }
+
+    /// What a status that the framework or a handler answered with, and nothing more, says.
+    pub(super) fn bare(status: StatusCode, oauth_endpoint: bool) -> Self {
         let code = match status {
             StatusCode::NOT_FOUND => "not_found",
             _ if status.is_server_error() => "temporarily_unavailable",
@@ -152,20 +185,52 @@ impl Fault {
             StatusCode::UNSUPPORTED_MEDIA_TYPE => "the content type is application/json",
             _ => "the request was not carried out",
         };
-        let body = if oauth_endpoint { oauth(code, detail) } else { problem(status, code, detail) };
-        Some(Self { status, body, oauth: oauth_endpoint })
+        let body =
+            if oauth_endpoint { oauth(code, detail) } else { problem(status, code, detail.to_owned(), Vec::new()) };
+        Self { status, body }
     }
 
-    pub(super) fn into_response(mut self, request_id: &str, allow: Option<HeaderValue>) -> Response {
-        self.body.insert("request_id".into(), request_id.into());
-        let kind = if self.oauth { "application/json" } else { "application/problem+json" };
+    fn carried(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+
+    /// The fault that a response carries, or that the framework answered with.
+    pub(super) fn of(response: &mut Response, oauth_endpoint: bool) -> Option<Self> {
+        if let Some(fault) = response.extensions_mut().remove::<Fault>() {
+            return Some(fault);
+        }
+        let status = response.status();
+        let has_body = response.headers().contains_key(header::CONTENT_TYPE);
+        let failed = status.is_client_error() || status.is_server_error();
+        (failed && !has_body).then(|| Self::bare(status, oauth_endpoint))
+    }
+
+    /// Its status, its code, the media type of its body, and the body.
+    pub(super) fn told(mut self, request_id: &str) -> (StatusCode, &'static str, &'static str, Value) {
+        let (code, kind) = match &mut self.body {
+            Body::Problem(body) => {
+                request_id.clone_into(&mut body.request_id);
+                (body.code, "application/problem+json")
+            }
+            Body::OAuth(body) => {
+                request_id.clone_into(&mut body.request_id);
+                (body.error, "application/json")
+            }
+        };
+        (self.status, code, kind, serde_json::to_value(self.body).unwrap_or_default())
+    }
+
+    pub(super) fn into_response(self, request_id: &str, allow: Option<HeaderValue>) -> Response {
+        let (status, _, kind, body) = self.told(request_id);
         let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(kind))];
-        let mut response = (self.status, headers, Value::Object(self.body).to_string()).into_response();
+        let mut response = (status, headers, body.to_string()).into_response();
         let headers = response.headers_mut();
-        if self.status == StatusCode::UNAUTHORIZED {
+        if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
         }
         if let Some(allow) = allow {
@@ -175,16 +240,15 @@ impl Fault {
     }
 }
 
-fn problem(status: StatusCode, code: &str, detail: &str) -> Map<String, Value> {
+fn problem(status: StatusCode, code: &'static str, detail: String, denied: Vec<Denied>) -> Body {
     let title = status.canonical_reason().unwrap_or_default();
-    let members =
-        json!({"type": "about:blank", "title": title, "status": status.as_u16(), "code": code, "detail": detail});
-    members.as_object().cloned().unwrap_or_default()
+    let (r#type, status) = ("about:blank", status.as_u16());
+    Body::Problem(ProblemBody { r#type, title, status, code, detail, denied, request_id: String::new() })
 }
 
-fn oauth(code: &str, description: &str) -> Map<String, Value> {
+fn oauth(code: &'static str, description: &str) -> Body {
     // RFC 6749 section 5.2 allows neither quotes, backslashes nor anything beyond ASCII here.
-    let description: String =
+    let error_description: String =
         description.chars().map(|c| if matches!(c, ' '..='~') && c != '"' && c != '\\' { c } else { '\'' }).collect();
-    json!({"error": code, "error_description": description}).as_object().cloned().unwrap_or_default()
+    Body::OAuth(OAuthBody { error: code, error_description, request_id: String::new() })
 }

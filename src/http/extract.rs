@@ -9,8 +9,8 @@ use axum::{
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
-use std::{collections::BTreeMap, time::Duration};
+use serde_json::{Map, Value};
+use std::time::Duration;
 
 use super::{Caller, MAX_BODY, RequestId, error::Problem};
 use crate::{
@@ -136,9 +136,6 @@ pub(super) fn fit<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
     })
 }
 
-/// The parameters of a form (RFC 6749 section 3.2): none is repeated, and empty ones are as good as absent.
-pub(super) struct Form(pub(super) BTreeMap<String, String>);
-
 /// Why a form is none.
 pub(super) enum NoForm {
     Unread(StatusCode),
@@ -146,27 +143,21 @@ pub(super) enum NoForm {
     Repeated(String),
 }
 
-impl Form {
-    /// Reads a form.
-    pub(super) async fn read(request: Request) -> Result<Self, NoForm> {
-        let body = read(request, "application/x-www-form-urlencoded").await.map_err(NoForm::Unread)?;
-        let mut parameters = BTreeMap::new();
-        for (name, value) in form_urlencoded::parse(&body) {
-            if !(is_text(&name) && is_text(&value)) {
-                return Err(NoForm::Malformed("the body is not a form in UTF-8"));
-            }
-            if parameters.insert(name.clone().into_owned(), value.into_owned()).is_some() {
-                return Err(NoForm::Repeated(name.into_owned()));
-            }
+/// Reads the parameters of a form (RFC 6749 section 3.2): none is repeated, empty ones are as good as absent, and unknown ones
+/// are ignored.
+pub(super) async fn form<T: DeserializeOwned>(request: Request) -> Result<T, NoForm> {
+    let body = read(request, "application/x-www-form-urlencoded").await.map_err(NoForm::Unread)?;
+    let mut parameters = Map::new();
+    for (name, value) in form_urlencoded::parse(&body) {
+        if !(is_text(&name) && is_text(&value)) {
+            return Err(NoForm::Malformed("the body is not a form in UTF-8"));
         }
-        parameters.retain(|_, value| !value.is_empty());
-        Ok(Self(parameters))
+        if parameters.insert(name.clone().into_owned(), value.into_owned().into()).is_some() {
+            return Err(NoForm::Repeated(name.into_owned()));
+        }
     }
-
-    /// Takes a parameter.
-    pub(super) fn take(&mut self, name: &str) -> Option<String> {
-        self.0.remove(name)
-    }
+    parameters.retain(|_, value| value != "");
+    serde_json::from_value(parameters.into()).map_err(|_| NoForm::Malformed("the form does not fit"))
 }
 
 /// Whether what was decoded leniently was UTF-8 to begin with, and has no NUL in it.

@@ -6,23 +6,68 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-use crate::broker::Broker;
+use super::openapi::Refusals;
+use crate::{broker::Broker, error::Input};
 
-pub(super) async fn healthz() -> Json<Value> {
-    Json(json!({"status": "ok"}))
+/// The process lives.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Health {
+    /// Always `ok`.
+    status: &'static str,
 }
 
-pub(super) async fn readyz(State(broker): State<Arc<Broker>>) -> (StatusCode, Json<Value>) {
+/// Whether the broker can mint.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Readiness {
+    /// Whether it can.
+    ready: bool,
+    /// What it lacks.
+    missing: Vec<Input>,
+    /// `current`, or `refused`: the configuration as it stands was refused, and an older one is in force.
+    configuration: &'static str,
+}
+
+/// Whether the process lives.
+#[utoipa::path(
+    get, path = "/healthz", operation_id = "health", tag = "operations",
+    responses((status = 200, description = "It does", body = Health), Refusals<0>),
+    security(),
+    extensions(("x-remit-callers" = json!(["anyone"]))),
+)]
+pub(super) async fn healthz() -> Json<Health> {
+    Json(Health { status: "ok" })
+}
+
+/// Whether the broker can mint, or what is missing.
+#[utoipa::path(
+    get, path = "/readyz", operation_id = "readiness", tag = "operations",
+    responses(
+        (status = 200, description = "It can", body = Readiness),
+        (status = 503, description = "It can't", body = Readiness),
+    ),
+    security(),
+    extensions(("x-remit-callers" = json!(["anyone"]))),
+)]
+pub(super) async fn readyz(State(broker): State<Arc<Broker>>) -> (StatusCode, Json<Readiness>) {
     let missing = broker.missing().await;
     let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let configuration = if broker.is_outdated() { "refused" } else { "current" };
-    (status, Json(json!({"ready": missing.is_empty(), "missing": missing, "configuration": configuration})))
+    (status, Json(Readiness { ready: missing.is_empty(), missing, configuration }))
 }
 
-/// The Prometheus text format. From memory alone, so that it is answered while everything else is out of reach.
+/// Prometheus metrics, in the text format.
+///
+/// From memory alone, so that it is answered while everything else is out of reach.
+#[utoipa::path(
+    get, path = "/metrics", operation_id = "metrics", tag = "operations",
+    responses((status = 200, description = "The metrics", body = String, content_type = "text/plain"), Refusals<0>),
+    security(),
+    extensions(("x-remit-callers" = json!(["anyone"]))),
+)]
 pub(super) async fn metrics(State(broker): State<Arc<Broker>>) -> Response {
     match broker.metrics().text(broker.counted()) {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),

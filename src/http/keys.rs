@@ -6,79 +6,183 @@ use axum::{
     extract::State,
     http::{HeaderName, HeaderValue, header},
 };
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
+use super::openapi::Refusals;
 use crate::{
     broker::{Broker, PublicKeys},
     claims::Purpose,
+    jose::PublicJwk,
     lease::Use,
 };
 
-type Document = ([(HeaderName, HeaderValue); 1], Json<Value>);
+type Document<T> = ([(HeaderName, HeaderValue); 1], Json<T>);
 
-fn cacheable(broker: &Broker, document: Value) -> Document {
+fn cacheable<T>(broker: &Broker, document: T) -> Document<T> {
     let max_age = broker.jwks_max_age();
     let header =
         HeaderValue::from_str(&format!("public, max-age={max_age}")).unwrap_or(HeaderValue::from_static("no-cache"));
     ([(header::CACHE_CONTROL, header)], Json(document))
 }
 
-async fn keys(broker: &Broker, purpose: Use) -> (Vec<Value>, usize) {
+/// A public key (RFC 7517).
+#[derive(Serialize, ToSchema)]
+pub(super) struct Jwk {
+    #[serde(flatten)]
+    key: PublicJwk,
+    /// `sig` in `/jwks`, `jwt-svid` in `/spiffe/bundle`.
+    r#use: &'static str,
     // `use` does not tell what stands in `/jwks` apart, so a member of our own does; whoever does not know it goes by `typ`.
+    /// In `/jwks`: what it signs.
+    #[serde(rename = "remit_purpose", skip_serializing_if = "Option::is_none")]
+    purpose: Option<Purpose>,
+}
+
+/// A set of public keys (RFC 7517).
+#[derive(Serialize, ToSchema)]
+pub(super) struct JwkSet {
+    /// The keys of all brokers.
+    keys: Vec<Jwk>,
+}
+
+/// The SPIFFE bundle of the trust domain.
+#[derive(Serialize, ToSchema)]
+pub(super) struct SpiffeBundle {
+    /// Goes up when a key comes or goes.
+    spiffe_sequence: usize,
+    /// Seconds after which to fetch it again.
+    spiffe_refresh_hint: u32,
+    /// The keys of JWT-SVIDs, of all brokers.
+    keys: Vec<Jwk>,
+}
+
+async fn keys(broker: &Broker, purpose: Use) -> (Vec<Jwk>, usize) {
     let (word, signs) = match purpose {
         Use::AccessToken => ("sig", Some(Purpose::AccessToken)),
         Use::JwtSvid => ("jwt-svid", None),
         Use::StatusList => ("sig", Some(Purpose::StatusList)),
     };
     let PublicKeys { keys, sequence } = broker.public_keys(purpose).await;
-    let keys = keys.into_iter().filter_map(|key| {
-        let mut jwk = serde_json::to_value(key.jwk).ok()?;
-        let members = jwk.as_object_mut()?;
-        members.insert("use".into(), word.into());
-        if let Some(signs) = signs {
-            members.insert(Purpose::MEMBER.into(), json!(signs));
-        }
-        Some(jwk)
-    });
-    (keys.collect(), sequence)
+    (keys.into_iter().map(|key| Jwk { key: key.jwk, r#use: word, purpose: signs }).collect(), sequence)
 }
 
-pub(super) async fn jwks(State(broker): State<Arc<Broker>>) -> Document {
+/// The public keys of access tokens and status lists.
+#[utoipa::path(
+    get, path = "/jwks", operation_id = "keys", tag = "keys",
+    responses(
+        (status = 200, description = "The keys of all brokers", body = JwkSet,
+            headers(("Cache-Control" = String, description = "`max-age`: how long they may be kept"))),
+        Refusals<0>,
+    ),
+    security(),
+    extensions(("x-remit-callers" = json!(["anyone"]))),
+)]
+pub(super) async fn jwks(State(broker): State<Arc<Broker>>) -> Document<JwkSet> {
     let (mut all, _) = keys(&broker, Use::AccessToken).await;
     all.extend(keys(&broker, Use::StatusList).await.0);
-    cacheable(&broker, json!({"keys": all}))
+    cacheable(&broker, JwkSet { keys: all })
 }
 
-pub(super) async fn bundle(State(broker): State<Arc<Broker>>) -> Document {
-    let (keys, sequence) = keys(&broker, Use::JwtSvid).await;
-    let hint = broker.jwks_max_age();
-    cacheable(&broker, json!({"spiffe_sequence": sequence, "spiffe_refresh_hint": hint, "keys": keys}))
+/// The SPIFFE bundle: the public keys of JWT-SVIDs.
+#[utoipa::path(
+    get, path = "/spiffe/bundle", operation_id = "spiffeBundle", tag = "keys",
+    responses(
+        (status = 200, description = "The bundle", body = SpiffeBundle,
+            headers(("Cache-Control" = String, description = "`max-age`: how long it may be kept"))),
+        Refusals<0>,
+    ),
+    security(),
+    extensions(("x-remit-callers" = json!(["anyone"]))),
+)]
+pub(super) async fn bundle(State(broker): State<Arc<Broker>>) -> Document<SpiffeBundle> {
+    let (keys, spiffe_sequence) = keys(&broker, Use::JwtSvid).await;
+    let spiffe_refresh_hint = broker.jwks_max_age();
+    cacheable(&broker, SpiffeBundle { spiffe_sequence, spiffe_refresh_hint, keys })
 }
 
-/// Every member whose default would be wrong is stated.
-pub(super) async fn metadata(State(broker): State<Arc<Broker>>) -> Document {
-    let issuer = broker.issuer();
-    cacheable(
-        &broker,
-        json!({
-            "issuer": issuer,
-            "jwks_uri": format!("{issuer}/jwks"),
-            "token_endpoint": format!("{issuer}/oauth2/token"),
-            "token_endpoint_auth_methods_supported": ["none"],
-            "introspection_endpoint": format!("{issuer}/oauth2/introspect"),
-            "introspection_endpoint_auth_methods_supported": ["Bearer"],
-            "grant_types_supported": ["urn:ietf:params:oauth:grant-type:token-exchange", "client_credentials"],
+/// What the authorization server is and where its endpoints are (RFC 8414).
+#[derive(Serialize, ToSchema)]
+#[schema(as = ServerMetadata)]
+pub(super) struct Metadata {
+    /// The name of the broker: `iss` of its tokens.
+    issuer: String,
+    jwks_uri: String,
+    token_endpoint: String,
+    /// `none`: the evidence is the `subject_token`, or the kernel's word.
+    token_endpoint_auth_methods_supported: [&'static str; 1],
+    introspection_endpoint: String,
+    introspection_endpoint_auth_methods_supported: [&'static str; 1],
+    grant_types_supported: [&'static str; 2],
+    /// `none`: there is no authorization endpoint.
+    response_types_supported: [&'static str; 1],
+    /// The privileges.
+    scopes_supported: [&'static str; 3],
+    authorization_details_types_supported: [&'static str; 2],
+    subject_types_supported: [&'static str; 1],
+    id_token_signing_alg_values_supported: [&'static str; 1],
+    request_uri_parameter_supported: bool,
+    /// Where tasks are declared.
+    remit_tasks_endpoint: String,
+    /// The keys of JWT-SVIDs.
+    remit_spiffe_bundle_uri: String,
+    /// This description of the API.
+    remit_openapi_uri: String,
+}
+
+impl Metadata {
+    /// Every member whose default would be wrong is stated.
+    fn of(issuer: &str) -> Self {
+        Self {
+            issuer: issuer.to_owned(),
+            jwks_uri: format!("{issuer}/jwks"),
+            token_endpoint: format!("{issuer}/oauth2/token"),
+            token_endpoint_auth_methods_supported: ["none"],
+            introspection_endpoint: format!("{issuer}/oauth2/introspect"),
+            introspection_endpoint_auth_methods_supported: ["Bearer"],
+            grant_types_supported: ["urn:ietf:params:oauth:grant-type:token-exchange", "client_credentials"],
             // Required, and never an empty array (RFC 8414 sections 2 and 3.2). Without an authorization endpoint this is the one
             // response type that promises nothing.
-            "response_types_supported": ["none"],
-            "scopes_supported": ["read", "write", "secret"],
-            "authorization_details_types_supported": ["remit:task", "remit:declaration"],
-            "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["ES256"],
-            "request_uri_parameter_supported": false,
-            "remit_tasks_endpoint": format!("{issuer}/v1/tasks"),
-            "remit_spiffe_bundle_uri": format!("{issuer}/spiffe/bundle"),
-        }),
-    )
+            response_types_supported: ["none"],
+            scopes_supported: ["read", "write", "secret"],
+            authorization_details_types_supported: ["remit:task", "remit:declaration"],
+            subject_types_supported: ["public"],
+            id_token_signing_alg_values_supported: ["ES256"],
+            request_uri_parameter_supported: false,
+            remit_tasks_endpoint: format!("{issuer}/v1/tasks"),
+            remit_spiffe_bundle_uri: format!("{issuer}/spiffe/bundle"),
+            remit_openapi_uri: format!("{issuer}/openapi.json"),
+        }
+    }
+}
+
+/// Server metadata (RFC 8414).
+#[utoipa::path(
+    get, path = "/.well-known/oauth-authorization-server", operation_id = "serverMetadata", tag = "keys",
+    responses(
+        (status = 200, description = "The metadata", body = Metadata,
+            headers(("Cache-Control" = String, description = "`max-age`: how long it may be kept"))),
+        Refusals<0>,
+    ),
+    security(),
+    extensions(("x-remit-callers" = json!(["anyone"]))),
+)]
+pub(super) async fn metadata(State(broker): State<Arc<Broker>>) -> Document<Metadata> {
+    cacheable(&broker, Metadata::of(broker.issuer()))
+}
+
+/// The same, where clients of OpenID Connect look for it.
+#[utoipa::path(
+    get, path = "/.well-known/openid-configuration", operation_id = "openidConfiguration", tag = "keys",
+    responses(
+        (status = 200, description = "The metadata", body = Metadata,
+            headers(("Cache-Control" = String, description = "`max-age`: how long it may be kept"))),
+        Refusals<0>,
+    ),
+    security(),
+    extensions(("x-remit-callers" = json!(["anyone"]))),
+)]
+pub(super) async fn openid_configuration(state: State<Arc<Broker>>) -> Document<Metadata> {
+    metadata(state).await
 }

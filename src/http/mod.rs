@@ -6,6 +6,7 @@ mod health;
 mod keys;
 mod listen;
 mod oauth;
+mod openapi;
 mod rotation;
 mod status;
 mod tasks;
@@ -17,11 +18,12 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, Version, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse as _, Response},
-    routing::{get, post},
 };
 use std::{sync::Arc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
+use utoipa::OpenApi as _;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     attest::Peer,
@@ -31,6 +33,7 @@ use crate::{
 };
 use error::Fault;
 use listen::Room;
+use openapi::Document;
 
 pub use error::{EvidenceRole, OAUTH, PROBLEM};
 pub use listen::Listener;
@@ -53,40 +56,59 @@ pub enum Caller {
 #[derive(Clone)]
 struct RequestId(String);
 
-/// Every route of the broker. What requests set off runs on `tasks`; answers without an end of their own end at `stop`.
+/// Every route of the broker. `routes!` takes a handler only with a description of its operation, and reads method and path there.
+fn api() -> OpenApiRouter<Arc<Broker>> {
+    OpenApiRouter::with_openapi(openapi::Api::openapi())
+        .routes(routes!(keys::metadata))
+        .routes(routes!(keys::openid_configuration))
+        .routes(routes!(keys::jwks))
+        .routes(routes!(keys::bundle))
+        .routes(routes!(status::list))
+        .routes(routes!(oauth::token))
+        .routes(routes!(oauth::introspect))
+        .routes(routes!(rotation::list))
+        .routes(routes!(rotation::rotate))
+        .routes(routes!(tasks::declare, tasks::list))
+        .routes(routes!(tasks::show))
+        .routes(routes!(tasks::mint))
+        .routes(routes!(tasks::renew))
+        .routes(routes!(tasks::complete))
+        .routes(routes!(tasks::revoke))
+        .merge(operations())
+}
+
+/// Health, metrics and the description of the API: all that is served in the clear on an address that others can reach.
+fn operations() -> OpenApiRouter<Arc<Broker>> {
+    OpenApiRouter::new()
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+        .routes(routes!(openapi::openapi))
+}
+
+/// The API as an OpenAPI document, as it is served at `/openapi.json`.
+#[must_use]
+pub fn document() -> String {
+    Document::of(api().into_openapi()).text().to_owned()
+}
+
+/// What the broker serves. What requests set off runs on `tasks`; answers without an end of their own end at `stop`.
 pub fn router(broker: Arc<Broker>, tasks: TaskTracker, stop: CancellationToken) -> Router {
-    Router::new()
-        .route("/.well-known/oauth-authorization-server", get(keys::metadata))
-        .route("/.well-known/openid-configuration", get(keys::metadata))
-        .route("/jwks", get(keys::jwks))
-        .route("/spiffe/bundle", get(keys::bundle))
-        .route("/status-lists/{id}", get(status::list))
-        .route("/oauth2/token", post(oauth::token))
-        .route("/oauth2/introspect", post(oauth::introspect))
-        .route("/v1/keys", get(rotation::list))
-        .route("/v1/keys/rotate", post(rotation::rotate))
-        .route("/v1/tasks", post(tasks::declare).get(tasks::list))
-        .route("/v1/tasks/{id}", get(tasks::show))
-        .route("/v1/tasks/{id}/credentials", post(tasks::mint))
-        .route("/v1/tasks/{id}/renew", post(tasks::renew))
-        .route("/v1/tasks/{id}/complete", post(tasks::complete))
-        .route("/v1/tasks/{id}/revoke", post(tasks::revoke))
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
+    let (routes, described) = api().split_for_parts();
+    routes
         .fallback(|| async { StatusCode::NOT_FOUND })
         .layer(from_fn_with_state((tasks, broker.metrics().clone()), finish))
         .layer(Extension(stop))
+        .layer(Extension(Document::of(described)))
         .with_state(broker)
 }
 
-/// Health and metrics: all that is served in the clear on an address that others can reach.
+/// What the broker serves on `listen.ops`.
 pub fn ops_router(broker: Arc<Broker>, tasks: TaskTracker) -> Router {
-    Router::new()
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
+    let (routes, _) = operations().split_for_parts();
+    routes
         .layer(from_fn_with_state((tasks, broker.metrics().clone()), finish))
+        .layer(Extension(Document::of(api().into_openapi())))
         .with_state(broker)
 }
 

@@ -9,20 +9,23 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use secrecy::{ExposeSecret as _, SecretString};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 use super::{
     error::{EvidenceRole, OAuthError, Problem},
-    extract::{Called, Form, NoForm, ONE_PLACE},
+    extract::{self, Called, NoForm, ONE_PLACE},
+    openapi::{OAuthRefusals, refused},
     tasks::idempotency_key,
 };
 use crate::{
     broker::{self, Broker, Introspection, Presented},
+    claims::Claims,
     credential::Credential,
     error::{Error, Part},
     id::TaskId,
-    task::CredentialType,
+    task::{AccessDetail, CredentialType, Privilege},
 };
 use asked::{Asked, asked};
 
@@ -52,8 +55,8 @@ fn invalid(part: Part, detail: &str) -> Error {
     Error::InvalidRequest { part, detail: detail.to_owned() }
 }
 
-async fn form(request: Request) -> Result<Form, Refusal> {
-    Form::read(request).await.map_err(|why| {
+async fn form<T: DeserializeOwned>(request: Request) -> Result<T, Refusal> {
+    extract::form(request).await.map_err(|why| {
         let error = match why {
             NoForm::Unread(status) => return Refusal::Unread(status),
             NoForm::Malformed(why) => Error::invalid(why),
@@ -66,16 +69,91 @@ async fn form(request: Request) -> Result<Form, Refusal> {
     })
 }
 
+/// A token request. What is not understood (`actor_token`, `audience`, the authentication of a client) is refused, never passed over.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct TokenRequest {
+    /// `urn:ietf:params:oauth:grant-type:token-exchange`, or `client_credentials` on the Unix socket.
+    #[schema(value_type = String, required = true)]
+    grant_type: Option<String>,
+    /// The evidence. With a token exchange alone.
+    #[schema(value_type = String, required = false)]
+    subject_token: Option<String>,
+    /// `urn:ietf:params:oauth:token-type:jwt` or `…:id_token`.
+    #[schema(value_type = String, required = false)]
+    subject_token_type: Option<String>,
+    /// `urn:ietf:params:oauth:token-type:access_token`, which is the default, or `…:jwt` for a JWT-SVID.
+    #[schema(value_type = String, required = false)]
+    requested_token_type: Option<String>,
+    /// The one service that the token is for (RFC 8707).
+    #[schema(value_type = String, format = "uri", required = false)]
+    resource: Option<String>,
+    /// The task's id and one privilege, with a space in between.
+    #[schema(value_type = String, required = false)]
+    scope: Option<String>,
+    /// The same as one JSON object in an array (RFC 9396): of type `remit:task`, with an `identifier`, one of `locations` and one of
+    /// `privileges`; or of type `remit:declaration`, with the members of a declaration, to declare the task in the same call.
+    #[schema(value_type = String, required = false, content_media_type = "application/json")]
+    authorization_details: Option<String>,
+    #[schema(ignore)]
+    audience: Option<String>,
+    #[schema(ignore)]
+    actor_token: Option<String>,
+    #[schema(ignore)]
+    actor_token_type: Option<String>,
+    #[schema(ignore)]
+    client_assertion: Option<String>,
+    #[schema(ignore)]
+    client_assertion_type: Option<String>,
+    #[schema(ignore)]
+    client_secret: Option<String>,
+}
+
+/// A token (RFC 8693 section 2.2.1).
+#[derive(Serialize, ToSchema)]
+#[schema(as = TokenResponse)]
+pub(super) struct TokenAnswer<'a> {
+    /// The token.
+    access_token: &'a str,
+    /// `urn:ietf:params:oauth:token-type:access_token` or `…:jwt`.
+    issued_token_type: String,
+    /// `Bearer`, or `N_A` for a JWT-SVID.
+    token_type: &'static str,
+    /// Seconds until its end.
+    expires_in: i64,
+    /// The one privilege.
+    scope: Privilege,
+    /// What it may do there.
+    authorization_details: &'a [AccessDetail],
+    /// The task that it was minted for.
+    task: &'a TaskId,
+}
+
+/// Get a token: by token exchange (RFC 8693), or by `client_credentials` on the Unix socket.
+///
+/// A token holds one service and one privilege. The task is named, or declared in the same call. An unknown task, another's and an
+/// ended one are the same `invalid_grant`.
+#[utoipa::path(
+    post, path = "/oauth2/token", operation_id = "token", tag = "oauth",
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+        description = "With a declaration: what a retry repeats")),
+    request_body(content = TokenRequest, content_type = "application/x-www-form-urlencoded"),
+    responses(
+        (status = 200, description = "A token", body = TokenAnswer),
+        OAuthRefusals<{ refused::TOKEN | refused::BODY }>,
+    ),
+    security(),
+    extensions(("x-remit-callers" = json!(["workload"]))),
+)]
 pub(super) async fn token(
     State(broker): State<Arc<Broker>>,
     headers: HeaderMap,
     called: Result<Called, Problem>,
     request: Request,
-) -> Result<Answer<Value>, Refusal> {
+) -> Result<Response, Refusal> {
     let called = called.map_err(|Problem(error)| failed(EvidenceRole::Client)(error))?;
-    let mut form = form(request).await?;
+    let mut form: TokenRequest = form(request).await?;
     let (request, role) = authenticate(&mut form, called)?;
-    let minted = match asked(&mut form).map_err(failed(role))? {
+    let minted = match asked(form).map_err(failed(role))? {
         Asked::Mint(task, credential) => {
             broker.mint(request, &task, std::slice::from_ref(&credential)).await.map(|minted| (task, minted))
         }
@@ -87,24 +165,23 @@ pub(super) async fn token(
     };
     let (task, credentials) = minted.map_err(failed(role))?;
     let credential = credentials.first().ok_or_else(|| failed(role)(Error::TaskNotActive))?;
-    Ok(Answer(answer(&task, credential)))
+    Ok(Answer(answer(&task, credential)).into_response())
 }
 
 /// Who asks: the subject of an exchange, or on the socket the process that the kernel names. Nothing ever falls back from
 /// one to the other.
-fn authenticate(form: &mut Form, called: Called) -> Result<(broker::Request, EvidenceRole), Refusal> {
+fn authenticate(form: &mut TokenRequest, called: Called) -> Result<(broker::Request, EvidenceRole), Refusal> {
     let Called { request: broker::Request { presented, id }, authorized } = called;
     if authorized {
         return Err(failed(EvidenceRole::Client)(Error::EvidenceInvalid));
     }
-    let subject = (form.take("subject_token").map(SecretString::from), form.take("subject_token_type"));
-    let actor = form.take("actor_token").is_some() || form.take("actor_token_type").is_some();
+    let subject = (form.subject_token.take().map(SecretString::from), form.subject_token_type.take());
+    let actor = form.actor_token.is_some() || form.actor_token_type.is_some();
     // A way to authenticate that is not understood is never passed over in favour of another.
-    if ["client_assertion", "client_assertion_type", "client_secret"].iter().any(|name| form.take(name).is_some()) {
+    if form.client_assertion.is_some() || form.client_assertion_type.is_some() || form.client_secret.is_some() {
         return Err(failed(EvidenceRole::Client)(Error::EvidenceInvalid));
     }
-    let grant = form.take("grant_type");
-    match (grant.as_deref(), subject) {
+    match (form.grant_type.as_deref(), subject) {
         (Some(TOKEN_EXCHANGE), _) if actor => Err(failed(EvidenceRole::Subject)(Error::invalid(
             "`actor_token` is not understood: delegation is not available",
         ))),
@@ -132,45 +209,91 @@ fn authenticate(form: &mut Form, called: Called) -> Result<(broker::Request, Evi
     }
 }
 
-fn answer(task: &TaskId, credential: &Credential) -> Value {
+fn answer<'a>(task: &'a TaskId, credential: &'a Credential) -> TokenAnswer<'a> {
     let lease = &credential.lease;
     let (issued, token_type) = match lease.kind {
         CredentialType::AccessToken => ("access_token", "Bearer"),
         CredentialType::Jwt => ("jwt", "N_A"),
     };
-    json!({
-        "access_token": credential.token.expose_secret(),
-        "issued_token_type": format!("{TYPE}{issued}"),
-        "token_type": token_type,
-        "expires_in": (lease.expires_at - lease.issued_at).num_seconds(),
-        "scope": lease.privilege,
-        "authorization_details": credential.details,
-        "task": task,
-    })
+    TokenAnswer {
+        access_token: credential.token.expose_secret(),
+        issued_token_type: format!("{TYPE}{issued}"),
+        token_type,
+        expires_in: (lease.expires_at - lease.issued_at).num_seconds(),
+        scope: lease.privilege,
+        authorization_details: &credential.details,
+        task,
+    }
 }
 
+/// A question whether a token is alive.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct IntrospectionRequest {
+    /// The token.
+    #[schema(value_type = String, required = true)]
+    token: Option<String>,
+    #[schema(ignore)]
+    access_token: Option<String>,
+}
+
+/// Whether a token is alive (RFC 7662), and if so what it says.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = IntrospectionResponse)]
+pub(super) enum IntrospectionAnswer {
+    Active(Box<ActiveToken>),
+    Inactive(InactiveToken),
+}
+
+/// A token that is alive at this moment, and its claims.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ActiveToken {
+    #[serde(flatten)]
+    claims: Claims,
+    /// Always true.
+    active: bool,
+    /// `Bearer`, or `N_A` for a JWT-SVID.
+    token_type: &'static str,
+}
+
+/// A token that is unknown, expired, ended, for somebody else, or in doubt: which of them is not told.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct InactiveToken {
+    /// Always false.
+    active: bool,
+}
+
+/// Ask whether a token is alive at this moment (RFC 7662).
+///
+/// A service sees the tokens that are for itself, an operator all of them.
+#[utoipa::path(
+    post, path = "/oauth2/introspect", operation_id = "introspect", tag = "oauth",
+    request_body(content = IntrospectionRequest, content_type = "application/x-www-form-urlencoded"),
+    responses(
+        (status = 200, description = "Whether it is", body = IntrospectionAnswer),
+        OAuthRefusals<{ refused::CLIENT | refused::MALFORMED | refused::BODY }>,
+    ),
+    security(("service" = []), ("operator" = [])),
+    extensions(("x-remit-callers" = json!(["service", "viewer"]))),
+)]
 pub(super) async fn introspect(
     State(broker): State<Arc<Broker>>,
     called: Result<Called, Problem>,
     request: Request,
-) -> Result<Answer<Value>, Refusal> {
+) -> Result<Answer<IntrospectionAnswer>, Refusal> {
     let fail = failed(EvidenceRole::Client);
     let called = called.map_err(|Problem(error)| fail(error))?;
-    let mut form = form(request).await?;
-    if form.take("access_token").is_some() && called.authorized {
+    let form: IntrospectionRequest = form(request).await?;
+    if form.access_token.is_some() && called.authorized {
         return Err(fail(Error::invalid(ONE_PLACE)));
     }
-    let token = form.take("token").ok_or_else(|| fail(Error::invalid("`token` is required")))?;
+    let token = form.token.ok_or_else(|| fail(Error::invalid("`token` is required")))?;
     Ok(Answer(match broker.introspect(called.request, &token).await.map_err(fail)? {
-        Introspection::Inactive => json!({"active": false}),
+        Introspection::Inactive => IntrospectionAnswer::Inactive(InactiveToken { active: false }),
         Introspection::Active(claims, form) => {
-            let mut body = serde_json::to_value(*claims).unwrap_or_default();
-            if let Some(members) = body.as_object_mut() {
-                members.insert("active".into(), true.into());
-                let token_type = if form == CredentialType::AccessToken { "Bearer" } else { "N_A" };
-                members.insert("token_type".into(), token_type.into());
-            }
-            body
+            let token_type = if form == CredentialType::AccessToken { "Bearer" } else { "N_A" };
+            IntrospectionAnswer::Active(Box::new(ActiveToken { claims: *claims, active: true, token_type }))
         }
     }))
 }

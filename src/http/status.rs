@@ -7,11 +7,28 @@ use axum::{
 };
 use std::sync::Arc;
 
-use super::error::Problem;
+use super::{
+    error::Problem,
+    openapi::{Refusals, refused},
+};
 use crate::broker::{Broker, StatusList};
 
 const MEDIA_TYPE: &str = "application/statuslist+jwt";
 
+/// A status list: which tasks have ended, one bit for each.
+///
+/// A signed JWT (`typ: statuslist+jwt`) of the Token Status List draft. Tokens name their list and their place in it.
+#[utoipa::path(
+    get, path = "/status-lists/{id}", operation_id = "statusList", tag = "keys",
+    params(("id" = u64, Path, description = "The number of the list, in decimal")),
+    responses(
+        (status = 200, description = "The list", body = String, content_type = "application/statuslist+jwt",
+            headers(("Cache-Control" = String, description = "`max-age`: how long it may be kept"))),
+        Refusals<{ refused::NO_SUCH_LIST | refused::NOT_ACCEPTABLE }>,
+    ),
+    security(),
+    extensions(("x-remit-callers" = json!(["anyone"]))),
+)]
 pub(super) async fn list(
     State(broker): State<Arc<Broker>>,
     id: Result<Path<String>, axum::extract::rejection::PathRejection>,

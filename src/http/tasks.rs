@@ -1,30 +1,31 @@
 //! `/v1/tasks`: our own API.
 
+pub(super) mod bodies;
+
 use axum::{
     Extension, Json as Answer,
     extract::{Query, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse as _, Response},
 };
-use secrecy::ExposeSecret as _;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     error::Problem,
     extract::{Called, Id, Json},
+    openapi::{Refusals, refused},
     watch,
 };
 use crate::{
-    broker::{Broker, Filter, IdempotencyKey, Reach, Revoked},
-    clock::Time,
-    credential::Credential,
+    broker::{Broker, Filter, IdempotencyKey},
     error::Error,
     id::TaskId,
-    lease::Held,
-    task::{self, CredentialRequest, Declaration, check_text, check_ttl},
+    task::{Declaration, check_text, check_ttl},
+};
+use bodies::{
+    CompleteBody, Declared, ListQuery, MintAnswer, MintBody, Minted, RenewAnswer, RenewBody, RevokeAnswer, RevokeBody,
+    Shown, TaskList,
 };
 
 type Shared = State<Arc<Broker>>;
@@ -32,77 +33,33 @@ type Shared = State<Arc<Broker>>;
 /// Tasks on a page where nobody asks for another number, and at most.
 const PAGE: (usize, usize) = (50, 200);
 
-/// A task, without its tokens.
-pub(super) fn body(held: &Held, now: Time) -> Result<Value, Error> {
-    let task = &*held.task;
-    let mut body = json!({
-        "task": task.id,
-        "state": held.state(now),
-        "workload": task.workload,
-        "instance": task.instance,
-        "kind": task.kind,
-        "attestor": task.attestor,
-        "marks": task.marks,
-        "owner": task.owner,
-        "purpose": task.purpose,
-        "environment": task.environment,
-        "sandbox": task.sandbox,
-        "data_classification": task.data_classification,
-        "context": task.context,
-        "authorization_details": task.authority,
-        "denied": task.denied,
-        "policies": task.policies,
-        "authority_hash": task.authority.hash().map_err(|_| Error::invalid("the authority has no canonical form"))?,
-        "generation": task.generation,
-        "created_at": task.created_at,
-        "expires_at": held.expires_at,
-    });
-    if let (Some(end), Some(members)) = (&held.end, body.as_object_mut()) {
-        members.insert("ended_at".into(), json!(end.at.min(held.expires_at)));
-        members.insert("reason".into(), json!(end.reason));
-    }
-    Ok(body)
-}
-
-/// A credential, as its workload gets it.
-#[derive(Serialize)]
-struct Minted<'a> {
-    resource: &'a str,
-    privilege: &'a str,
-    access_token: &'a str,
-    lease: &'a str,
-    expires_at: Time,
-    renew_at: Time,
-}
-
-fn minted(credentials: &[Credential]) -> Value {
-    let minted = |credential: &Credential| {
-        let Credential { lease, token, .. } = credential;
-        json!(Minted {
-            resource: lease.resource.as_str(),
-            privilege: lease.privilege.as_str(),
-            access_token: token.expose_secret(),
-            lease: lease.id.as_str(),
-            expires_at: lease.expires_at,
-            renew_at: credential.renew_at(),
-        })
-    };
-    credentials.iter().map(minted).collect()
-}
-
+/// Declare a task, and mint its first credentials in the same transaction.
+///
+/// Without `partial` it is all or nothing: a refusal lists everything that was refused, and by which policies. With an
+/// `Idempotency-Key` a retry gets the same task and the same leases; another body under the same key is refused.
+#[utoipa::path(
+    post, path = "/v1/tasks", operation_id = "declareTask", tag = "tasks",
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+        description = "What a retry repeats: 1 to 255 visible characters")),
+    request_body = Declaration,
+    responses(
+        (status = 201, description = "Declared", body = Declared),
+        Refusals<{ refused::DECLARING | refused::BODY }>,
+    ),
+    security(("evidence" = []), ()),
+    extensions(("x-remit-callers" = json!(["workload"]))),
+)]
 pub(super) async fn declare(
     State(broker): Shared,
     headers: HeaderMap,
     called: Called,
     Json { value, digest }: Json<Declaration>,
-) -> Result<(StatusCode, Answer<Value>), Problem> {
+) -> Result<Response, Problem> {
     let key = idempotency_key(&headers, digest)?;
     let declared = broker.declare(called.request, &value, key).await?;
-    let mut body = body(&declared.held, declared.now)?;
-    if let Some(members) = body.as_object_mut() {
-        members.insert("credentials".into(), minted(&declared.credentials));
-    }
-    Ok((StatusCode::CREATED, Answer(body)))
+    let task = Shown::of(&declared.held, declared.now)?;
+    let body = Declared { task, credentials: Minted::of(&declared.credentials) };
+    Ok((StatusCode::CREATED, Answer(body)).into_response())
 }
 
 /// The one `Idempotency-Key` of a request whose body has this digest.
@@ -117,83 +74,128 @@ pub(super) fn idempotency_key(headers: &HeaderMap, body: String) -> Result<Optio
     Ok(Some(IdempotencyKey { key: key.to_owned(), body }))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct MintBody {
-    credentials: Vec<CredentialRequest>,
-}
-
+/// Mint credentials for a task: all of them or none.
+#[utoipa::path(
+    post, path = "/v1/tasks/{id}/credentials", operation_id = "mintCredentials", tag = "tasks",
+    params(("id" = TaskId, Path, description = "The task")),
+    request_body = MintBody,
+    responses(
+        (status = 200, description = "Minted", body = MintAnswer),
+        Refusals<{ refused::ACTING | refused::POLICY | refused::ENDED | refused::BODY }>,
+    ),
+    security(("evidence" = []), ()),
+    extensions(("x-remit-callers" = json!(["workload"]))),
+)]
 pub(super) async fn mint(
     State(broker): Shared,
     Id(id): Id,
     called: Called,
     Json { value, .. }: Json<MintBody>,
-) -> Result<Answer<Value>, Problem> {
+) -> Result<Response, Problem> {
     if value.credentials.is_empty() {
         return Err(Error::invalid("`credentials` lists at least one object").into());
     }
     let credentials = broker.mint(called.request, &id, &value.credentials).await?;
-    Ok(Answer(json!({"task": id, "credentials": minted(&credentials)})))
+    Ok(Answer(MintAnswer { task: &id, credentials: Minted::of(&credentials) }).into_response())
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct EndBody {
-    reason: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RenewBody {
-    ttl: Option<u32>,
-}
-
+/// Move the deadline of a task, if policy still allows all that it was granted.
+///
+/// A deadline is never brought forward. The body may be left out.
+#[utoipa::path(
+    post, path = "/v1/tasks/{id}/renew", operation_id = "renewTask", tag = "tasks",
+    params(("id" = TaskId, Path, description = "The task")),
+    request_body = Option<RenewBody>,
+    responses(
+        (status = 200, description = "Its deadline as it is now", body = RenewAnswer),
+        Refusals<{ refused::ACTING | refused::POLICY | refused::ENDED | refused::BODY }>,
+    ),
+    security(("evidence" = []), ()),
+    extensions(("x-remit-callers" = json!(["workload"]))),
+)]
 pub(super) async fn renew(
     State(broker): Shared,
     Id(id): Id,
     called: Called,
     body: Option<Json<RenewBody>>,
-) -> Result<Answer<Value>, Problem> {
+) -> Result<Response, Problem> {
     let ttl = body.and_then(|body| body.value.ttl);
     check_ttl(ttl)?;
     let renewed = broker.renew(called.request, &id, ttl).await?;
-    let mut body = self::body(&renewed.held, renewed.now)?;
-    if let Some(members) = body.as_object_mut() {
-        members.insert("renew_at".into(), json!(renewed.renew_at));
-        members.insert("renewable_until".into(), json!(renewed.renewable_until));
-    }
-    Ok(Answer(body))
+    Ok(Answer(RenewAnswer::of(&renewed)?).into_response())
 }
 
+/// End a task because its work is done.
+///
+/// Everything below it and all their credentials end with it. A task that has ended already stays as it is. The body may be left out.
+#[utoipa::path(
+    post, path = "/v1/tasks/{id}/complete", operation_id = "completeTask", tag = "tasks",
+    params(("id" = TaskId, Path, description = "The task")),
+    request_body = Option<CompleteBody>,
+    responses(
+        (status = 200, description = "The task, ended", body = Shown),
+        Refusals<{ refused::ACTING | refused::BODY }>,
+    ),
+    security(("evidence" = []), ()),
+    extensions(("x-remit-callers" = json!(["workload"]))),
+)]
 pub(super) async fn complete(
     State(broker): Shared,
     Id(id): Id,
     called: Called,
-    body: Option<Json<EndBody>>,
-) -> Result<Answer<Value>, Problem> {
+    body: Option<Json<CompleteBody>>,
+) -> Result<Response, Problem> {
     let reason = body.and_then(|body| body.value.reason);
     check_text("reason", reason.as_ref(), 1024)?;
     let (held, now) = broker.complete(called.request, &id, reason).await?;
-    Ok(Answer(self::body(&held, now)?))
+    Ok(Answer(Shown::of(&held, now)?).into_response())
 }
 
+/// End a task, everything below it and all their credentials, at once.
+///
+/// For an operator with the role `responder`, and for the instance that holds the task or one above it. An operator may revoke an id
+/// that the broker has not seen (`known` is false). Idempotent: a second call returns the first one's instants.
+#[utoipa::path(
+    post, path = "/v1/tasks/{id}/revoke", operation_id = "revokeTask", tag = "tasks",
+    params(("id" = TaskId, Path, description = "The task")),
+    request_body = RevokeBody,
+    responses(
+        (status = 200, description = "Revoked", body = RevokeAnswer),
+        Refusals<{ refused::ACTING | refused::QUOTA | refused::BODY }>,
+    ),
+    security(("evidence" = []), ("operator" = []), ()),
+    extensions(("x-remit-callers" = json!(["workload", "responder"]))),
+)]
 pub(super) async fn revoke(
     State(broker): Shared,
     Id(id): Id,
     called: Called,
-    Json { value, .. }: Json<EndBody>,
-) -> Result<Answer<Value>, Problem> {
+    Json { value, .. }: Json<RevokeBody>,
+) -> Result<Answer<RevokeAnswer>, Problem> {
     let reason = value.reason.ok_or_else(|| Error::invalid("`reason` says why, for whoever reads the record later"))?;
     check_text("reason", Some(&reason), 1024)?;
     let revoked = broker.revoke(called.request, &id, reason).await?;
-    let Revoked { task, state, known, tally, generation, effective_by, reach } = revoked;
-    let reach: Vec<_> = reach.iter().map(|Reach { class, by }| json!({"class": class, "by": by})).collect();
-    Ok(Answer(json!({
-        "task": task, "state": state, "known": known, "ended_tasks": tally.ended_tasks, "credentials": tally.credentials,
-        "generation": generation, "effective_by": effective_by, "reach": reach,
-    })))
+    Ok(Answer(revoked.into()))
 }
 
+/// Show a task, or watch it.
+///
+/// An operator sees every task, a workload its own. With `Accept: text/event-stream` the answer is a stream of server-sent events:
+/// one event `task` with the task as data at once and at every change, until the task has ended or the caller has to prove
+/// again who they are.
+#[utoipa::path(
+    get, path = "/v1/tasks/{id}", operation_id = "showTask", tag = "tasks",
+    params(("id" = TaskId, Path, description = "The task")),
+    responses(
+        (status = 200, description = "How it stands", content(
+            (Shown = "application/json"),
+            (String = "text/event-stream"),
+        )),
+        Refusals<{ refused::ACTING | refused::QUOTA }>,
+    ),
+    security(("evidence" = []), ("operator" = []), ()),
+    extensions(("x-remit-callers" = json!(["workload", "viewer"]))),
+)]
 pub(super) async fn show(
     State(broker): Shared,
     Extension(stop): Extension<CancellationToken>,
@@ -205,34 +207,36 @@ pub(super) async fn show(
         return watch::watch(broker, &id, called, stop).await;
     }
     let (held, now) = broker.show(called.request, &id).await?;
-    Ok(Answer(body(&held, now)?).into_response())
+    Ok(Answer(Shown::of(&held, now)?).into_response())
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Page {
-    cursor: Option<TaskId>,
-    limit: Option<usize>,
-    state: Option<task::State>,
-    owner: Option<String>,
-    workload: Option<String>,
-    sandbox: Option<String>,
-}
-
+/// List tasks, newest first.
+///
+/// An operator sees every task, a workload its own. A page may be short, or empty, and not the last: go on until `next_cursor` is null.
+#[utoipa::path(
+    get, path = "/v1/tasks", operation_id = "listTasks", tag = "tasks",
+    params(ListQuery),
+    responses(
+        (status = 200, description = "A page", body = TaskList),
+        Refusals<{ refused::MALFORMED | refused::EVIDENCE | refused::ROLE }>,
+    ),
+    security(("evidence" = []), ("operator" = []), ()),
+    extensions(("x-remit-callers" = json!(["workload", "viewer"]))),
+)]
 pub(super) async fn list(
     State(broker): Shared,
-    page: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
     called: Called,
-) -> Result<Answer<Value>, Problem> {
-    let Query(page) = page
+) -> Result<Response, Problem> {
+    let Query(query) = query
         .map_err(|_| Error::invalid("the query knows `state` (active, completed, revoked, expired), `owner`, `workload`, `sandbox`, `cursor` (as it was answered) and `limit` (a number)"))?;
-    let limit = page.limit.unwrap_or(PAGE.0);
+    let limit = query.limit.unwrap_or(PAGE.0);
     if !(1..=PAGE.1).contains(&limit) {
         return Err(Error::invalid("`limit` is 1 to 200").into());
     }
-    let Page { cursor, state, owner, workload, sandbox, .. } = page;
+    let ListQuery { cursor, state, owner, workload, sandbox, .. } = query;
     let filter = Filter { state, owner, workload, sandbox };
     let page = broker.list(called.request, &filter, cursor, limit).await?;
-    let tasks = page.tasks.iter().map(|held| body(held, page.now)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Answer(json!({"tasks": tasks, "next_cursor": page.next})))
+    let tasks = page.tasks.iter().map(|held| Shown::of(held, page.now)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Answer(TaskList { tasks, next_cursor: page.next }).into_response())
 }

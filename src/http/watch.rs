@@ -12,7 +12,7 @@ use futures_util::stream;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-use super::{error::Problem, extract::Called, tasks::body};
+use super::{error::Problem, extract::Called, tasks::bodies::Shown};
 use crate::{
     broker::{Broker, Turn},
     error::Error,
@@ -50,6 +50,6 @@ pub(super) async fn watch(
 }
 
 fn event(Turn { held, now }: &Turn) -> Result<Event, axum::Error> {
-    let body = body(held, *now).map_err(|error: Error| axum::Error::new(error))?;
+    let body = Shown::of(held, *now).map_err(|error: Error| axum::Error::new(error))?;
     Event::default().event("task").retry(RETRY).json_data(body)
 }

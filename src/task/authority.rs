@@ -8,6 +8,7 @@ use crate::id::{Location, Malformed};
 
 /// What may be done with a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Privilege {
     /// Look.
@@ -50,6 +51,7 @@ impl std::str::FromStr for Privilege {
 
 /// The one `type` of an access detail.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema))]
 enum DetailType {
     #[default]
     #[serde(rename = "remit:access")]
@@ -59,22 +61,29 @@ enum DetailType {
 /// One `authorization_details` object of type `remit:access`. An absent optional member is unrestricted within its
 /// locations and privileges.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AccessDetail {
     #[serde(rename = "type")]
+    #[cfg_attr(feature = "broker", schema(inline))]
     kind: DetailType,
     /// Which services.
+    #[cfg_attr(feature = "broker", schema(min_items = 1, max_items = 32))]
     pub locations: Vec<Location>,
     /// What may be done there.
+    #[cfg_attr(feature = "broker", schema(min_items = 1))]
     pub privileges: Vec<Privilege>,
     /// Only these operations or tools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "broker", schema(min_items = 1, max_items = 32))]
     pub actions: Option<Vec<String>>,
     /// Only these kinds of data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "broker", schema(min_items = 1, max_items = 32))]
     pub datatypes: Option<Vec<String>>,
     /// Only this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "broker", schema(min_length = 1, max_length = 256))]
     pub identifier: Option<String>,
 }
 
@@ -140,6 +149,7 @@ fn repeats<T: PartialEq>(values: &[T]) -> bool {
 
 /// Everything a task may do: a list of details.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema))]
 #[serde(transparent)]
 pub struct Authority(Vec<AccessDetail>);
 

@@ -11,54 +11,68 @@ use crate::{
 
 /// The body of `POST /v1/tasks`, as it was sent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Declaration {
     /// What the task is for, in words.
+    #[cfg_attr(feature = "broker", schema(min_length = 1, max_length = 1024))]
     pub purpose: String,
     /// Who is accountable for it.
+    #[cfg_attr(feature = "broker", schema(min_length = 1, max_length = 256))]
     pub owner: String,
     /// Where it runs: `staging`, `production`, …
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "broker", schema(min_length = 1, max_length = 128))]
     pub environment: Option<String>,
     /// The sandbox it runs in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "broker", schema(min_length = 1, max_length = 256))]
     pub sandbox: Option<String>,
     /// How sensitive the data is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "broker", schema(min_length = 1, max_length = 128))]
     pub data_classification: Option<String>,
     /// Where the work comes from.
     #[serde(default)]
     pub context: Context,
     /// The authority it asks for (RFC 9396, type `remit:access`).
+    #[cfg_attr(feature = "broker", schema(min_items = 1, max_items = 16))]
     pub authorization_details: Vec<AccessDetail>,
     /// Its lifetime in seconds; the default is policy's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "broker", schema(minimum = 1))]
     pub ttl: Option<u32>,
     /// Whether to go on with what is granted when something is refused.
     #[serde(default)]
     pub partial: bool,
     /// Credentials to mint in the same transaction.
     #[serde(default)]
+    #[cfg_attr(feature = "broker", schema(max_items = 32))]
     pub credentials: Vec<CredentialRequest>,
 }
 
 /// Where the work comes from, in the words of the workload.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema), schema(as = TaskContext))]
 #[serde(deny_unknown_fields)]
 pub struct Context {
     /// The repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "broker", schema(min_length = 1, max_length = 512))]
     pub repo: Option<String>,
     /// The branch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "broker", schema(min_length = 1, max_length = 512))]
     pub branch: Option<String>,
     /// The command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "broker", schema(min_length = 1, max_length = 4096))]
     pub command: Option<String>,
 }
 
 /// One credential to mint: one service, one privilege.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CredentialRequest {
     /// The service (RFC 8707); becomes `aud`, byte for byte.
@@ -70,11 +84,13 @@ pub struct CredentialRequest {
     pub kind: CredentialType,
     /// Its lifetime in seconds; the default and the bound are policy's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "broker", schema(minimum = 1))]
     pub ttl: Option<u32>,
 }
 
 /// The forms of a token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CredentialType {
     /// An access token (RFC 9068).

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What sort of thing a workload is, by the attestor's configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema), schema(as = WorkloadKind))]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// An AI agent.
@@ -31,6 +32,7 @@ impl Kind {
 
 /// What attestation could not make certain; shown wherever the task is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema), schema(as = WorkloadMark))]
 #[serde(rename_all = "snake_case")]
 pub enum Mark {
     /// The kernel could not pin the peer process (no `SO_PEERPIDFD`): only uid and gid are certain.

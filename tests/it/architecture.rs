@@ -55,7 +55,15 @@ const MODULES: &[Module] = &[
     // What an edge shows is data that the broker hands out; it holds no store and no key.
     Module {
         name: "http",
-        uses: &["attest::Peer", "broker", "credential::Credential", "lease::Held", "lease::Use", "metrics"],
+        uses: &[
+            "attest::Peer",
+            "broker",
+            "credential::Credential",
+            "lease::Held",
+            "lease::Retirement",
+            "lease::Use",
+            "metrics",
+        ],
         because: EDGE,
     },
     Module { name: "grpc", uses: &["attest::Peer", "broker", "credential::Credential", "lease::Held"], because: EDGE },

@@ -174,6 +174,8 @@ async fn the_metadata_leads_to_endpoints_that_answer() {
         assert_ne!(value, &json!([]), "{name}: what has no elements is left out (RFC 8414 section 3.2)");
     }
     assert!(!get(text(&metadata, "jwks_uri")).await["keys"].as_array().unwrap().is_empty());
+    let described = stand.client.get(text(&metadata, "remit_openapi_uri")).send().await.unwrap();
+    assert_eq!(described.json::<Value>().await.unwrap()["openapi"], "3.1.0");
     assert!(!get(text(&metadata, "remit_spiffe_bundle_uri")).await["keys"].as_array().unwrap().is_empty());
 
     let (task, token) = stand.task_with_token().await;
@@ -209,6 +211,7 @@ async fn the_metadata_leads_to_endpoints_that_answer() {
         "introspection_endpoint",
         "issuer",
         "jwks_uri",
+        "remit_openapi_uri",
         "remit_spiffe_bundle_uri",
         "remit_tasks_endpoint",
         "token_endpoint",

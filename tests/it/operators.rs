@@ -1,12 +1,12 @@
 //! Who may do what: every route of the broker, called by everybody.
 
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{collections::BTreeSet, path::Path};
 
 use crate::{
     both,
-    support::{ADMIN, Answer, GIT, GIT_TOKEN, RESPONDER, Stand, VIEWER, declaration, socket_client, text},
+    support::{ADMIN, Answer, GIT, GIT_TOKEN, RESPONDER, Stand, VIEWER, declaration, operations, socket_client, text},
 };
 
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -36,7 +36,7 @@ const GRANT: Expected = (400, "invalid_grant");
 /// so it stands here twice.
 type Row = (&'static str, &'static str, [Expected; 9]);
 
-const MATRIX: [Row; 20] = [
+const MATRIX: [Row; 21] = [
     ("GET", "/.well-known/oauth-authorization-server", [OK; 9]),
     ("GET", "/.well-known/openid-configuration", [OK; 9]),
     ("GET", "/jwks", [OK; 9]),
@@ -45,6 +45,7 @@ const MATRIX: [Row; 20] = [
     ("GET", "/healthz", [OK; 9]),
     ("GET", "/readyz", [OK; 9]),
     ("GET", "/metrics", [OK; 9]),
+    ("GET", "/openapi.json", [OK; 9]),
     ("POST", "/oauth2/token", [SUBJECT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT]),
     ("POST", "/oauth2/token?subject", [SUBJECT, SUBJECT, OK, PARTY, PARTY, PARTY, PARTY, GRANT, SUBJECT]),
     ("POST", "/oauth2/introspect", [CLIENT, CLIENT, CLIENT, OK, OK, OK, OK, CLIENT, CLIENT]),
@@ -167,38 +168,38 @@ both! {
     }
 }
 
-/// What stands in `http::router`, as method and path.
-fn routes() -> BTreeSet<(&'static str, String)> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/mod.rs");
-    let source = std::fs::read_to_string(source).expect("the router");
-    let mut routes = BTreeSet::new();
-    for route in source.split(".route(\"").skip(1) {
-        let (path, handlers) = route.split_once('"').expect("a path");
-        // Up to whatever comes after this route.
-        let handlers = handlers.split("\n        .").next().expect("handlers");
-        let mut found = false;
-        for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "ANY"] {
-            let lower = method.to_lowercase();
-            if handlers.contains(&format!(" {lower}(")) || handlers.contains(&format!(".{lower}(")) {
-                found = true;
-                routes.insert((method, path.to_owned()));
-            }
-        }
-        assert!(found, "{path}: no method found in {handlers}");
+/// A route has an operation, or it does not compile; here the operation has a row, and the row an operation.
+#[test]
+fn no_operation_is_missing() {
+    let matrix: BTreeSet<_> =
+        MATRIX.iter().map(|(method, path, _)| ((*method).to_owned(), path.split('?').next().unwrap())).collect();
+    let operations: BTreeSet<_> = operations().map(|(method, path, _)| (method, path)).collect();
+    assert!(operations.len() >= 18, "{operations:?}");
+    assert_eq!(matrix, operations, "the matrix and the OpenAPI document differ");
+    let source = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/mod.rs")).unwrap();
+    for other in [".route(", ".nest(", ".route_service(", ".nest_service("] {
+        assert!(!source.contains(other), "routes that `{other}` brings are in no document");
     }
-    routes
 }
 
+/// Whom the document names is who gets through, and nobody else.
 #[test]
-fn no_route_is_missing() {
-    let matrix: BTreeSet<_> =
-        MATRIX.iter().map(|(method, path, _)| (*method, path.split('?').next().unwrap().to_owned())).collect();
-    let routes = routes();
-    assert!(routes.len() >= 14, "{routes:?}");
-    assert_eq!(matrix, routes, "the matrix and the router differ");
-    let source = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/mod.rs")).unwrap();
-    for other in [".nest(", ".merge(", ".route_service(", ".nest_service("] {
-        assert!(!source.contains(other), "routes that `{other}` brings are not in the matrix");
+fn callers_are_who_the_document_says() {
+    for (method, path, said) in operations() {
+        let named: Vec<_> = said["x-remit-callers"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let rows = MATRIX.iter().filter(|(m, p, _)| *m == method && p.split('?').next() == Some(path));
+        let rows: Vec<_> = rows.map(|(.., row)| row).collect();
+        for (at, caller) in CALLERS.into_iter().enumerate() {
+            let passes = rows.iter().any(|row| row[at].0 < 400);
+            let as_operator = ["viewer", "responder", "admin"].contains(&caller) && named.contains(&"viewer");
+            // Another instance is a workload, too: it gets through where no task of its own is asked for.
+            let as_workload = caller == "other instance" && !path.contains("{id}") && path != "/oauth2/token";
+            let may = named.contains(&"anyone")
+                || named.contains(&caller)
+                || as_operator
+                || (as_workload && named.contains(&"workload"));
+            assert_eq!(may, passes, "{method} {path} as {caller}: the document names {named:?}");
+        }
     }
 }
 

@@ -4,10 +4,9 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{TYPE, invalid};
+use super::{TYPE, TokenRequest, invalid};
 use crate::{
     error::{Error, Part},
-    http::extract::Form,
     id::{Location, TaskId, sha256_hex},
     jose::NoRepeats,
     task::{CredentialRequest, CredentialType, Declaration, Privilege},
@@ -47,17 +46,17 @@ struct Named {
     kind: Option<CredentialType>,
 }
 
-pub(super) fn asked(form: &mut Form) -> Result<Asked, Error> {
-    if form.take("audience").is_some() {
+pub(super) fn asked(form: TokenRequest) -> Result<Asked, Error> {
+    if form.audience.is_some() {
         return Err(invalid(Part::Target, "name the service by `resource`, not by `audience`"));
     }
-    let kind = match form.take("requested_token_type").as_deref().map(|kind| kind.strip_prefix(TYPE)) {
+    let kind = match form.requested_token_type.as_deref().map(|kind| kind.strip_prefix(TYPE)) {
         None => None,
         Some(Some("access_token")) => Some(CredentialType::AccessToken),
         Some(Some("jwt")) => Some(CredentialType::Jwt),
         Some(_) => return Err(Error::invalid("`requested_token_type` ends in :access_token or :jwt")),
     };
-    let (details, scope, resource) = (form.take("authorization_details"), form.take("scope"), form.take("resource"));
+    let TokenRequest { authorization_details: details, scope, resource, .. } = form;
     let digest = sha256_hex(format!("{details:?}{scope:?}{resource:?}{kind:?}").as_bytes());
     let detail = details.as_deref().map(detail).transpose()?;
     let (task, privilege) = scope.as_deref().map(scope_of).transpose()?.unwrap_or_default();

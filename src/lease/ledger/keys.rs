@@ -13,8 +13,9 @@ use crate::{clock::Time, jose::PublicJwk, task::CredentialType};
 const PAGE: usize = 256;
 
 /// What a public key is for; one kind is never accepted as another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = KeyUse)]
 pub enum Use {
     /// Access tokens: stands in `/jwks`.
     AccessToken,

@@ -1,10 +1,12 @@
 //! A real broker, the way its users have it: the binary, a configuration file, real HTTP, a real store.
 
+mod documented;
 mod edited;
 mod issuer;
 mod process;
 mod redis;
 
+pub(crate) use documented::{codes, operations, response};
 pub(crate) use edited::with_policies;
 pub(crate) use issuer::{ISSUER, Issuer, now};
 pub(crate) use process::{Server, free_port, wait_for};
@@ -125,14 +127,16 @@ impl Stand {
         bearer: Option<&str>,
         body: Option<Value>,
     ) -> Answer {
-        let mut request = self.client.request(method, format!("{}{path}", at.url));
+        let mut request = self.client.request(method.clone(), format!("{}{path}", at.url));
         if let Some(bearer) = bearer {
             request = request.bearer_auth(bearer);
         }
         if let Some(body) = body {
             request = request.json(&body);
         }
-        Answer::of(request.send().await.expect("an answer")).await
+        let answer = Answer::of(request.send().await.expect("an answer")).await;
+        documented::check(&method, path, &answer);
+        answer
     }
 
     pub(crate) async fn post(&self, path: &str, bearer: &str, body: Value) -> Answer {
@@ -182,7 +186,9 @@ impl Stand {
         if let Some(bearer) = bearer {
             request = request.bearer_auth(bearer);
         }
-        Answer::of(request.send().await.expect("an answer")).await
+        let answer = Answer::of(request.send().await.expect("an answer")).await;
+        documented::check(&Method::POST, path, &answer);
+        answer
     }
 
     /// The lines of the audit log so far.

@@ -1,0 +1,99 @@
+//! `GET /openapi.json`: the API as an OpenAPI 3.1 document, made from what serves it. Paths and bodies come from the handlers
+//! (`#[utoipa::path]`, without which `routes!` does not compile) and from the types that they read and write; errors from the table in
+//! [`super::error`]; examples from `openapi/examples.json`. `tests/golden/openapi.json` is the document; a test regenerates it.
+//!
+//! To add an operation: give its handler `#[utoipa::path(…)]`, name it in `routes!` in [`super::router`], give it examples, and
+//! a row in the matrix of `tests/it/operators.rs`; tests say which of them is missing.
+
+mod finish;
+pub(super) mod refused;
+
+use axum::{
+    Extension,
+    http::{HeaderName, HeaderValue, header},
+};
+use std::sync::Arc;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
+
+pub(super) use refused::{OAuthRefusals, Refusals};
+
+use super::error::{OAuthBody, ProblemBody};
+
+/// What is said of the API as a whole.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Remit",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+        description = "A just-in-time credential broker: attest a workload, declare one task, mint short-lived credentials for it, revoke \
+            them all at once by task.\n\nTimes are RFC 3339 in UTC, durations whole seconds. A client ignores members that it does not know; \
+            the broker refuses them. Errors of `/oauth2/*` are OAuth JSON, all others are `application/problem+json` with a stable `code`. \
+            What is served nowhere is 404 `not_found`, another method of a path is 405 `invalid_request` with `Allow`. The same API is on \
+            the Unix socket. `x-remit-callers` says who may call: `anyone`, `workload`, `service`, `viewer` (an operator, whatever the \
+            role), or the role that an operator needs.",
+    ),
+    servers((url = "/", description = "The broker that serves this document")),
+    tags(
+        (name = "tasks", description = "Declare a task, get credentials for it, end it, look at it"),
+        (name = "oauth", description = "Tokens and introspection, for clients that speak OAuth"),
+        (name = "keys", description = "Public documents: what verifiers and clients need to know"),
+        (name = "operations", description = "Health and metrics; also on `listen.ops`"),
+    ),
+    components(schemas(ProblemBody, OAuthBody)),
+    modifiers(&Schemes),
+)]
+pub(super) struct Api;
+
+struct Schemes;
+
+impl Modify for Schemes {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let bearer =
+            |description: &str| HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(description));
+        let schemes = [
+            (
+                "evidence",
+                bearer(
+                    "A workload: a JWT of an issuer that the configuration names. On the Unix socket the kernel's word for the calling \
+                     process stands for it, and nothing is sent: that is the empty requirement beside it.",
+                )
+                .bearer_format("JWT"),
+            ),
+            ("operator", bearer("An operator: a token whose SHA-256 is in the configuration.")),
+            ("service", bearer("A service: a token whose SHA-256 is in the configuration.")),
+        ];
+        let components = openapi.components.get_or_insert_default();
+        components
+            .security_schemes
+            .extend(schemes.map(|(name, scheme)| (name.to_owned(), SecurityScheme::Http(scheme.build()).into())));
+    }
+}
+
+/// The document, as text.
+#[derive(Clone)]
+pub(super) struct Document(Arc<str>);
+
+impl Document {
+    /// The document of what the handlers said of themselves.
+    pub(super) fn of(described: utoipa::openapi::OpenApi) -> Self {
+        Self(finish::finished(described).into())
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+/// This document.
+#[utoipa::path(
+    get, path = "/openapi.json", operation_id = "openapi", tag = "operations",
+    responses((status = 200, description = "The API, in OpenAPI 3.1", body = serde_json::Value), Refusals<0>),
+    security(),
+    extensions(("x-remit-callers" = json!(["anyone"]))),
+)]
+pub(super) async fn openapi(Extension(document): Extension<Document>) -> ([(HeaderName, HeaderValue); 1], String) {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], document.text().to_owned())
+}
