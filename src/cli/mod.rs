@@ -11,6 +11,7 @@ mod demo_service;
 mod exit;
 mod keys;
 mod mint;
+mod openapi;
 mod policy;
 mod serve;
 mod show;
@@ -73,6 +74,9 @@ enum Command {
     /// Look at policies before a broker goes by them.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Print the OpenAPI document of the HTTP API, as a broker serves it at `/openapi.json`.
+    #[command(after_help = openapi::EXAMPLES)]
+    Openapi,
     /// Print the completions of a shell.
     Completions(completions::Completions),
     #[command(hide = true)]
@@ -106,6 +110,10 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Verify(verify) => verify.run(output, &SystemClock).await,
         Command::Config(config) => config.run(&connection, output),
         Command::Policy(policy) => policy.run(output),
+        Command::Openapi => {
+            openapi::run();
+            Ok(())
+        }
         Command::Completions(completions) => {
             completions.run();
             Ok(())

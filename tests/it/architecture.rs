@@ -92,8 +92,8 @@ const MODULES: &[Module] = &[
     },
     Module {
         name: "cli",
-        uses: &["audit", "config", "party", "policy", "serve", "verify"],
-        because: "the command line speaks the HTTP API; besides, it starts the broker and reads files",
+        uses: &["audit", "config", "http::document", "party", "policy", "serve", "verify"],
+        because: "the command line speaks the HTTP API; besides, it starts the broker, reads files and prints what the API is",
     },
     Module { name: "main", uses: &["cli"], because: "it only hands over to the command line" },
 ];

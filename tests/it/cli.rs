@@ -510,7 +510,7 @@ async fn help_has_examples_and_exit_codes() {
         assert!(whole.contains(code), "no {code:?} in {whole}");
     }
     assert!(!whole.contains("demo-agent"), "{whole}");
-    for command in ["task declare", "mint token", "verify", "config check", "policy check", "completions"] {
+    for command in ["task declare", "mint token", "verify", "config check", "policy check", "openapi", "completions"] {
         let text = help(&format!("{command} --help")).await;
         assert!(text.contains("Example") && text.contains("remit "), "{text}");
     }
