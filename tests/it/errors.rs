@@ -15,7 +15,7 @@ fn invalid(part: Part) -> Error {
 }
 
 /// Every variant. The match makes a new one a compile error here.
-fn all() -> Vec<(&'static str, Error)> {
+pub(crate) fn all() -> Vec<(&'static str, Error)> {
     fn listed(error: &Error) {
         match error {
             Error::EvidenceInvalid

@@ -38,6 +38,8 @@ mod oauth_clients;
 #[cfg(test)]
 mod oidc;
 #[cfg(test)]
+mod openapi;
+#[cfg(test)]
 mod operators;
 #[cfg(test)]
 mod policy;

@@ -1,0 +1,557 @@
+//! `tests/golden/openapi.json`: the API, as the broker describes it. It is what the code makes, what a broker serves, what others
+//! accept as OpenAPI, and what a broker does.
+
+use reqwest::{Method, StatusCode, header::HeaderMap};
+use serde_json::{Value, json};
+use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
+use tokio::process::Command;
+
+use crate::{
+    clients::python,
+    errors,
+    support::{
+        Answer, GIT, GIT_TOKEN, NOWHERE, REGISTRY, RESPONDER, Server, Stand, Store, VIEWER, client, codes, declaration,
+        free_port, operations, response, socket_client, text, wait_for, write_config,
+    },
+};
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/openapi.json");
+/// The task in the examples.
+const EXAMPLE: &str = "task_01kamw7q2v5y8r3f6t9c1x4d0e";
+const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+
+#[test]
+fn the_document_is_the_golden_one() {
+    let document = remit::http::document();
+    if fs::read_to_string(GOLDEN).unwrap_or_default() != document {
+        let new = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/openapi.json");
+        fs::write(&new, document).unwrap();
+        panic!("the API changed; if that is meant: cp {} {GOLDEN}", new.display());
+    }
+}
+
+/// Comments of the code become descriptions, so they speak to whoever reads those.
+#[test]
+fn descriptions_are_for_readers_of_the_api() {
+    let document = remit::http::document();
+    for foreign in ["[`", "crate::", "Result<", "\\n///"] {
+        let found = document.lines().find(|line| line.contains(foreign));
+        assert!(found.is_none(), "{found:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_served_on_both_listeners_and_printed() {
+    let stand = Stand::new(Store::Embedded).await;
+    let ops = free_port();
+    let config = write_config(stand.dir.path(), "described", "redb:described.redb", "");
+    let words = fs::read_to_string(&config).unwrap();
+    fs::write(&config, words.replace("[store]", &format!("ops = \"127.0.0.1:{ops}\"\n[store]"))).unwrap();
+    let server = Server::start(&config).await;
+    let golden = fs::read_to_string(GOLDEN).unwrap();
+    let get = async |url: String| Answer::of(client().get(url).send().await.unwrap()).await;
+    for base in [server.url.clone(), format!("http://127.0.0.1:{ops}")] {
+        let answer = get(format!("{base}/openapi.json")).await;
+        assert_eq!(
+            (answer.status, &answer.headers["content-type"]),
+            (StatusCode::OK, &"application/json".parse().unwrap())
+        );
+        assert!(answer.text == golden, "{base} serves another document than the golden one");
+    }
+    let on_socket = socket_client(&server.socket).get("http://localhost/openapi.json").send().await.unwrap();
+    assert!(on_socket.text().await.unwrap() == golden);
+    let metadata = get(format!("{}/.well-known/oauth-authorization-server", server.url)).await.json();
+    assert_eq!(metadata["remit_openapi_uri"], format!("{}/openapi.json", server.url));
+    // Without a broker.
+    let printed = Command::new(env!("CARGO_BIN_EXE_remit")).arg("openapi").output().await.unwrap();
+    assert!(printed.status.success() && String::from_utf8(printed.stdout).unwrap() == golden);
+}
+
+/// What a third party says of checks on the document in `file`.
+async fn check(file: &str, checks: &[Value]) -> Vec<String> {
+    let lines: Vec<_> = checks.iter().map(Value::to_string).collect();
+    let said = python("openapi.py", &[file], &lines.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let list = |line: &String| serde_json::from_str::<Vec<String>>(line).expect("a list");
+    said.iter().flat_map(list).collect()
+}
+
+#[tokio::test]
+async fn others_accept_it_and_all_its_examples() {
+    assert_eq!(check(GOLDEN, &[json!({"document": true})]).await, Vec::<String>::new());
+}
+
+/// Who finds nothing wrong has to be one who would.
+#[tokio::test]
+async fn others_would_find_what_is_wrong() {
+    let golden: Value = serde_json::from_str(&fs::read_to_string(GOLDEN).unwrap()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("broken.json");
+    let broken = async |edit: &dyn Fn(&mut Value)| {
+        let mut document = golden.clone();
+        edit(&mut document);
+        fs::write(&file, document.to_string()).unwrap();
+        check(file.to_str().unwrap(), &[json!({"document": true})]).await.join("\n")
+    };
+    let declare = "/paths/~1v1~1tasks/post";
+    let found = broken(&|document| document.pointer_mut(declare).unwrap()["operationId"] = "listTasks".into()).await;
+    assert!(found.contains("listTasks"), "{found}");
+    let found =
+        broken(&|document| {
+            document.pointer_mut(&format!("{declare}/responses/201/content")).unwrap()["application/json"]["examples"]
+                ["declared"]["value"]["created_at"] = "yesterday".into();
+        })
+        .await;
+    assert!(found.contains("'yesterday' is not a 'date-time'"));
+    let found = broken(&|document| {
+        document.pointer_mut(&format!("{declare}/requestBody/content")).unwrap()["application/json"]["examples"] =
+            json!({});
+    })
+    .await;
+    assert!(found.contains("no example"));
+    let health = |status: u16, body: &str| {
+        let headers = json!({"content-type": "application/json", "x-request-id": ""});
+        json!({"method": "GET", "path": "/healthz", "status": status, "headers": headers, "body": body})
+    };
+    assert_eq!(check(GOLDEN, &[health(200, r#"{"status":"ok"}"#)]).await.len(), 0);
+    for wrong in [health(200, "{}"), health(200, r#"{"status":1}"#), health(418, r#"{"status":"ok"}"#)] {
+        assert_eq!(check(GOLDEN, std::slice::from_ref(&wrong)).await.len(), 1, "{wrong}");
+    }
+}
+
+/// Every error that the broker can tell is documented somewhere, on our own API and on `/oauth2/*`.
+#[test]
+fn every_error_is_documented() {
+    use remit::{
+        error::Error,
+        http::{EvidenceRole, OAUTH, PROBLEM},
+    };
+    let mut documented = BTreeSet::new();
+    for (_, path, operation) in operations() {
+        for status in operation["responses"].as_object().unwrap().keys().map(|status| status.parse().unwrap()) {
+            let codes = codes(response(operation, status).unwrap());
+            documented.extend(codes.into_iter().map(|code| (path.starts_with("/oauth2/"), status, code)));
+        }
+    }
+    for (name, error) in errors::all() {
+        // There are no locks yet.
+        if matches!(error, Error::Locked) {
+            continue;
+        }
+        let known = |oauth: bool, (status, code): (axum::http::StatusCode, &'static str)| {
+            assert!(documented.contains(&(oauth, status.as_u16(), code)), "{name}: {status} {code}, oauth: {oauth}");
+        };
+        known(false, PROBLEM(&error));
+        // Quotas are on operators and on watching, so far.
+        if matches!(error, Error::QuotaExceeded(_)) {
+            continue;
+        }
+        known(true, OAUTH(&error, EvidenceRole::Client));
+        known(true, OAUTH(&error, EvidenceRole::Subject));
+    }
+}
+
+/// Answers of a broker, kept to be checked together.
+struct Tour {
+    stand: Stand,
+    seen: Vec<Value>,
+}
+
+/// What is sent.
+#[derive(Clone, Default)]
+struct Sent<'a> {
+    id: &'a str,
+    query: &'a str,
+    bearer: Option<&'a str>,
+    headers: &'a [(&'static str, &'a str)],
+    json: Option<Value>,
+    form: Option<Value>,
+}
+
+impl Tour {
+    async fn new(store: Store) -> Self {
+        Self { stand: Stand::new(store).await, seen: Vec::new() }
+    }
+
+    /// Sends one request over TCP and keeps the answer.
+    async fn send(&mut self, method: &str, path: &str, sent: Sent<'_>, expected: u16) -> Value {
+        let base = self.stand.broker.url.clone();
+        self.send_by(&self.stand.client.clone(), &base, (method, path), sent, expected).await
+    }
+
+    async fn send_by(
+        &mut self,
+        client: &reqwest::Client,
+        base: &str,
+        (method, path): (&str, &str),
+        sent: Sent<'_>,
+        expected: u16,
+    ) -> Value {
+        let url = format!("{base}{}{}", path.replace("{id}", sent.id), sent.query);
+        let mut request = client.request(method.parse::<Method>().unwrap(), url);
+        if let Some(bearer) = sent.bearer {
+            request = request.bearer_auth(bearer);
+        }
+        if let Some(body) = &sent.json {
+            request = request.json(body);
+        }
+        if let Some(form) = &sent.form {
+            request = request.form(form);
+        }
+        for (name, value) in sent.headers {
+            request = request.header(*name, *value);
+        }
+        let answer = Answer::of(request.send().await.expect("an answer")).await;
+        assert_eq!(answer.status.as_u16(), expected, "{method} {path}: {}", answer.text);
+        let header = |(name, value): (&reqwest::header::HeaderName, &reqwest::header::HeaderValue)| {
+            (name.to_string(), Value::from(value.to_str().unwrap()))
+        };
+        let headers: serde_json::Map<_, _> = HeaderMap::iter(&answer.headers).map(header).collect();
+        self.seen
+            .push(json!({"method": method, "path": path, "status": expected, "headers": headers, "body": answer.text}));
+        serde_json::from_str(&answer.text).unwrap_or_default()
+    }
+
+    /// Asserts that all answers are as documented.
+    async fn check(&self) {
+        let found = check(GOLDEN, &self.seen).await;
+        assert_eq!(found, Vec::<String>::new());
+    }
+}
+
+/// A request with a JSON body.
+fn body<'a>(bearer: &'a str, id: &'a str, json: Value) -> Sent<'a> {
+    Sent { bearer: Some(bearer), id, json: Some(json), ..Sent::default() }
+}
+
+fn bare<'a>(bearer: &'a str, id: &'a str) -> Sent<'a> {
+    Sent { bearer: Some(bearer), id, ..Sent::default() }
+}
+
+fn form(bearer: Option<&str>, form: Value) -> Sent<'_> {
+    Sent { bearer, form: Some(form), ..Sent::default() }
+}
+
+/// Every example of a request is carried out by a broker, with a task, evidence and a token of its own in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_example_of_a_request_works() {
+    let mut tour = Tour::new(Store::Embedded).await;
+    let socket = socket_client(&tour.stand.broker.socket);
+    let mut sent = 0;
+    for (method, path, operation) in operations() {
+        let Some(contents) = operation["requestBody"]["content"].as_object() else { continue };
+        for (kind, content) in contents {
+            for (name, example) in content["examples"].as_object().expect("examples") {
+                let on_socket = name == "socket";
+                let (client, base) = if on_socket {
+                    (socket.clone(), "http://localhost".to_owned())
+                } else {
+                    (tour.stand.client.clone(), tour.stand.broker.url.clone())
+                };
+                // Whoever declared a task is who acts for it.
+                let (task, token) = if on_socket {
+                    let declared = client.post(format!("{base}/v1/tasks")).json(&declaration()).send().await.unwrap();
+                    (text(&Answer::of(declared).await.expect(StatusCode::CREATED), "task"), String::new())
+                } else {
+                    tour.stand.task_with_token().await
+                };
+                let evidence = tour.stand.evidence();
+                let mut value: Value =
+                    serde_json::from_str(&example["value"].to_string().replace(EXAMPLE, &task)).unwrap();
+                for (member, own) in [("subject_token", &evidence), ("token", &token)] {
+                    if let Some(placeholder) = value.get_mut(member) {
+                        *placeholder = own.as_str().into();
+                    }
+                }
+                let bearer = match path {
+                    "/oauth2/token" => None,
+                    "/oauth2/introspect" => Some(GIT_TOKEN),
+                    _ => Some(&*evidence),
+                };
+                let (json, form) = match kind.as_str() {
+                    "application/json" => (Some(value), None),
+                    _ => (None, Some(value)),
+                };
+                let status = operation["responses"].as_object().unwrap().keys().find(|status| status.starts_with('2'));
+                let status = status.expect("a success").parse().unwrap();
+                let request = Sent { id: &task, bearer, json, form, ..Sent::default() };
+                let answer = tour.send_by(&client, &base, (&method, path), request, status).await;
+                assert_ne!(answer["active"], false, "{name}");
+                sent += 1;
+            }
+        }
+    }
+    assert!(sent >= 12, "{sent} examples");
+    tour.check().await;
+}
+
+/// One more octet or object than the document allows is refused, and what it allows is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bounds_are_the_documented_ones() {
+    let stand = Stand::new(Store::Embedded).await;
+    let document: Value = serde_json::from_str(&remit::http::document()).unwrap();
+    let mut tried = 0;
+    for (schema, parent) in [("Declaration", None), ("TaskContext", Some("context"))] {
+        let properties = document["components"]["schemas"][schema]["properties"].as_object().unwrap();
+        for (name, said) in properties {
+            let Some(most) = said["maxLength"].as_u64() else { continue };
+            let least = said["minLength"].as_u64().expect("both bounds");
+            for (length, fits) in [(most, true), (most + 1, false), (least, true), (least - 1, false)] {
+                let mut words = declaration();
+                let object = match parent {
+                    Some(parent) => &mut words[parent],
+                    None => &mut words,
+                };
+                object[name] = "x".repeat(usize::try_from(length).unwrap()).into();
+                let answer = stand.declare(words).await;
+                // An owner that nobody knows is refused later, by what the attestor says.
+                let status = if name == "owner" { StatusCode::FORBIDDEN } else { StatusCode::CREATED };
+                let expected = if fits { status } else { StatusCode::BAD_REQUEST };
+                assert_eq!(answer.status, expected, "`{name}` of {length} octets: {}", answer.text);
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried >= 32, "{tried}");
+    for path in ["revoke", "complete"] {
+        for (length, status) in [(1024, 200), (1025, 400), (0, 400)] {
+            let (task, _) = stand.task_with_token().await;
+            let reason = json!({"reason": "x".repeat(length)});
+            let answer = stand.post(&format!("/v1/tasks/{task}/{path}"), &stand.evidence(), reason).await;
+            assert_eq!(answer.status.as_u16(), status, "{path}: a reason of {length} octets");
+        }
+    }
+    let many = |count: usize| {
+        let mut words = declaration();
+        words["credentials"] = vec![json!({"resource": GIT, "privilege": "read"}); count].into();
+        words
+    };
+    assert_eq!(document.pointer("/components/schemas/Declaration/properties/credentials/maxItems"), Some(&json!(32)));
+    assert_eq!(stand.declare(many(32)).await.status, StatusCode::CREATED);
+    assert_eq!(stand.declare(many(33)).await.status, StatusCode::BAD_REQUEST);
+    for (limit, status) in [(200, 200), (201, 400), (1, 200), (0, 400)] {
+        let answer = stand.get(&format!("/v1/tasks?limit={limit}"), VIEWER).await;
+        assert_eq!(answer.status.as_u16(), status, "limit={limit}");
+    }
+}
+
+/// What a broker answers, to whom it should and to whom it should not, is what the document says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_does_what_the_document_says() {
+    let mut tour = Tour::new(Store::Redis).await;
+    documents(&mut tour).await;
+    task_and_errors(&mut tour).await;
+    credentials(&mut tour).await;
+    oauth(&mut tour).await;
+    ends(&mut tour).await;
+    in_doubt(&mut tour).await;
+    tour.check().await;
+    // What is documented and did not happen here.
+    let seen = |method: &str, path: &str, status: &str| {
+        tour.seen.iter().any(|seen| {
+            (&seen["method"], &seen["path"], seen["status"].to_string().as_str())
+                == (&json!(method), &json!(path), status)
+        })
+    };
+    let mut unseen = String::new();
+    for (method, path, operation) in operations() {
+        for status in operation["responses"].as_object().unwrap().keys() {
+            if !seen(&method, path, status) {
+                writeln!(unseen, "{method} {path} {status}").unwrap();
+            }
+        }
+    }
+    // A body that does not end takes a while, keys are answered from memory, and so many watchers have a test of their own.
+    let excused = |line: &&str| {
+        line.ends_with(" 408")
+            || *line == "GET /v1/tasks/{id} 429"
+            || [
+                "/.well-known/",
+                "/jwks",
+                "/spiffe/bundle",
+                "/healthz",
+                "/metrics",
+                "/openapi.json",
+                "/oauth2/introspect",
+            ]
+            .iter()
+            .any(|path| line.contains(path) && line.ends_with(" 503"))
+    };
+    let unseen: Vec<_> = unseen.lines().filter(|line| !excused(line)).collect();
+    assert!(unseen.is_empty(), "documented, and never seen: {unseen:#?}");
+}
+
+async fn documents(tour: &mut Tour) {
+    // The first task begins the first status list.
+    tour.stand.task_with_token().await;
+    for (method, path, operation) in operations() {
+        if method == "GET" && operation["x-remit-callers"] == json!(["anyone"]) {
+            tour.send("GET", path, Sent { id: "0", ..Sent::default() }, 200).await;
+        }
+    }
+    tour.send("GET", "/status-lists/{id}", Sent { id: "99", ..Sent::default() }, 404).await;
+    let headers = [("accept", "text/html")];
+    tour.send("GET", "/status-lists/{id}", Sent { id: "0", headers: &headers, ..Sent::default() }, 406).await;
+}
+
+/// What every call with a body can be refused for before anything is done with it.
+async fn unread(tour: &mut Tour, path: &str, id: &str, right: Value) {
+    let evidence = tour.stand.evidence();
+    let large = json!({"purpose": "x".repeat(70_000)});
+    tour.send("POST", path, body(&evidence, id, large), 413).await;
+    tour.send("POST", path, Sent { form: Some(json!({"a": "b"})), ..bare(&evidence, id) }, 415).await;
+    tour.send("POST", path, body(&evidence, id, json!({"else": 1})), 400).await;
+    tour.send("POST", path, body("garbage", id, right), 401).await;
+}
+
+async fn task_and_errors(tour: &mut Tour) {
+    let evidence = tour.stand.evidence();
+    let key = [("idempotency-key", "one")];
+    let declare = |json: Value| Sent { headers: &key, ..body(&evidence, "", json) };
+    let declared = tour.send("POST", "/v1/tasks", declare(declaration()), 201).await;
+    let task = text(&declared, "task");
+    let mut other = declaration();
+    other["purpose"] = "another".into();
+    tour.send("POST", "/v1/tasks", declare(other), 422).await;
+    let mut partial = declaration();
+    partial["partial"] = true.into();
+    partial["authorization_details"][0]["locations"] = json!([GIT, NOWHERE]);
+    tour.send("POST", "/v1/tasks", body(&evidence, "", partial.clone()), 201).await;
+    partial["partial"] = false.into();
+    tour.send("POST", "/v1/tasks", body(&evidence, "", partial), 403).await;
+    let mut forbidden = declaration();
+    forbidden["environment"] = "production".into();
+    tour.send("POST", "/v1/tasks", body(&evidence, "", forbidden), 403).await;
+    tour.send("POST", "/v1/tasks", body(VIEWER, "", declaration()), 403).await;
+    unread(tour, "/v1/tasks", "", declaration()).await;
+    // A retry of what has ended.
+    tour.stand.revoke(&task).await;
+    tour.send("POST", "/v1/tasks", declare(declaration()), 409).await;
+
+    for bearer in [VIEWER, RESPONDER, &evidence] {
+        tour.send("GET", "/v1/tasks", bare(bearer, ""), 200).await;
+        tour.send("GET", "/v1/tasks/{id}", bare(bearer, &task), 200).await;
+    }
+    let page = "?limit=1&state=active&owner=team-payments@example.com&sandbox=sb-7f3";
+    tour.send("GET", "/v1/tasks", Sent { query: page, ..bare(VIEWER, "") }, 200).await;
+    tour.send("GET", "/v1/tasks", Sent { query: "?limit=0", ..bare(VIEWER, "") }, 400).await;
+    tour.send("GET", "/v1/tasks", bare("garbage", ""), 401).await;
+    tour.send("GET", "/v1/tasks", bare(GIT_TOKEN, ""), 403).await;
+    tour.send("GET", "/v1/tasks/{id}", bare(VIEWER, "task_1"), 400).await;
+    tour.send("GET", "/v1/tasks/{id}", bare("garbage", &task), 401).await;
+    tour.send("GET", "/v1/tasks/{id}", bare(GIT_TOKEN, &task), 403).await;
+    tour.send("GET", "/v1/tasks/{id}", bare(VIEWER, EXAMPLE), 404).await;
+    // It has ended, so the stream ends.
+    let headers = [("accept", "text/event-stream")];
+    tour.send("GET", "/v1/tasks/{id}", Sent { headers: &headers, ..bare(VIEWER, &task) }, 200).await;
+}
+
+async fn credentials(tour: &mut Tour) {
+    const PATH: &str = "/v1/tasks/{id}/credentials";
+    let (evidence, (task, _)) = (tour.stand.evidence(), tour.stand.task_with_token().await);
+    let ask =
+        |resource: &str, privilege: &str| json!({"credentials": [{"resource": resource, "privilege": privilege}]});
+    tour.send("POST", PATH, body(&evidence, &task, ask(GIT, "read")), 200).await;
+    for (resource, privilege) in [(REGISTRY, "read"), (NOWHERE, "read"), (GIT, "secret")] {
+        tour.send("POST", PATH, body(&evidence, &task, ask(resource, privilege)), 403).await;
+    }
+    tour.send("POST", PATH, body(VIEWER, &task, ask(GIT, "read")), 403).await;
+    tour.send("POST", PATH, body(&tour.stand.other_instance(), &task, ask(GIT, "read")), 404).await;
+    unread(tour, PATH, &task, ask(GIT, "read")).await;
+    tour.stand.revoke(&task).await;
+    tour.send("POST", PATH, body(&evidence, &task, ask(GIT, "read")), 409).await;
+}
+
+async fn oauth(tour: &mut Tour) {
+    let (evidence, (task, token)) = (tour.stand.evidence(), tour.stand.task_with_token().await);
+    let scope = format!("{task} read");
+    let exchange = json!({"grant_type": EXCHANGE, "subject_token": evidence, "subject_token_type": JWT,
+        "resource": GIT, "scope": scope});
+    let with = |member: &str, value: &str| {
+        let mut changed = exchange.clone();
+        changed[member] = value.into();
+        changed
+    };
+    tour.send("POST", "/oauth2/token", form(None, exchange.clone()), 200).await;
+    for wrong in [
+        with("grant_type", "password"),
+        with("scope", "everything"),
+        with("resource", "x"),
+        with("resource", REGISTRY),
+        with("scope", &format!("{task} secret")),
+        with("scope", &format!("{EXAMPLE} read")),
+        with("subject_token", "garbage"),
+        with("subject_token", VIEWER),
+        with("authorization_details", "[]"),
+        with("authorization_details", r#"[{"type":"remit:declaration","purpose":""}]"#),
+        with("requested_token_type", "x"),
+        with("actor_token", "x"),
+    ] {
+        tour.send("POST", "/oauth2/token", form(None, wrong), 400).await;
+    }
+    tour.send("POST", "/oauth2/token", form(Some("garbage"), exchange.clone()), 401).await;
+    tour.send("POST", "/oauth2/token", form(None, with("client_secret", "x")), 401).await;
+    tour.send("POST", "/oauth2/introspect", form(Some(GIT_TOKEN), json!({"token": token})), 200).await;
+    tour.send("POST", "/oauth2/introspect", form(Some(VIEWER), json!({"token": token})), 200).await;
+    tour.send("POST", "/oauth2/introspect", form(Some(GIT_TOKEN), json!({"token": "garbage"})), 200).await;
+    tour.send("POST", "/oauth2/introspect", form(Some(GIT_TOKEN), json!({"else": "x"})), 400).await;
+    tour.send("POST", "/oauth2/introspect", form(Some("garbage"), json!({"token": token})), 401).await;
+    for path in ["/oauth2/token", "/oauth2/introspect"] {
+        let bearer = path.ends_with("introspect").then_some(GIT_TOKEN);
+        tour.send("POST", path, form(bearer, json!({"token": "x".repeat(70_000)})), 413).await;
+        tour.send("POST", path, Sent { bearer, json: Some(json!({})), ..Sent::default() }, 415).await;
+    }
+}
+
+async fn ends(tour: &mut Tour) {
+    let (evidence, other) = (tour.stand.evidence(), tour.stand.other_instance());
+    let (task, _) = tour.stand.task_with_token().await;
+    let reason = || json!({"reason": "done"});
+    for (path, sent) in [("renew", json!({"ttl": 600})), ("complete", reason()), ("revoke", reason())] {
+        let path = &format!("/v1/tasks/{{id}}/{path}");
+        unread(tour, path, &task, sent.clone()).await;
+        tour.send("POST", path, body(VIEWER, &task, sent.clone()), 403).await;
+        tour.send("POST", path, body(&other, &task, sent.clone()), 404).await;
+        tour.send("POST", path, body(&evidence, &task, sent), 200).await;
+    }
+    tour.send("POST", "/v1/tasks/{id}/renew", bare(&evidence, &task), 409).await;
+    tour.send("POST", "/v1/tasks/{id}/revoke", body(RESPONDER, EXAMPLE, reason()), 200).await;
+    tour.send("POST", "/v1/tasks/{id}/revoke", body(RESPONDER, &task, json!({})), 400).await;
+    // More ids that nobody has seen than a minute allows, whichever minute it is.
+    let mut last = StatusCode::OK;
+    for number in 0..202 {
+        let id = format!("task_01kamw7q2v5y8r3f6t9c1x4{number:03}");
+        last = tour.stand.revoke(&id).await.status;
+        if last == StatusCode::TOO_MANY_REQUESTS {
+            break;
+        }
+    }
+    assert_eq!(last, StatusCode::TOO_MANY_REQUESTS);
+    tour.send("POST", "/v1/tasks/{id}/revoke", body(RESPONDER, "task_01kamw7q2v5y8r3f6t9c1x4zzz", reason()), 429).await;
+}
+
+async fn in_doubt(tour: &mut Tour) {
+    let (evidence, (task, _)) = (tour.stand.evidence(), tour.stand.task_with_token().await);
+    tour.stand.redis.as_mut().expect("Redis").kill().await;
+    let ask = json!({"credentials": [{"resource": GIT, "privilege": "read"}]});
+    for (path, sent) in [
+        ("/v1/tasks", declaration()),
+        ("/v1/tasks/{id}/credentials", ask),
+        ("/v1/tasks/{id}/renew", json!({"ttl": 60})),
+        ("/v1/tasks/{id}/complete", json!({"reason": "r"})),
+        ("/v1/tasks/{id}/revoke", json!({"reason": "r"})),
+    ] {
+        tour.send("POST", path, body(&evidence, &task, sent), 503).await;
+    }
+    tour.send("GET", "/v1/tasks", bare(VIEWER, ""), 503).await;
+    tour.send("GET", "/v1/tasks/{id}", bare(VIEWER, &task), 503).await;
+    tour.send("GET", "/readyz", Sent::default(), 503).await;
+    // A list that was signed before is good for some seconds.
+    let list = tour.stand.url("/status-lists/0");
+    let gone = || async { tour.stand.client.get(&list).send().await.unwrap().status() != StatusCode::OK };
+    wait_for("the end of the list", gone).await;
+    tour.send("GET", "/status-lists/{id}", Sent { id: "0", ..Sent::default() }, 503).await;
+    let exchange = json!({"grant_type": EXCHANGE, "subject_token": evidence, "subject_token_type": JWT,
+        "resource": GIT, "scope": format!("{task} read")});
+    tour.send("POST", "/oauth2/token", form(None, exchange), 503).await;
+}
