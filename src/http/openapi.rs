@@ -30,7 +30,8 @@ use super::error::{OAuthBody, ProblemBody};
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
         description = "A just-in-time credential broker: attest a workload, declare one task, mint short-lived credentials for it, revoke \
             them all at once by task.\n\nTimes are RFC 3339 in UTC, durations whole seconds. A client ignores members that it does not know; \
-            the broker refuses them. Errors of `/oauth2/*` are OAuth JSON, all others are `application/problem+json` with a stable `code`. \
+            the broker refuses them. Errors of `/oauth2/*` are OAuth JSON, all others are `application/problem+json` with a stable `code`; \
+            `x-remit-codes` says which ones a response can have. \
             What is served nowhere is 404 `not_found`, another method of a path is 405 `invalid_request` with `Allow`. The same API is on \
             the Unix socket. `x-remit-callers` says who may call: `anyone`, `workload`, `service`, `viewer` (an operator, whatever the \
             role), or the role that an operator needs.",

@@ -107,7 +107,7 @@ struct Library {
 
 const LIBRARIES: &[Library] = &[
     Library {
-        names: &["axum", "http_body_util", "hyper", "hyper_util", "tower", "tower_http"],
+        names: &["axum", "http_body_util", "hyper", "hyper_util", "tower", "tower_http", "utoipa_axum"],
         only_in: &["http/", "serve.rs", "cli/demo_service.rs"],
         because: "the rest does not know that it is reached by HTTP",
     },

@@ -11,9 +11,10 @@ const SCHEMAS: &str = "#/components/schemas/";
 /// The text of the document.
 pub(super) fn finished(described: utoipa::openapi::OpenApi) -> String {
     let mut document = serde_json::to_value(described).unwrap_or_default();
+    let examples: Value = serde_json::from_str(EXAMPLES).unwrap_or_default();
     write_out(&mut document);
     for operation in operations(&mut document) {
-        exemplify(operation);
+        exemplify(operation, &examples);
         for response in members(operation.get_mut("responses")).map(|(_, response)| response) {
             response["headers"]["x-request-id"] = json!({"$ref": "#/components/headers/RequestId"});
         }
@@ -38,9 +39,8 @@ fn operations(document: &mut Value) -> impl Iterator<Item = &mut Value> {
 }
 
 /// Adds the examples of an operation to the bodies that it takes and gives.
-fn exemplify(operation: &mut Value) {
-    let all: Value = serde_json::from_str(EXAMPLES).unwrap_or_default();
-    let examples = &all[operation["operationId"].as_str().unwrap_or_default()];
+fn exemplify(operation: &mut Value, examples: &Value) {
+    let examples = &examples[operation["operationId"].as_str().unwrap_or_default()];
     let add = |body: &mut Value, examples: &Value| {
         for (kind, content) in members(body.get_mut("content")) {
             let Some(examples) = examples[kind.as_str()].as_object() else { continue };

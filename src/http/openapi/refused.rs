@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use utoipa::{
     IntoResponses, PartialSchema as _, ToSchema,
     openapi::{
-        AllOfBuilder, ContentBuilder, HeaderBuilder, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder, Type,
-        example::ExampleBuilder,
+        ContentBuilder, HeaderBuilder, Ref, RefOr, Response, ResponseBuilder, example::ExampleBuilder,
+        extensions::ExtensionsBuilder,
     },
 };
 
@@ -59,24 +59,25 @@ pub(in crate::http) struct OAuthRefusals<const SET: u32>;
 
 impl<const SET: u32> IntoResponses for Refusals<SET> {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let errors = errors(SET & !(CLIENT | PARAMETERS)).into_iter();
+        let unread = Error::invalid("the body is not JSON, or repeats a member");
+        let errors = errors(SET & !(CLIENT | PARAMETERS), unread).into_iter();
         let faults = errors.map(|(name, error)| (name, Fault::problem(&error)));
-        responses(faults.chain(bare(SET, false)), &ProblemBody::name(), "code")
+        responses(faults.chain(bare(SET, false)), &ProblemBody::name())
     }
 }
 
 impl<const SET: u32> IntoResponses for OAuthRefusals<SET> {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let errors = errors(SET & !CLIENT).into_iter();
+        let errors = errors(SET & !CLIENT, Error::invalid("a parameter is repeated")).into_iter();
         let faults = errors.map(|(name, error)| (name, Fault::oauth(&error, EvidenceRole::Subject)));
         let client = Fault::oauth(&Error::EvidenceInvalid, EvidenceRole::Client);
         let client = (SET & CLIENT != 0).then_some(("client", client));
-        responses(faults.chain(client).chain(bare(SET, true)), &OAuthBody::name(), "error")
+        responses(faults.chain(client).chain(bare(SET, true)), &OAuthBody::name())
     }
 }
 
-/// An error of every kind in `set`, and the name of the example that it is.
-fn errors(set: u32) -> Vec<(&'static str, Error)> {
+/// An error of every kind in `set`, and the name of the example that it is. `unread`: a body that is not in its form.
+fn errors(set: u32, unread: Error) -> Vec<(&'static str, Error)> {
     let part = |part, detail: &str| Error::InvalidRequest { part, detail: detail.to_owned() };
     let limit = |limit, denied, detail: &str| Error::PolicyDenied { limit, denied, detail: detail.to_owned() };
     let location = "https://git.example.com".parse();
@@ -84,7 +85,8 @@ fn errors(set: u32) -> Vec<(&'static str, Error)> {
     let denied: Vec<_> =
         secret.map(|detail| Denied { detail, policies: vec!["no-secrets".to_owned()] }).into_iter().collect();
     let all = [
-        (MALFORMED, "malformed", Error::invalid("the body is not JSON, or repeats a member")),
+        (MALFORMED, "malformed", Error::invalid("more than one `Authorization` header")),
+        (BODY, "unread", unread),
         (EVIDENCE, "evidence", Error::EvidenceInvalid),
         (ROLE, "role", limit(Limit::Role, Vec::new(), "only an attested workload holds tasks and credentials")),
         (POLICY, "policy", limit(Limit::Policy, denied, "policy does not allow it")),
@@ -130,12 +132,9 @@ fn bare(set: u32, oauth: bool) -> impl Iterator<Item = (&'static str, Fault)> {
         .map(move |(_, name, status)| (name, Fault::bare(status, oauth)))
 }
 
-/// One response for each status: the schema of its body, the codes that can be in it, and an example of each error.
-fn responses<'a>(
-    faults: impl Iterator<Item = (&'a str, Fault)>,
-    schema: &str,
-    member: &str,
-) -> BTreeMap<String, RefOr<Response>> {
+/// One response for each status: its body, the codes that can be in it (`x-remit-codes`), and an example of each error. The body
+/// has one schema for all of them, so that a client that is generated from the document has one type for errors.
+fn responses<'a>(faults: impl Iterator<Item = (&'a str, Fault)>, schema: &str) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status: BTreeMap<StatusCode, Vec<_>> = BTreeMap::new();
     for (name, fault) in faults {
         let (status, code, kind, body) = fault.told("0af7651916cd43dd8448eb211c80319c");
@@ -144,15 +143,15 @@ fn responses<'a>(
     let response = |(status, faults): (StatusCode, Vec<(&str, &'static str, &'static str, _)>)| {
         let codes: BTreeSet<_> = faults.iter().map(|(_, code, ..)| *code).collect();
         let kind = faults.first().map_or("application/json", |(_, _, kind, _)| *kind);
-        let described: Vec<_> = codes.iter().map(|code| format!("`{code}`")).collect();
-        let code = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(codes));
-        let body =
-            AllOfBuilder::new().item(Ref::from_schema_name(schema)).item(ObjectBuilder::new().property(member, code));
+        let named: Vec<_> = codes.iter().map(|code| format!("`{code}`")).collect();
+        let description = format!("{}: {}", status.canonical_reason().unwrap_or_default(), named.join(", "));
+        let codes = ExtensionsBuilder::new().add("x-remit-codes", codes.into_iter().collect::<Vec<_>>()).build();
         let example = |body| ExampleBuilder::new().value(Some(body)).build();
         let content = ContentBuilder::new()
-            .schema(Some(body))
+            .schema(Some(Ref::from_schema_name(schema)))
             .examples_from_iter(faults.into_iter().map(|(name, _, _, body)| (name, example(body))));
-        let mut response = ResponseBuilder::new().description(described.join(", ")).content(kind, content.build());
+        let mut response =
+            ResponseBuilder::new().description(description).content(kind, content.build()).extensions(Some(codes));
         if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             let header =
                 HeaderBuilder::new().schema(Some(u32::schema())).description(Some("Seconds after which to try again"));

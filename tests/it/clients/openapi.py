@@ -58,6 +58,8 @@ def document():
                 where = f"{method} {path} {name}"
                 if not body["content"]:
                     found.append(f"{where}: no body is documented")
+                if name[0] in "45" and "x-remit-codes" not in body and path != "/readyz":
+                    found.append(f"{where}: no codes are documented")
                 for kind, content in body["content"].items():
                     if not content.get("examples"):
                         found.append(f"{where} {kind}: no example")
@@ -76,6 +78,8 @@ def answer(seen):
     found = [f"{where}: no header {name}" for name in response["headers"] if name.lower() not in headers]
     kind = headers["content-type"].split(";")[0]
     body = json.loads(seen["body"]) if kind.endswith("json") else seen["body"]
+    if "x-remit-codes" in response and body.get("code", body.get("error")) not in response["x-remit-codes"]:
+        found.append(f"{where}: the code is not documented: {body}")
     return found + misfit_body(response["content"], kind, body, where)
 
 
