@@ -91,7 +91,7 @@ pub(super) struct TokenRequest {
     #[schema(value_type = String, required = false)]
     scope: Option<String>,
     /// The same as one JSON object in an array (RFC 9396): of type `remit:task`, with an `identifier`, one of `locations` and one of
-    /// `privileges`; or of type `remit:declaration`, with the members of a declaration, to declare the task in the same call.
+    /// `privileges`; or of type `remit:declaration`, with the members of `Declaration`, to declare the task in the same call.
     #[schema(value_type = String, required = false, content_media_type = "application/json")]
     authorization_details: Option<String>,
     #[schema(ignore)]

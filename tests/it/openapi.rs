@@ -31,6 +31,30 @@ fn the_document_is_the_golden_one() {
     }
 }
 
+/// What every operation says of itself, beside what others check.
+#[test]
+fn every_operation_is_whole() {
+    let mut ids = BTreeSet::new();
+    for (method, path, said) in operations() {
+        let name = format!("{method} {path}");
+        assert!(ids.insert(text(said, "operationId")), "{name}: the operationId is another's");
+        assert!(!text(said, "summary").is_empty() && said["tags"][0].is_string(), "{name}");
+        assert!(said["security"].is_array() && said["x-remit-callers"][0].is_string(), "{name}");
+        let statuses: Vec<u16> = said["responses"].as_object().unwrap().keys().map(|s| s.parse().unwrap()).collect();
+        assert_eq!(statuses.iter().filter(|status| **status < 300).count(), 1, "{name}: {statuses:?}");
+        for status in statuses {
+            let response = response(said, status).unwrap();
+            assert!(response["headers"]["x-request-id"].is_object(), "{name} {status}");
+            // Readiness is no error, whatever the status.
+            let refusal = status >= 400 && path != "/readyz";
+            assert_eq!(refusal, !codes(response).is_empty(), "{name} {status}");
+            let later = [429, 503].contains(&status) && refusal;
+            assert_eq!(later, response["headers"]["Retry-After"].is_object(), "{name} {status}");
+        }
+        assert!(response(said, 503).is_some(), "{name}: a broker in doubt says so");
+    }
+}
+
 /// Comments of the code become descriptions, so they speak to whoever reads those.
 #[test]
 fn descriptions_are_for_readers_of_the_api() {
