@@ -214,7 +214,6 @@ impl Broker {
         asked: &[CredentialRequest],
     ) -> Result<Vec<Credential>, Error> {
         let now = self.now();
-        tracing::Span::current().record("task", id.as_str());
         let attested = self.attest(request.presented, &Call { request: &request.id, task: Some(id), now }).await?;
         self.may_sign(now)?;
         check_requests(asked)?;

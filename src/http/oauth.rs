@@ -155,6 +155,7 @@ pub(super) async fn token(
     let (request, role) = authenticate(&mut form, called)?;
     let minted = match asked(form).map_err(failed(role))? {
         Asked::Mint(task, credential) => {
+            tracing::Span::current().record("task", task.as_str());
             broker.mint(request, &task, std::slice::from_ref(&credential)).await.map(|minted| (task, minted))
         }
         Asked::Declare { declaration, digest } => {

@@ -10,8 +10,8 @@ use crate::{
     clients::python,
     errors,
     support::{
-        Answer, GIT, GIT_TOKEN, NOWHERE, REGISTRY, RESPONDER, Server, Stand, Store, VIEWER, client, codes, declaration,
-        free_port, operations, response, socket_client, text, wait_for, write_config,
+        ADMIN, Answer, GIT, GIT_TOKEN, NOWHERE, REGISTRY, RESPONDER, Server, Stand, Store, VIEWER, client, codes,
+        declaration, free_port, operations, response, socket_client, text, wait_for, write_config,
     },
 };
 
@@ -290,6 +290,7 @@ async fn every_example_of_a_request_works() {
                 let bearer = match path {
                     "/oauth2/token" => None,
                     "/oauth2/introspect" => Some(GIT_TOKEN),
+                    "/v1/keys/rotate" => Some(ADMIN),
                     _ => Some(&*evidence),
                 };
                 let (json, form) = match kind.as_str() {
@@ -374,6 +375,7 @@ async fn a_broker_does_what_the_document_says() {
     documents(&mut tour).await;
     task_and_errors(&mut tour).await;
     credentials(&mut tour).await;
+    keys(&mut tour).await;
     oauth(&mut tour).await;
     ends(&mut tour).await;
     in_doubt(&mut tour).await;
@@ -494,6 +496,25 @@ async fn credentials(tour: &mut Tour) {
     tour.send("POST", PATH, body(&evidence, &task, ask(GIT, "read")), 409).await;
 }
 
+async fn keys(tour: &mut Tour) {
+    tour.send("POST", "/v1/keys/rotate", body(ADMIN, "", json!({"reason": "a tour"})), 200).await;
+    tour.send("GET", "/v1/keys", bare(VIEWER, ""), 200).await;
+    // With keys that are retired.
+    let stand = &tour.stand;
+    let over = || async { !stand.get("/v1/keys", VIEWER).await.text.contains("prepared") };
+    wait_for("the next keys", over).await;
+    tour.send("GET", "/v1/keys", bare(VIEWER, ""), 200).await;
+    let evidence = tour.stand.evidence();
+    for (bearer, status) in [("garbage", 401), (&*evidence, 403), (GIT_TOKEN, 403)] {
+        tour.send("GET", "/v1/keys", bare(bearer, ""), status).await;
+        tour.send("POST", "/v1/keys/rotate", body(bearer, "", json!({})), status).await;
+    }
+    tour.send("POST", "/v1/keys/rotate", body(VIEWER, "", json!({})), 403).await;
+    let headers = [("authorization", "Bearer a")];
+    tour.send("GET", "/v1/keys", Sent { headers: &headers, ..bare(VIEWER, "") }, 400).await;
+    unread(tour, "/v1/keys/rotate", "", json!({})).await;
+}
+
 async fn oauth(tour: &mut Tour) {
     let (evidence, (task, token)) = (tour.stand.evidence(), tour.stand.task_with_token().await);
     let scope = format!("{task} read");
@@ -576,6 +597,8 @@ async fn in_doubt(tour: &mut Tour) {
         tour.send("POST", path, body(&evidence, &task, sent), 503).await;
     }
     tour.send("GET", "/v1/tasks", bare(VIEWER, ""), 503).await;
+    tour.send("GET", "/v1/keys", bare(VIEWER, ""), 503).await;
+    tour.send("POST", "/v1/keys/rotate", body(ADMIN, "", json!({})), 503).await;
     tour.send("GET", "/v1/tasks/{id}", bare(VIEWER, &task), 503).await;
     tour.send("GET", "/readyz", Sent::default(), 503).await;
     // A list that was signed before is good for some seconds.
