@@ -1,6 +1,6 @@
 //! Bad input, in one table: what can be sent to a broker that should not be, and what it answers. The numbers are those of the list
 //! of attacks that the table was made from. Every row is sent to a running broker over both stores, or names the test that shows it,
-//! or says what it is about that there is not yet. Afterwards nothing is lost: what was there before still works, and nothing came of it.
+//! or says what of it is not there yet. Afterwards nothing is lost: what was there before still works, and nothing came of it.
 
 mod anywhere;
 mod bench;
@@ -432,10 +432,8 @@ fn is_test(path: &str) -> bool {
         let marked = above
             .find(|line| !line.trim_start().starts_with("///"))
             .is_some_and(|line| line.contains("#[test]") || line.contains("#[tokio::test"));
-        // In the macros that make a test of each store's, every function is one.
-        let listed = ["both! {", "each! {"]
-            .iter()
-            .any(|macros| before.rsplit_once(macros).is_some_and(|(_, since)| !since.contains("\n}")));
+        // In the macro that makes tests over both stores, every function is one.
+        let listed = before.rsplit_once("both! {").is_some_and(|(_, since)| !since.contains("\n}"));
         marked || listed
     })
 }

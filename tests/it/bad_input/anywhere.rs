@@ -5,9 +5,9 @@ use serde_json::json;
 
 use super::bench::{
     Bench, CLIENT, Case, EVIDENCE, Expected, FOREIGN, INVALID, OAUTH, UNKNOWN, api, ask, encode, form, get, octets,
-    request, responder,
+    request,
 };
-use crate::support::{GIT, GIT_TOKEN, REGISTRY, VIEWER, declaration};
+use crate::support::{GIT, GIT_TOKEN, REGISTRY, RESPONDER, VIEWER, declaration};
 
 const CLOSED: Expected = Expected::Closed(400, "invalid_request");
 const JSON: &str = "Content-Type: application/json\r\n";
@@ -32,7 +32,7 @@ pub(super) fn a_body_too_large(bench: &Bench) -> Vec<Case> {
     vec![
         api("a body of the size that is read", "/v1/tasks", &evidence, most, INVALID),
         api("an octet more", "/v1/tasks", &evidence, more.clone(), Expected::Problem(413, "invalid_request")),
-        api("an octet more, to revoke", revoke, responder(), more.clone(), Expected::Problem(413, "invalid_request")),
+        api("an octet more, to revoke", revoke, RESPONDER, more.clone(), Expected::Problem(413, "invalid_request")),
         form("an octet more, as a form", "/oauth2/token", "", more.clone(), Expected::OAuth(413, "invalid_request")),
         form(
             "an octet more, as a question",
@@ -137,7 +137,7 @@ pub(super) fn members_twice(bench: &Bench) -> Vec<Case> {
             twice("\"privileges\"", "\"privileges\":[\"read\"]"),
             INVALID,
         ),
-        api("a reason twice", at("/revoke"), responder(), r#"{"reason":"a","reason":"b"}"#, INVALID),
+        api("a reason twice", at("/revoke"), RESPONDER, r#"{"reason":"a","reason":"b"}"#, INVALID),
         api("a reason twice, completing", at("/complete"), &evidence, r#"{"reason":"a","reason":"b"}"#, INVALID),
         api("a ttl twice, renewing", at("/renew"), &evidence, r#"{"ttl":60,"ttl":61}"#, INVALID),
         api("credentials twice", at("/credentials"), &evidence, r#"{"credentials":[],"credentials":[]}"#, INVALID),
@@ -499,7 +499,7 @@ pub(super) fn paths_that_lead_elsewhere(bench: &Bench) -> Vec<Case> {
         for (method, rest, body) in [("GET", "", ""), ("POST", "/revoke", r#"{"reason":"x"}"#)] {
             let headers = format!(
                 "Connection: close\r\n{JSON}Authorization: Bearer {}\r\nContent-Length: {}\r\n",
-                responder(),
+                RESPONDER,
                 body.len()
             );
             cases.push(octets(
@@ -695,7 +695,7 @@ pub(super) fn text_for_logs(bench: &Bench) -> Vec<Case> {
         cases.push(api(
             format!("{name} in a reason"),
             format!("/v1/tasks/{}/revoke", bench.task),
-            responder(),
+            RESPONDER,
             words,
             INVALID,
         ));

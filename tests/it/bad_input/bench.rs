@@ -16,7 +16,7 @@ use std::{
 use super::forge::Forge;
 use crate::{
     attacks::{INSIDE, Raw},
-    support::{Answer, GIT, GIT_TOKEN, RESPONDER, Stand, VIEWER, claims, declaration, text},
+    support::{Answer, GIT, GIT_TOKEN, Stand, VIEWER, claims, declaration, text},
 };
 
 pub(super) const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -274,6 +274,8 @@ impl Bench {
         let minted = self.stand.mint(&self.task).await;
         let ended = (minted.status != StatusCode::OK).then(|| format!("nothing for the good task: {}", minted.text));
         self.minted += 1;
+        // Told once.
+        self.tasks = tasks;
         others.or(dead).or(ended)
     }
 
@@ -350,9 +352,4 @@ fn judge(answer: &Answer, expected: &Expected) -> Option<String> {
         }
     };
     (!fits || inside).then(found)
-}
-
-/// The bearer of an operator who may revoke.
-pub(super) fn responder() -> &'static str {
-    RESPONDER
 }

@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 use super::{
-    bench::{Bench, Case, EVIDENCE, Expected, INVALID, ROLE, api, get, octets, request, responder},
+    bench::{Bench, Case, EVIDENCE, Expected, INVALID, ROLE, api, get, octets, request},
     forge::Forge,
 };
-use crate::support::{GIT, Stand, Store, VIEWER};
+use crate::support::{GIT, RESPONDER, Stand, Store, VIEWER};
 
 /// What the README calls it, and what the last and the first beyond it are answered.
 type Limit = (&'static str, [Case; 2]);
@@ -190,7 +190,7 @@ fn of_words(bench: &Bench) -> Vec<Limit> {
         limit(reason, |n, name| {
             let body = json!({"reason": "x".repeat(n)}).to_string();
             let expected = then(reason, n, Expected::Fine(200, json!({"state": "revoked"})), INVALID);
-            api(name, format!("/v1/tasks/{}/revoke", bench.over[0].0), responder(), body, expected)
+            api(name, format!("/v1/tasks/{}/revoke", bench.over[0].0), RESPONDER, body, expected)
         }),
         // No such owner is allowed, but that is policy's to say.
         word("octets of `owner` or `sandbox`", |words| json!({ "owner": words }), ROLE),

@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 use super::{
     bench::{
         Bench, CLIENT, Case, EVIDENCE, EXCHANGE, Expected, FOREIGN, INVALID, JWT, KEY, OAUTH, ROLE, UNKNOWN, api,
-        encode, form, get, request, responder,
+        encode, form, get, request,
     },
     forge::{Odd, as_evidence, odd},
 };
 use crate::support::{
-    ADMIN, GIT, GIT_TOKEN, ISSUER, NOWHERE, OWNER, REGISTRY, REGISTRY_TOKEN, VIEWER, declaration, now,
+    ADMIN, GIT, GIT_TOKEN, ISSUER, NOWHERE, OWNER, REGISTRY, REGISTRY_TOKEN, RESPONDER, VIEWER, declaration, now,
 };
 
 const SCOPE: Expected = Expected::OAuth(400, "invalid_scope");
@@ -379,7 +379,7 @@ pub(super) fn ids_of_ones_own(bench: &Bench) -> Vec<Case> {
         cases.push(api(
             format!("revoking `{name}`"),
             format!("/v1/tasks/{escaped}/revoke"),
-            responder(),
+            RESPONDER,
             r#"{"reason":"x"}"#,
             INVALID,
         ));
@@ -664,8 +664,8 @@ pub(super) fn revoked_again(bench: &Bench) -> Vec<Case> {
     let first = json!({"task": task, "state": "revoked", "known": true, "effective_by": bench.revoke["effective_by"], "reach": bench.revoke["reach"]});
     let body = r#"{"reason":"again"}"#;
     vec![
-        api("a second time", format!("/v1/tasks/{task}/revoke"), responder(), body, Expected::Fine(200, first.clone())),
-        api("a third time", format!("/v1/tasks/{task}/revoke"), responder(), body, Expected::Fine(200, first)),
+        api("a second time", format!("/v1/tasks/{task}/revoke"), RESPONDER, body, Expected::Fine(200, first.clone())),
+        api("a third time", format!("/v1/tasks/{task}/revoke"), RESPONDER, body, Expected::Fine(200, first)),
         api(
             "what nobody has seen, as a workload",
             format!("/v1/tasks/{UNKNOWN}/revoke"),
@@ -673,7 +673,7 @@ pub(super) fn revoked_again(bench: &Bench) -> Vec<Case> {
             body,
             FOREIGN,
         ),
-        api("without a reason", format!("/v1/tasks/{task}/revoke"), responder(), "{}", INVALID),
+        api("without a reason", format!("/v1/tasks/{task}/revoke"), RESPONDER, "{}", INVALID),
     ]
 }
 
@@ -721,7 +721,7 @@ pub(super) fn ids_as_keys(bench: &Bench) -> Vec<Case> {
     cases.push(api(
         "a lease instead of a task",
         format!("/v1/tasks/{lease}/revoke"),
-        responder(),
+        RESPONDER,
         r#"{"reason":"x"}"#,
         INVALID,
     ));
@@ -831,26 +831,26 @@ pub(super) fn what_operators_do(bench: &Bench) -> Vec<Case> {
         api("a viewer revokes", revoke.clone(), VIEWER, reason, ROLE),
         api("an admin who is no responder revokes", revoke.clone(), ADMIN, reason, ROLE),
         api("a service revokes", revoke.clone(), GIT_TOKEN, reason, ROLE),
-        api("a responder's token in capitals revokes", revoke.clone(), &responder().to_uppercase(), reason, EVIDENCE),
+        api("a responder's token in capitals revokes", revoke.clone(), &RESPONDER.to_uppercase(), reason, EVIDENCE),
         api(
             "the digest of a responder's token revokes",
             revoke,
-            &remit::id::sha256_hex(responder().as_bytes()),
+            &remit::id::sha256_hex(RESPONDER.as_bytes()),
             reason,
             EVIDENCE,
         ),
-        api("a responder completes", format!("/v1/tasks/{task}/complete"), responder(), "{}", ROLE),
-        api("a responder declares", "/v1/tasks", responder(), declaration().to_string(), ROLE),
+        api("a responder completes", format!("/v1/tasks/{task}/complete"), RESPONDER, "{}", ROLE),
+        api("a responder declares", "/v1/tasks", RESPONDER, declaration().to_string(), ROLE),
         api("an admin declares", "/v1/tasks", ADMIN, declaration().to_string(), ROLE),
         api(
             "a responder mints",
             format!("/v1/tasks/{task}/credentials"),
-            responder(),
+            RESPONDER,
             json!({"credentials": [{"resource": GIT, "privilege": "read"}]}).to_string(),
             ROLE,
         ),
         get("a service lists tasks", "/v1/tasks", GIT_TOKEN, ROLE),
         get("a minted token lists tasks", "/v1/tasks", &bench.token, EVIDENCE),
-        exchange(bench, "an operator as a subject", &[("subject_token", responder())], OAUTH),
+        exchange(bench, "an operator as a subject", &[("subject_token", RESPONDER)], OAUTH),
     ]
 }
