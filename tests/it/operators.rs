@@ -165,6 +165,9 @@ both! {
         for party in [VIEWER, RESPONDER, ADMIN, GIT_TOKEN] {
             declare(Some(party)).await.refused(403, "policy_denied");
         }
+        // Nor does a token where none is looked for leave the kernel to speak for the caller.
+        let in_query = client.post("http://localhost/v1/tasks?access_token=garbage").json(&declaration());
+        Answer::of(in_query.send().await.expect("an answer")).await.refused(401, "evidence_invalid");
     }
 }
 
