@@ -5,7 +5,9 @@ use jsonwebtoken::Algorithm;
 use std::{
     collections::HashMap,
     sync::{PoisonError, RwLock, atomic::Ordering},
+    time::Duration,
 };
+use tokio::{sync::Mutex, time::Instant};
 
 use super::Broker;
 use crate::{
@@ -32,24 +34,31 @@ pub(super) fn known_by_all(key: &PublishedKey, max_age: u32) -> Time {
 /// Every key that is ours or was ever found in the store. A key stays what it is, and once it has an end it keeps that, so this only
 /// grows: a store in doubt takes no key from anybody.
 #[derive(Default)]
-pub(super) struct KnownKeys(RwLock<HashMap<(Use, String), (StandingKey, VerifyingKey)>>);
+pub(super) struct KnownKeys {
+    keys: RwLock<HashMap<(Use, String), (StandingKey, VerifyingKey)>>,
+    /// When the store was last searched for the key of a token.
+    searched: Mutex<Option<Instant>>,
+}
+
+/// How often the store is searched for the keys of tokens, at most: a key is published for as long as this before it signs.
+const SEARCH: Duration = Duration::from_secs(1);
 
 impl KnownKeys {
     fn get(&self, purpose: Use, kid: &str, now: Time) -> Option<VerifyingKey> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         let (standing, key) = known.get(&(purpose, kid.to_owned()))?;
         standing.is_published(now).then(|| key.clone())
     }
 
     /// When a key was first published.
     pub(super) fn published_at(&self, purpose: Use, kid: &str) -> Option<Time> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         known.get(&(purpose, kid.to_owned())).map(|(standing, _)| standing.key.published_at)
     }
 
     /// The keys for one use, oldest first.
     pub(super) fn all(&self, purpose: Use) -> Vec<StandingKey> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         let all = known.values().map(|(standing, _)| standing);
         let mut keys: Vec<_> = all.filter(|standing| standing.key.purpose == purpose).cloned().collect();
         keys.sort_by(|StandingKey { key: a, .. }, StandingKey { key: b, .. }| {
@@ -59,7 +68,7 @@ impl KnownKeys {
     }
 
     pub(super) fn learn(&self, keys: impl IntoIterator<Item = StandingKey>) {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         for mut standing in keys {
             let jwk = serde_json::to_value(&standing.key.jwk).ok();
             let Some(key) = jwk.and_then(|jwk| VerifyingKey::from_jwk(&jwk, Algorithm::ES256).ok()) else { continue };
@@ -167,7 +176,17 @@ impl Broker {
         if let Some(key) = self.known_keys.get(purpose, token.kid(), now) {
             return Some(key);
         }
+        // Whoever comes while another searches waits for what that finds. What nobody published costs one search a second, however
+        // often a service is shown it and asks.
+        let mut searched = self.known_keys.searched.lock().await;
+        if let Some(key) = self.known_keys.get(purpose, token.kid(), now) {
+            return Some(key);
+        }
+        if searched.is_some_and(|at| at.elapsed() < SEARCH) {
+            return None;
+        }
         self.learn_keys().await;
+        *searched = Some(Instant::now());
         self.known_keys.get(purpose, token.kid(), now)
     }
 }

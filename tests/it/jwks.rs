@@ -223,3 +223,27 @@ async fn keys_come_over_https_or_the_broker_does_not_start() {
         assert!(!said.contains("secret") && !said.contains("panicked"), "{url}: {said}");
     }
 }
+
+/// Nor does a service that is shown made-up tokens, and asks about each, make the broker ask the store about each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_tokens_under_unknown_keys_costs_the_store_one_search_a_second() {
+    let stand = Stand::new(Store::Redis).await;
+    let (_, token) = stand.task_with_token().await;
+    let claims = crate::support::claims(&token);
+    let redis = stand.redis.as_ref().unwrap();
+    let calls = async || -> u64 {
+        let stats = redis.cli(&["info", "commandstats"]).await;
+        let calls =
+            stats.lines().filter_map(|line| line.split_once(":calls=")?.1.split(',').next()?.parse::<u64>().ok());
+        calls.sum()
+    };
+    let (before, begun) = (calls().await, Instant::now());
+    for _ in 0..300 {
+        let forged = Issuer::new().key.sign("at+jwt", &claims).unwrap();
+        assert_eq!(stand.introspect(&forged).await, json!({"active": false}));
+    }
+    let (cost, seconds) = (calls().await - before, begun.elapsed().as_secs() + 1);
+    // The broker's own looks at the store are among them.
+    assert!(cost < 100 + 20 * seconds, "{cost} commands in {seconds} s for 300 questions");
+    assert_eq!(stand.introspect(&token).await["active"], true);
+}
