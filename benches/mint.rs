@@ -1,0 +1,174 @@
+//! What a mint costs: its signature, and the whole of it over HTTP, on both stores, on 1 and on 64 connections.
+//!
+//! `cargo bench --bench mint`. Needs `redis-server`. The ratios are the point; compare other figures within one run only. The limit that
+//! says most is the last one: a server that does for every request what a mint cannot do without (a round trip to the store that reads
+//! and writes, one signature, one synced line in a log) and nothing else. Client, broker and limits share the cores.
+
+mod limit;
+mod stand;
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use remit::{claims::Claims, jose::SigningKey};
+use ring::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+};
+use serde_json::Value;
+use std::{
+    fs::File,
+    io::Write as _,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+};
+use tokio::sync::oneshot;
+
+use limit::{Bare, Work, compare, nothing, redirected, send, work};
+use stand::{Result, Stand, Store};
+
+const CONNECTIONS: [usize; 2] = [1, 64];
+/// Octets of a lease, of a task, and of the line of a mint in the audit log, about.
+const LEASE: usize = 300;
+const TASK: usize = 720;
+const LINE: usize = 580;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    for store in [Store::Redis, Store::Embedded] {
+        let stand = Stand::start(store, "").await?;
+        let token = first_token(&stand).await?;
+        if let Store::Redis = store {
+            signing(&token).await?;
+        }
+        minting(&stand, store, &token).await?;
+        stand.stop().await?;
+    }
+    Ok(())
+}
+
+async fn first_token(stand: &Stand) -> Result<String> {
+    let minted: Value = stand.mint(&stand.declare().await?, 1).send().await?.error_for_status()?.json().await?;
+    Ok(minted["credentials"][0]["access_token"].as_str().ok_or("no token")?.to_owned())
+}
+
+/// A token from its claims, beside a bare signature over as many octets.
+async fn signing(token: &str) -> Result<()> {
+    let payload = token.split('.').nth(1).ok_or("no payload")?;
+    let claims: Claims = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload)?)?;
+    let key = SigningKey::from_pkcs8(&SigningKey::generate()?)?;
+    let shared = Arc::new((key, claims));
+    let token_work = work(move |_| {
+        let shared = shared.clone();
+        async move {
+            let (key, claims) = &*shared;
+            std::hint::black_box(key.sign("at+jwt", claims)?);
+            Ok(())
+        }
+    });
+    compare("sign a token, one thread", 1, &token_work, &[("a signature by ring", signature(token)?)]).await
+}
+
+async fn minting(stand: &Stand, store: Store, token: &str) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (stored, name) = match &stand.redis {
+        Some(redis) => (script(redis.connection.clone()).await?, "a Redis script"),
+        None => (synced(&dir.path().join("store"), LEASE)?, "a synced write"),
+    };
+    let (logged, signed) = (synced(&dir.path().join("log"), LINE)?, signature(token)?);
+    let parts = {
+        let stored = stored.clone();
+        work(move |connection| {
+            let (stored, logged, signed) = (stored(connection), logged(connection), signed(connection));
+            async move {
+                stored.await?;
+                tokio::try_join!(logged, signed)?;
+                Ok(())
+            }
+        })
+    };
+    for connections in CONNECTIONS {
+        let mut requests = Vec::new();
+        for _ in 0..connections {
+            requests.push(stand.mint(&stand.declare().await?, 1).build()?);
+        }
+        let first = requests.first().and_then(reqwest::Request::try_clone).ok_or("no request")?;
+        let answer = stand.client.execute(first).await?.error_for_status()?.bytes().await?.len();
+        let (http, all) = (Bare::serve(answer, nothing()).await?, Bare::serve(answer, parts.clone()).await?);
+        let limits = [
+            ("HTTP alone", send(&stand.client, redirected(&requests, &http.url)?)),
+            (name, stored.clone()),
+            ("HTTP, store, signature, synced line", send(&stand.client, redirected(&requests, &all.url)?)),
+        ];
+        let what = format!("mint, {store}, {connections} at a time");
+        compare(&what, connections, &send(&stand.client, requests), &limits).await?;
+    }
+    Ok(())
+}
+
+/// A signature over as many octets as that token's.
+fn signature(token: &str) -> Result<Work> {
+    let document = SigningKey::generate()?;
+    let random = SystemRandom::new();
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &document, &random);
+    let pair = pair.map_err(|_| "no key")?;
+    let (input, _) = token.rsplit_once('.').ok_or("no signature")?;
+    let shared = Arc::new((pair, random, input.to_owned()));
+    Ok(work(move |_| {
+        let shared = shared.clone();
+        async move {
+            let (pair, random, input) = &*shared;
+            std::hint::black_box(pair.sign(random, input.as_bytes()).map_err(|_| "not signed")?);
+            Ok(())
+        }
+    }))
+}
+
+/// A script that looks whether a task lives, and writes a lease.
+async fn script(mut connection: redis::aio::MultiplexedConnection) -> Result<Work> {
+    const SCRIPT: &str = "local held = redis.call('MGET', KEYS[1], KEYS[2]) \
+        redis.call('SET', KEYS[3], ARGV[1], 'EX', 60) return held[2]";
+    redis::cmd("SET").arg("bench:task").arg("t".repeat(TASK)).exec_async(&mut connection).await?;
+    let shared = Arc::new((redis::Script::new(SCRIPT), AtomicU64::new(0), "l".repeat(LEASE)));
+    Ok(work(move |_| {
+        let (shared, mut connection) = (shared.clone(), connection.clone());
+        async move {
+            let (script, count, lease) = &*shared;
+            let key = format!("bench:lease:{}", count.fetch_add(1, Ordering::Relaxed));
+            let mut invocation = script.key("bench:end");
+            invocation.key("bench:task").key(key).arg(lease);
+            let held: String = invocation.invoke_async(&mut connection).await?;
+            if held.len() == TASK { Ok(()) } else { Err("not what was written".into()) }
+        }
+    }))
+}
+
+/// Appends so many octets to a file and syncs it. Whoever comes while a sync is under way shares the next one.
+fn synced(path: &Path, octets: usize) -> Result<Work> {
+    let mut file = File::create(path)?;
+    let line = vec![b'x'; octets];
+    let (queue, calls) = mpsc::channel::<oneshot::Sender<()>>();
+    // Ends with the last sender, or with an error that its callers learn of.
+    thread::Builder::new().name("log".to_owned()).spawn(move || -> std::io::Result<()> {
+        while let Ok(first) = calls.recv() {
+            let waiting: Vec<_> = std::iter::once(first).chain(calls.try_iter()).collect();
+            file.write_all(&line.repeat(waiting.len()))?;
+            file.sync_data()?;
+            for done in waiting {
+                let _ = done.send(());
+            }
+        }
+        Ok(())
+    })?;
+    Ok(work(move |_| {
+        let queue = queue.clone();
+        async move {
+            let (done, answer) = oneshot::channel();
+            queue.send(done)?;
+            Ok(answer.await?)
+        }
+    }))
+}
