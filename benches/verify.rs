@@ -1,0 +1,142 @@
+//! What a check of a token costs a service: with the library, in memory; and by introspection, over HTTP, on both stores, on 1 and on 64
+//! connections.
+//!
+//! `cargo bench --bench verify`. Needs `redis-server`. The ratios are the point; compare other figures within one run only. The limit that
+//! says most is the last one: a server that does for every request what introspection cannot do without (one look into the store, one
+//! signature to check) and nothing else. Client, broker and limits share the cores.
+
+mod limit;
+mod stand;
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use remit::{
+    clock::{Clock as _, SystemClock},
+    id::sha256_hex,
+    verify::{KeySet, Verifier},
+};
+use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use serde_json::Value;
+use std::sync::Arc;
+
+use limit::{Bare, Work, compare, nothing, redirected, send, work};
+use stand::{Result, SERVICE, Stand, Store};
+
+const CONNECTIONS: [usize; 2] = [1, 64];
+const SERVICE_TOKEN: &str = "bench";
+/// Octets of a lease, of a task, about.
+const LEASE: usize = 300;
+const TASK: usize = 720;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let service = format!(
+        "[[service]]\nname = \"bench\"\naudiences = [\"{SERVICE}\"]\nbinding = \"none\"\nrevocation = \"introspection\"\n\
+         token_sha256 = [\"{}\"]\n",
+        sha256_hex(SERVICE_TOKEN.as_bytes())
+    );
+    for store in [Store::Redis, Store::Embedded] {
+        let stand = Stand::start(store, &service).await?;
+        let minted: Value = stand.mint(&stand.declare().await?, 1).send().await?.error_for_status()?.json().await?;
+        let token = minted["credentials"][0]["access_token"].as_str().ok_or("no token")?;
+        let jwks = stand.client.get(stand.url("/jwks")).send().await?.error_for_status()?.bytes().await?;
+        let checked = signature_check(&jwks, token)?;
+        if let Store::Redis = store {
+            let verify = verify(&stand, &jwks, token)?;
+            compare("remit::verify, one thread", 1, &verify, &[("a check by ring", checked.clone())]).await?;
+        }
+        introspection(&stand, store, token, checked).await?;
+        stand.stop().await?;
+    }
+    Ok(())
+}
+
+/// All that a service checks that does not ask: form, signature, issuer, audience, times.
+fn verify(stand: &Stand, jwks: &[u8], token: &str) -> Result<Work> {
+    let verifier = Verifier::new(&stand.url(""), SERVICE.parse()?).with_access_keys(KeySet::from_jwks(jwks)?);
+    let shared = Arc::new((verifier, token.to_owned()));
+    Ok(work(move |_| {
+        let shared = shared.clone();
+        async move {
+            let (verifier, token) = &*shared;
+            std::hint::black_box(verifier.verify(token, SystemClock.now())?);
+            Ok(())
+        }
+    }))
+}
+
+/// The signature of the same token.
+fn signature_check(jwks: &[u8], token: &str) -> Result<Work> {
+    let (input, signature) = token.rsplit_once('.').ok_or("no signature")?;
+    let jwks: Value = serde_json::from_slice(jwks)?;
+    let header: Value =
+        serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(token.split('.').next().ok_or("no header")?)?)?;
+    let keys = jwks["keys"].as_array().ok_or("no keys")?;
+    let jwk = keys.iter().find(|jwk| jwk["kid"] == header["kid"]).ok_or("no key")?;
+    let mut point = vec![4];
+    for coordinate in ["x", "y"] {
+        point.extend(BASE64_URL_SAFE_NO_PAD.decode(jwk[coordinate].as_str().ok_or("no coordinate")?)?);
+    }
+    let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point);
+    let shared = Arc::new((key, input.to_owned(), BASE64_URL_SAFE_NO_PAD.decode(signature)?));
+    Ok(work(move |_| {
+        let shared = shared.clone();
+        async move {
+            let (key, input, signature) = &*shared;
+            Ok(key.verify(input.as_bytes(), signature).map_err(|_| "not verified")?)
+        }
+    }))
+}
+
+async fn introspection(stand: &Stand, store: Store, token: &str, checked: Work) -> Result<()> {
+    let url = stand.url("/oauth2/introspect");
+    let request = stand.client.post(url).bearer_auth(SERVICE_TOKEN).form(&[("token", token)]).build()?;
+    let first = request.try_clone().ok_or("no request")?;
+    let answer = stand.client.execute(first).await?.error_for_status()?.bytes().await?;
+    if serde_json::from_slice::<Value>(&answer)?["active"] != true {
+        return Err("the token is not active".into());
+    }
+    let requests = vec![request];
+    let look = match &stand.redis {
+        Some(redis) => look(redis.connection.clone()).await?,
+        // What is in memory is read there.
+        None => nothing(),
+    };
+    let parts = {
+        let look = look.clone();
+        work(move |connection| {
+            let (look, checked) = (look(connection), checked(connection));
+            async move {
+                checked.await?;
+                look.await
+            }
+        })
+    };
+    let (http, all) = (Bare::serve(answer.len(), nothing()).await?, Bare::serve(answer.len(), parts).await?);
+    for connections in CONNECTIONS {
+        let mut limits = vec![("HTTP alone", send(&stand.client, redirected(&requests, &http.url)?))];
+        if let Store::Redis = store {
+            limits.push(("MGET", look.clone()));
+        }
+        limits.push(("HTTP, store, check", send(&stand.client, redirected(&requests, &all.url)?)));
+        let asked = requests.iter().filter_map(reqwest::Request::try_clone).collect();
+        let what = format!("introspect, {store}, {connections} at a time");
+        compare(&what, connections, &send(&stand.client, asked), &limits).await?;
+    }
+    Ok(())
+}
+
+/// Reads a lease, a task, and that nothing has ended it.
+async fn look(mut connection: redis::aio::MultiplexedConnection) -> Result<Work> {
+    for (key, octets) in [("bench:lease", LEASE), ("bench:task", TASK)] {
+        redis::cmd("SET").arg(key).arg("x".repeat(octets)).exec_async(&mut connection).await?;
+    }
+    Ok(work(move |_| {
+        let mut connection = connection.clone();
+        async move {
+            let mut get = redis::cmd("MGET");
+            get.arg("bench:lease").arg("bench:task").arg("bench:renewal").arg("bench:end");
+            let held: Vec<Option<String>> = get.query_async(&mut connection).await?;
+            if held.len() == 4 { Ok(()) } else { Err("not what was written".into()) }
+        }
+    }))
+}
