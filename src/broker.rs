@@ -32,6 +32,7 @@ mod follow;
 mod keys;
 mod live;
 mod look;
+mod prove;
 mod reload;
 mod renew;
 mod revoke;
@@ -39,6 +40,7 @@ mod rotate;
 mod status;
 
 use arc_swap::ArcSwap;
+use prove::{Holder, Spent};
 use secrecy::{ExposeSecret as _, SecretString};
 use std::sync::{
     Arc,
@@ -59,6 +61,7 @@ use crate::{
     metrics::{Action, Metrics, Now, Outcome},
     party::{Operator, Parties, Party, Service},
     policy::{Ask, Policies, Verdict, Words},
+    proof::Seen,
     revocation::{EndSet, StatusLists},
     task::{AccessDetail, CredentialRequest, CredentialType, Task, check_requests},
     verify::Token,
@@ -68,6 +71,7 @@ pub use declare::{Declared, IdempotencyKey};
 pub use follow::{Following, Turn};
 pub use keys::PublicKeys;
 pub use look::{Filter, Page};
+pub use prove::ProofOf;
 pub use renew::Renewed;
 pub use revoke::{Reach, Revoked};
 pub use rotate::{KeyLife, KeyState, ListedKey};
@@ -83,6 +87,8 @@ pub struct Parts {
     pub ledger: Ledger,
     /// What it signs with.
     pub keys: Keyring,
+    /// Whether a proof has to carry a nonce of ours.
+    pub require_nonce: bool,
     /// How long keys are kept by verifiers, and by the broker itself.
     pub key_life: KeyLife,
     /// What happened.
@@ -120,6 +126,8 @@ pub struct Broker {
     live: live::Live,
     known_keys: keys::KnownKeys,
     turning_keys: tokio::sync::Mutex<()>,
+    /// Proofs that were used up here.
+    proofs: Seen,
     /// From when on every verifier knows our keys (Unix milliseconds).
     signs_from: AtomicI64,
 }
@@ -129,6 +137,7 @@ struct Kept {
     ledger: Ledger,
     keys: Keyring,
     key_life: KeyLife,
+    require_nonce: bool,
     audit: Audit,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
@@ -140,6 +149,8 @@ pub struct Presented {
     pub bearer: Option<SecretString>,
     /// The peer of a Unix socket.
     pub peer: Option<Peer>,
+    /// `DPoP`.
+    pub proof: Option<ProofOf>,
 }
 
 /// A request, as far as every use case needs it.
@@ -159,7 +170,7 @@ struct Call<'a> {
 
 /// Who is calling.
 enum Caller {
-    Workload(Box<Attested>),
+    Workload(Box<Holder>),
     Service(Arc<Service>),
     Operator(Arc<Operator>),
 }
@@ -177,12 +188,12 @@ impl Broker {
     /// Assembles a broker.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { issuer, rules, ledger, keys, key_life, audit, metrics, clock } = parts;
+        let Parts { issuer, rules, ledger, keys, require_nonce, key_life, audit, metrics, clock } = parts;
         Self {
             issuer,
             rules: ArcSwap::from_pointee(rules),
             outdated: AtomicBool::new(false),
-            parts: Kept { ledger, keys, key_life, audit, metrics, clock },
+            parts: Kept { ledger, keys, key_life, require_nonce, audit, metrics, clock },
             ends: EndSet::default(),
             status_lists: StatusLists::default(),
             vouched: AtomicBool::new(true),
@@ -192,6 +203,7 @@ impl Broker {
             live: live::Live::default(),
             known_keys: keys::KnownKeys::default(),
             turning_keys: tokio::sync::Mutex::default(),
+            proofs: Seen::default(),
             signs_from: AtomicI64::new(i64::MAX),
         }
     }
@@ -214,23 +226,25 @@ impl Broker {
         asked: &[CredentialRequest],
     ) -> Result<Vec<Credential>, Error> {
         let now = self.now();
-        let attested = self.attest(request.presented, &Call { request: &request.id, task: Some(id), now }).await?;
+        let holder = self.attest(request.presented, &Call { request: &request.id, task: Some(id), now }).await?;
+        let attested = &holder.attested;
         self.may_sign(now)?;
         check_requests(asked)?;
-        let task = self.own_task(&attested, id).await?;
-        let actor = actor_of(&attested);
+        let task = self.own_task(attested, id).await?;
+        let actor = actor_of(attested);
         let over = || entry(now, &request.id, &actor, id, Event::MintRefused { code: "task_not_active" });
         let deadline = self.deadline(&task, asked, now).await?;
         if now >= deadline || self.ends.covers(id) {
             self.record(vec![over()]).await?;
             return Err(Error::TaskNotActive);
         }
-        let (drafts, denied) = self.decide(&attested, &task, deadline, asked, now)?;
+        let (drafts, denied) = self.decide(&holder, &task, deadline, asked, now)?;
         if !denied.is_empty() {
             let entries = denied.iter().map(|d| entry(now, &request.id, &actor, id, mint_denied(&d.denied))).collect();
             self.record(entries).await?;
             return Err(refusal(denied));
         }
+        let spent = self.spend(&holder, now).await?;
         let leases: Vec<_> = drafts.iter().map(|draft| draft.lease().clone()).collect();
         match self.parts.ledger.mint(&task, &leases).await.map_err(|why| in_doubt(&why))? {
             Written::Done => {}
@@ -242,7 +256,7 @@ impl Broker {
             Written::Missing | Written::Exists => return Err(Error::NotFound),
         }
         let entries = drafts.iter().map(|draft| entry(now, &request.id, &actor, id, minted(draft))).collect();
-        let credentials = self.release(&task, drafts, entries).await?;
+        let credentials = self.release(&task, drafts, entries, &spent).await?;
         self.live.minted(id, &expiries(&credentials), now);
         Ok(credentials)
     }
@@ -296,6 +310,7 @@ impl Broker {
         let same = lease.resource == claims.aud
             && lease.privilege == claims.scope
             && lease.kind == verified.form()
+            && lease.bound_to == claims.cnf
             && lease.expires_at.timestamp() == claims.exp
             && task.id == claims.task.id
             && task.workload == claims.client_id;
@@ -361,6 +376,7 @@ impl Broker {
 
     /// Who is calling: an explicit `Authorization` beats the kernel.
     async fn identify(&self, presented: Presented, request: &str, now: Time) -> Result<Caller, Error> {
+        let proof = self.prove(&presented, now);
         let evidence = match presented {
             Presented { bearer: Some(token), .. } => match self.rules().parties.by_token(token.expose_secret()) {
                 Some(Party::Service(service)) => return Ok(Caller::Service(service)),
@@ -368,7 +384,7 @@ impl Broker {
                 None => Evidence::Jwt(token),
             },
             Presented { peer: Some(peer), .. } => Evidence::Peer(peer),
-            Presented { bearer: None, peer: None } => {
+            Presented { bearer: None, peer: None, .. } => {
                 tracing::info!(request, "no evidence");
                 self.parts.metrics.refused("none", "invalid");
                 return Err(Error::EvidenceInvalid);
@@ -379,7 +395,7 @@ impl Broker {
             Evidence::Peer(_) => "unix",
         };
         match self.rules().attestors.attest(&evidence, now).await {
-            Ok(attested) => Ok(Caller::Workload(Box::new(attested))),
+            Ok(attested) => Ok(Caller::Workload(Box::new(self.hold(attested, proof?).await?))),
             Err(Rejected::Refused(why)) => {
                 tracing::info!(request, %why, "evidence refused");
                 self.parts.metrics.refused(attestor, "invalid");
@@ -394,10 +410,10 @@ impl Broker {
     }
 
     /// The caller, who must be a workload: only workloads hold tasks. With a store in doubt nobody gets any further.
-    async fn attest(&self, presented: Presented, call: &Call<'_>) -> Result<Attested, Error> {
+    async fn attest(&self, presented: Presented, call: &Call<'_>) -> Result<Holder, Error> {
         let refused = "only an attested workload holds tasks and credentials";
         match self.identify(presented, call.request, call.now).await? {
-            Caller::Workload(attested) if self.vouched.load(Ordering::Acquire) => Ok(*attested),
+            Caller::Workload(holder) if self.vouched.load(Ordering::Acquire) => Ok(*holder),
             Caller::Workload(_) => Err(Error::Unavailable(Input::Store)),
             Caller::Operator(operator) => Err(self.refuse_operator(&operator, call, refused).await?),
             Caller::Service(_) => Err(wrong_role(refused)),
@@ -433,14 +449,14 @@ impl Broker {
     /// Decides on each credential on its own.
     fn decide(
         &self,
-        attested: &Attested,
+        holder: &Holder,
         task: &Task,
         deadline: Time,
         asked: &[CredentialRequest],
         now: Time,
     ) -> Result<(Vec<Draft>, Vec<Refused>), Error> {
         let (mut drafts, mut denied) = (Vec::new(), Vec::new());
-        let rules = self.rules();
+        let (rules, attested) = (self.rules(), &holder.attested);
         for request in asked {
             let details = task.authority.slice(&request.resource, request.privilege);
             let refuse = |limit, policies| {
@@ -466,7 +482,8 @@ impl Broker {
             match self.decide_one(attested, ask, now)? {
                 Verdict::Permit(permit) => {
                     let evidence = attested.expires_at();
-                    let bounds = Bounds { task, deadline, evidence, ttl: request.ttl, form: request.kind };
+                    let bound_to = rules.parties.binding(&request.resource).of(request.kind, holder.binding())?;
+                    let bounds = Bounds { task, deadline, evidence, ttl: request.ttl, form: request.kind, bound_to };
                     drafts.push(Draft::prepare(permit, &bounds, now)?);
                 }
                 Verdict::Denied(policies) => denied.push(refuse(Limit::Policy, policies)),
@@ -489,7 +506,13 @@ impl Broker {
 
     /// The last steps of every mint: leases are written; now the audit record becomes durable while the drafts are signed,
     /// and the credentials leave only if nothing ended the task meanwhile.
-    async fn release(&self, task: &Task, drafts: Vec<Draft>, entries: Vec<Entry>) -> Result<Vec<Credential>, Error> {
+    async fn release(
+        &self,
+        task: &Task,
+        drafts: Vec<Draft>,
+        entries: Vec<Entry>,
+        _: &Spent,
+    ) -> Result<Vec<Credential>, Error> {
         let sign = async {
             drafts
                 .into_iter()
@@ -560,6 +583,7 @@ fn minted(draft: &Draft) -> Event {
         privilege: lease.privilege.to_string(),
         form: lease.kind.typ().to_owned(),
         expires_at: lease.expires_at,
+        bound_to: lease.bound_to.clone(),
         policies: draft.policies().to_vec(),
     }
 }

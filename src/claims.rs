@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{LeaseId, Location, SpiffeId, TaskId},
+    jose::Thumbprint,
     task::{AccessDetail, CredentialType, Kind, Privilege, StatusIndex},
 };
 
@@ -41,9 +42,29 @@ pub struct Claims {
     pub task: TaskClaim,
     /// Where it stands in public whether it was revoked.
     pub status: Status,
-    /// Proof of possession (RFC 7800). The broker writes none yet; a reader that does not understand it must refuse it.
+    /// The key that its holder has to prove to hold (RFC 7800). A reader that does not understand it must refuse it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cnf: Option<serde_json::Value>,
+    pub cnf: Option<Confirmation>,
+}
+
+/// The key that a token is bound to. One that names another way, or two, is read by nobody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema))]
+pub enum Confirmation {
+    /// By its thumbprint: its holder sends proofs (RFC 9449 section 6.1).
+    #[serde(rename = "jkt")]
+    #[cfg_attr(feature = "broker", schema(value_type = String))]
+    Key(Thumbprint),
+}
+
+/// How a token is presented (RFC 6749 section 7.1; RFC 8693 section 2.2.1 for what is no access token).
+#[must_use]
+pub fn token_type(form: CredentialType, bound_to: Option<&Confirmation>) -> &'static str {
+    match (form, bound_to) {
+        (CredentialType::Jwt, _) => "N_A",
+        (CredentialType::AccessToken, None) => "Bearer",
+        (CredentialType::AccessToken, Some(Confirmation::Key(_))) => "DPoP",
+    }
 }
 
 /// The status of a token (draft-ietf-oauth-status-list section 6).

@@ -55,6 +55,9 @@ pub struct Config {
     /// Its signing keys.
     #[serde(default)]
     pub keys: Keys,
+    /// Proofs of possession.
+    #[serde(default)]
+    pub dpop: Dpop,
     /// What is allowed.
     pub policy: Policy,
     /// Who can prove what they are.
@@ -127,6 +130,25 @@ impl Default for Keys {
     fn default() -> Self {
         Self { jwks_max_age: 300, rotate_every: 30 * 86_400 }
     }
+}
+
+/// The `[dpop]` section: proofs of possession (RFC 9449).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dpop {
+    /// Whether a proof has to carry a nonce.
+    pub nonce: Nonce,
+}
+
+/// Whether a proof has to carry a nonce that the broker gave out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Nonce {
+    /// It may; then it has to be one of ours.
+    #[default]
+    Offered,
+    /// It has to: a proof that was made ahead of time is worth nothing.
+    Required,
 }
 
 /// The `[policy]` section.
@@ -241,6 +263,7 @@ impl Config {
             store: lease::Config { url, mac_key_file: keys.join("store.key") },
             files: Files { audit: data.join("audit"), keys },
             keys: Keys::default(),
+            dpop: Dpop::default(),
             policy: Policy { dir: None },
             attestors: vec![attest::Config::development()],
             services: Vec::new(),
@@ -266,6 +289,7 @@ impl Config {
             ("[store]", self.store != running.store),
             ("[files]", self.files != running.files),
             ("[keys]", self.keys != running.keys),
+            ("[dpop]", self.dpop != running.dpop),
         ];
         let changed = changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect();
         self.issuer.clone_from(&running.issuer);
@@ -274,6 +298,7 @@ impl Config {
         self.store = running.store.clone();
         self.files = running.files.clone();
         self.keys = running.keys.clone();
+        self.dpop = running.dpop;
         (self, changed)
     }
 

@@ -51,6 +51,12 @@ pub enum Error {
     /// recorded.
     #[error("{0} is out of reach or in doubt; try again")]
     Unavailable(Input),
+    /// A proof of possession is missing, does not fit or was used before; says which.
+    #[error("the DPoP proof is not accepted: {0}")]
+    ProofInvalid(&'static str),
+    /// A proof has to carry a nonce that the broker gave out a moment ago.
+    #[error("the DPoP proof needs the nonce that stands in the header DPoP-Nonce")]
+    ProofNonce,
 }
 
 /// Which part of a request is malformed; only OAuth tells them apart.

@@ -271,6 +271,12 @@ impl<'a> Unverified<'a> {
         Ok(Self { token, header, issuer })
     }
 
+    /// What the signature is over.
+    #[must_use]
+    pub fn signed_part(&self) -> &str {
+        self.token.rsplit_once('.').map_or(self.token, |(signed, _)| signed)
+    }
+
     /// The key id it claims to be signed with.
     #[must_use]
     pub fn kid(&self) -> Option<&str> {

@@ -4,7 +4,12 @@
 use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, sync::Arc};
 
-use crate::id::{Location, sha256_hex};
+use crate::{
+    claims::Confirmation,
+    error::Error,
+    id::{Location, sha256_hex},
+    task::CredentialType,
+};
 
 /// A `[[service]]`: who is called, and verifies.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -14,7 +19,8 @@ pub struct ServiceConfig {
     pub name: String,
     /// What tokens for it have as `aud`, byte for byte.
     pub audiences: Vec<Location>,
-    /// Whether its tokens are bound to a key of their holder.
+    /// Whether its tokens are bound to a key of their holder; always, where nothing is said.
+    #[serde(default)]
     pub binding: Binding,
     /// How it learns of a revoke; by asking, where nothing is said.
     #[serde(default)]
@@ -25,15 +31,35 @@ pub struct ServiceConfig {
 }
 
 /// Whether the tokens of a service are bound to a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Binding {
     /// Never.
     None,
     /// Where the workload brings a key.
     Offered,
-    /// Always. Refused at start until bound tokens exist.
+    /// Always.
+    #[default]
     Required,
+}
+
+impl Binding {
+    /// What a credential is bound to whose workload holds this key, if it showed one.
+    ///
+    /// # Errors
+    /// [`Error::ProofInvalid`] where it has to be bound and cannot be.
+    pub fn of(self, form: CredentialType, key: Option<Confirmation>) -> Result<Option<Confirmation>, Error> {
+        match (self, form, key) {
+            (Self::None, _, _) | (Self::Offered, CredentialType::Jwt, _) => Ok(None),
+            (Self::Required, CredentialType::Jwt, _) => Err(Error::invalid(
+                "this service takes bound tokens alone, and a JWT-SVID is never bound: ask for an access token",
+            )),
+            (Self::Required, CredentialType::AccessToken, None) => {
+                Err(Error::ProofInvalid("this service takes bound tokens alone, so send one"))
+            }
+            (Self::Required | Self::Offered, CredentialType::AccessToken, key) => Ok(key),
+        }
+    }
 }
 
 /// How a service learns of a revoke.
@@ -194,6 +220,17 @@ impl Parties {
         self.by_token.get(&sha256_hex(token.as_bytes())).cloned()
     }
 
+    /// How the credentials for this audience are bound: where no service is configured, not at all.
+    #[must_use]
+    pub fn binding(&self, audience: &Location) -> Binding {
+        let service = self.services.iter().find(|service| service.answers_for(audience));
+        match service {
+            Some(service) => service.0.binding,
+            None if self.services.is_empty() => Binding::None,
+            None => Binding::Required,
+        }
+    }
+
     /// Whether a credential may be minted for this audience: it is a service's, or no service is configured at all.
     #[must_use]
     pub fn serves(&self, audience: &Location) -> bool {
@@ -232,11 +269,6 @@ fn check_service(config: &ServiceConfig, before: &[Arc<Service>], mistakes: &mut
             mistakes.push(format!("service `{name}`: the audience {audience} is already another service's"));
         }
     }
-    if config.binding == Binding::Required {
-        mistakes.push(format!(
-            "service `{name}`: `binding = \"required\"` is not available yet: this version makes no bound tokens; use \"offered\" or \"none\""
-        ));
-    }
     if config.revocation == Revocation::Introspection && config.token_sha256.is_empty() {
         mistakes.push(format!(
             "service `{name}`: `revocation = \"introspection\"` needs a `token_sha256` to authenticate with"
@@ -260,7 +292,7 @@ mod tests {
         ];
         let operators = vec![OperatorConfig { name: "alice".into(), roles: vec![], token_sha256: "x".into() }];
         let mistakes = Parties::build(services, operators).unwrap_err();
-        assert_eq!(mistakes.len(), 7, "{mistakes:#?}");
+        assert_eq!(mistakes.len(), 6, "{mistakes:#?}");
     }
 
     #[test]

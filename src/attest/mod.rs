@@ -73,6 +73,7 @@ pub struct Attested {
     marks: Vec<Mark>,
     expires_at: Option<Time>,
     digest: String,
+    reusable: Option<String>,
 }
 
 impl Attested {
@@ -126,6 +127,12 @@ impl Attested {
     pub fn expires_at(&self) -> Option<Time> {
         self.expires_at
     }
+    /// What is the same however often this evidence is presented, in whatever writing of its signature: SHA-256 of what was
+    /// signed. `None` for the kernel's word, which nobody can pass on.
+    #[must_use]
+    pub fn reusable(&self) -> Option<&str> {
+        self.reusable.as_deref()
+    }
     /// SHA-256 of the evidence, for the audit.
     #[must_use]
     pub fn digest(&self) -> &str {
@@ -149,6 +156,7 @@ impl Attested {
             marks: Vec::new(),
             expires_at: None,
             digest: String::new(),
+            reusable: None,
         }
     }
 }

@@ -11,7 +11,11 @@ use super::{
     settings::Settings,
     template::{TextTemplate, Unfit, claim, plain_text, scalar},
 };
-use crate::{clock::Time, id::TrustDomain, jose::Unverified};
+use crate::{
+    clock::Time,
+    id::{TrustDomain, sha256_hex},
+    jose::Unverified,
+};
 
 /// The most audiences one token may have, and the most values of one claim that become selectors.
 const MAX_AUDIENCES: usize = 8;
@@ -137,7 +141,10 @@ impl Attestor {
             .window(settings.max_age, settings.leeway)
             .ok_or_else(|| refused("a time in the token is out of range"))?;
         window.admits(now)?;
-        Ok(Verified { attested: self.describe(&all, window.until, digest)?, window, keys: selected.set })
+        let mut attested = self.describe(&all, window.until, digest)?;
+        // A signature may have two writings (ECDSA: s and n-s), and what was signed has one.
+        attested.reusable = Some(sha256_hex(token.signed_part().as_bytes()));
+        Ok(Verified { attested, window, keys: selected.set })
     }
 
     /// What verified claims say, in the words of the configuration.
@@ -174,6 +181,7 @@ impl Attestor {
             marks: Vec::new(),
             expires_at: Some(expires_at),
             digest: digest.to_owned(),
+            reusable: None,
         })
     }
 }

@@ -76,6 +76,7 @@ impl Attestor {
             marks: accepted.marks(),
             expires_at: None,
             digest: accepted.digest(seen),
+            reusable: None,
         })
     }
 }

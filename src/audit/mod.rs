@@ -8,6 +8,7 @@ pub use writer::Audit;
 use serde::Serialize;
 
 use crate::{
+    claims::Confirmation,
     clock::Time,
     error::Denied,
     id::{LeaseId, TaskId},
@@ -102,6 +103,8 @@ pub enum Event {
         form: String,
         /// Its expiry.
         expires_at: Time,
+        /// The key that it is bound to; `null` where it serves whoever holds it.
+        bound_to: Option<Confirmation>,
         /// The policies that permitted it.
         policies: Vec<String>,
     },

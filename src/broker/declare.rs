@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use super::{
-    Broker, Call, Draft, Refused, Request, actor_of, entry, expiries, in_doubt, minted, owns, refusal, together,
-    undecided,
+    Broker, Call, Draft, Holder, Refused, Request, Spent, actor_of, entry, expiries, in_doubt, minted, owns, refusal,
+    together, undecided,
 };
 use crate::{
     attest::Attested,
@@ -50,7 +50,7 @@ pub struct Declared {
 
 /// Who is declaring, in which request, and when.
 struct Declarer {
-    attested: Attested,
+    holder: Holder,
     actor: Actor,
     request: String,
     now: Time,
@@ -101,9 +101,9 @@ impl Broker {
         without: bool,
     ) -> Result<Declared, Error> {
         let now = self.now();
-        let attested = self.attest(request.presented, &Call { request: &request.id, task: None, now }).await?;
+        let holder = self.attest(request.presented, &Call { request: &request.id, task: None, now }).await?;
         self.may_sign(now)?;
-        let by = Declarer { actor: actor_of(&attested), attested, request: request.id, now };
+        let by = Declarer { actor: actor_of(&holder.attested), holder, request: request.id, now };
         let asked = declaration.validate()?;
         match self.carry_out(&by, declaration, &asked, key, without).await {
             Err(error @ Error::PolicyDenied { .. }) => {
@@ -122,7 +122,7 @@ impl Broker {
         key: Option<IdempotencyKey>,
         without: bool,
     ) -> Result<Declared, Error> {
-        let weighed = self.weigh(&by.attested, Words::from(declaration), asked, by.now);
+        let weighed = self.weigh(&by.holder.attested, Words::from(declaration), asked, by.now);
         let weighed = self.decided(Action::Declare, weighed)?;
         let Some(authority) = weighed.authority.filter(|_| declaration.partial || weighed.refused.is_empty()) else {
             return Err(refusal(weighed.refused));
@@ -134,10 +134,11 @@ impl Broker {
         if let Some(key) = key {
             task.id = self.claim(by, &key, &task.id).await?;
             if let Some(held) = self.parts.ledger.task(&task.id).await.map_err(|why| in_doubt(&why))? {
-                return self.repeat(by, held).await;
+                let spent = self.spend(&by.holder, by.now).await?;
+                return self.repeat(by, held, spent).await;
             }
         }
-        let (drafts, refused) = self.decide(&by.attested, &task, expires_at, &declaration.credentials, by.now)?;
+        let (drafts, refused) = self.decide(&by.holder, &task, expires_at, &declaration.credentials, by.now)?;
         if !without && !refused.is_empty() {
             return Err(refusal(refused));
         }
@@ -192,7 +193,7 @@ impl Broker {
         authority: Authority,
         (status, expires_at): (StatusIndex, Time),
     ) -> Result<Task, Error> {
-        let attested = &by.attested;
+        let attested = &by.holder.attested;
         Ok(Task {
             id: TaskId::root(by.now).map_err(|_| Error::Unavailable(Input::Store))?,
             workload: attested.workload().clone(),
@@ -221,7 +222,8 @@ impl Broker {
     /// The id that this `Idempotency-Key` of this very instance stands for.
     async fn claim(&self, by: &Declarer, key: &IdempotencyKey, id: &TaskId) -> Result<TaskId, Error> {
         // Length-prefixed, so that no two (workload, instance, key) can be written alike.
-        let (workload, instance, attestor) = (by.attested.workload(), by.attested.instance(), by.attested.attestor());
+        let (workload, instance, attestor) =
+            (by.holder.attested.workload(), by.holder.attested.instance(), by.holder.attested.attestor());
         let lengths = (workload.as_str().len(), instance.len(), attestor.len());
         let scope = format!("{lengths:?}{workload}{instance}{attestor}{}", key.key);
         let new = Remembered { task: id.clone(), body: key.body.clone() };
@@ -235,13 +237,14 @@ impl Broker {
         tracing::Span::current().record("task", task.id.as_str());
         // On record before it exists, so that no task is ever live that nobody declared.
         self.record(vec![entry(by.now, &by.request, &by.actor, &task.id, declared(&task))]).await?;
+        let spent = self.spend(&by.holder, by.now).await?;
         let leases: Vec<_> = drafts.iter().map(|draft| draft.lease().clone()).collect();
         match self.parts.ledger.declare(&task, &leases).await.map_err(|why| in_doubt(&why))? {
             Written::Done => {}
             // The same key, at the same moment, in another request: that one declared it.
             Written::Exists => {
                 let held = self.parts.ledger.task(&task.id).await.map_err(|why| in_doubt(&why))?;
-                return self.repeat(by, held.ok_or(Error::TaskNotActive)?).await;
+                return self.repeat(by, held.ok_or(Error::TaskNotActive)?, spent).await;
             }
             Written::Ended(_) | Written::Missing => return Err(Error::TaskNotActive),
         }
@@ -249,16 +252,16 @@ impl Broker {
         self.live.declared(&task.id, task.expires_at, by.now);
         let entries =
             drafts.iter().map(|draft| entry(by.now, &by.request, &by.actor, &task.id, minted(draft))).collect();
-        let credentials = self.release(&task, drafts, entries).await?;
+        let credentials = self.release(&task, drafts, entries, &spent).await?;
         self.live.minted(&task.id, &expiries(&credentials), by.now);
         let held = Held { expires_at: task.expires_at, task, end: None };
         Ok(Declared { held, credentials, now: by.now })
     }
 
     /// A retry: the same task, and those of its leases that still live, signed again, if policy still permits them.
-    async fn repeat(&self, by: &Declarer, held: Held) -> Result<Declared, Error> {
+    async fn repeat(&self, by: &Declarer, held: Held, spent: Spent) -> Result<Declared, Error> {
         let task = held.task.clone();
-        if !owns(&by.attested, &task) {
+        if !owns(&by.holder.attested, &task) {
             return Err(Error::NotFound);
         }
         if held.state(by.now) != State::Active || self.ends.covers(&task.id) {
@@ -268,6 +271,9 @@ impl Broker {
         let (mut drafts, rules) = (Vec::new(), self.rules());
         for lease in leases {
             let Some(lease) = lease.filter(|lease| lease.expires_at > by.now) else { continue };
+            if lease.bound_to.is_some() && lease.bound_to != by.holder.binding() {
+                return Err(Error::ProofInvalid("a retry comes with a proof of the same key"));
+            }
             let details = task.authority.slice(&lease.resource, lease.privilege);
             let (location, privilege) = (lease.resource.clone(), lease.privilege);
             let refuse = |limit, policies| {
@@ -278,14 +284,14 @@ impl Broker {
                 return Err(refuse(Limit::Audience, Vec::new()));
             }
             let ask = Ask { words: Words::from(&*task), location: &location, privilege, details };
-            match self.decide_one(&by.attested, ask, by.now)? {
+            match self.decide_one(&by.holder.attested, ask, by.now)? {
                 Verdict::Permit(permit) => drafts.push(Draft::again(permit, lease, held.expires_at, by.now)?),
                 Verdict::Denied(policies) => return Err(refuse(Limit::Policy, policies)),
             }
         }
         let entries =
             drafts.iter().map(|draft| entry(by.now, &by.request, &by.actor, &task.id, minted(draft))).collect();
-        let credentials = self.release(&task, drafts, entries).await?;
+        let credentials = self.release(&task, drafts, entries, &spent).await?;
         Ok(Declared { held, credentials, now: by.now })
     }
 }

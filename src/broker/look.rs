@@ -61,8 +61,9 @@ impl Broker {
                 let call = Call { request: &request.id, task: Some(id), now };
                 self.note(&operator, &call, looked("task")).await?;
             }
-            Caller::Workload(attested) if held.as_ref().is_some_and(|held| owns(&attested, &held.task)) => {
-                until = attested.expires_at();
+            Caller::Workload(holder) if held.as_ref().is_some_and(|held| owns(&holder.attested, &held.task)) => {
+                self.spend(&holder, now).await?;
+                until = holder.attested.expires_at();
             }
             Caller::Workload(_) => return Err(Error::NotFound),
             Caller::Service(_) => return Err(wrong_role("a service sees no tasks")),
@@ -88,11 +89,15 @@ impl Broker {
                 self.note(&operator, &Call { request: &request.id, task: None, now }, looked("tasks")).await?;
                 None
             }
-            Caller::Workload(attested) => Some(attested),
+            Caller::Workload(holder) => {
+                self.spend(&holder, now).await?;
+                Some(holder)
+            }
             Caller::Service(_) => return Err(wrong_role("a service sees no tasks")),
         };
-        let wanted =
-            |held: &Held| filter.admits(held, now) && own.as_ref().is_none_or(|attested| owns(attested, &held.task));
+        let wanted = |held: &Held| {
+            filter.admits(held, now) && own.as_ref().is_none_or(|holder| owns(&holder.attested, &held.task))
+        };
         let (mut tasks, mut next, mut looked_at) = (Vec::<Held>::new(), before, 0);
         while looked_at < MAX_LOOK {
             let (page, after) = self.page(next.as_ref(), LOOK).await?;

@@ -42,10 +42,11 @@ impl Broker {
     /// [`Error::Unavailable`].
     pub async fn renew(&self, request: Request, id: &TaskId, ttl: Option<u32>) -> Result<Renewed, Error> {
         let now = self.now();
-        let attested = self.attest(request.presented, &Call { request: &request.id, task: Some(id), now }).await?;
+        let holder = self.attest(request.presented, &Call { request: &request.id, task: Some(id), now }).await?;
         let held = self.parts.ledger.task(id).await.map_err(|why| in_doubt(&why))?;
-        let held = held.filter(|held| owns(&attested, &held.task)).ok_or(Error::NotFound)?;
-        let actor = actor_of(&attested);
+        let attested = &holder.attested;
+        let held = held.filter(|held| owns(attested, &held.task)).ok_or(Error::NotFound)?;
+        let actor = actor_of(attested);
         let line = |event| entry(now, &request.id, &actor, id, event);
         let over = || line(Event::RenewalRefused { code: "task_not_active" });
         if held.state(now) != State::Active || self.ends.covers(id) {
@@ -53,7 +54,7 @@ impl Broker {
             return Err(Error::TaskNotActive);
         }
         let task = held.task;
-        let weighed = self.weigh(&attested, Words::from(&*task), &task.authority, now);
+        let weighed = self.weigh(attested, Words::from(&*task), &task.authority, now);
         let weighed = match self.decided(Action::Renew, weighed) {
             Ok(weighed) if weighed.refused.is_empty() => weighed,
             Ok(weighed) => {
@@ -71,6 +72,7 @@ impl Broker {
         let declared = u32::try_from((task.expires_at - whole_second(task.created_at)).num_seconds());
         let asked = deadline(ttl, declared.unwrap_or(u32::MAX), &weighed.limits, task.created_at, now)?;
         let renewable_until = longest_life(&weighed.limits, task.created_at)?.max(held.expires_at);
+        self.spend(&holder, now).await?;
         // On record before it is so, so that nothing lives longer than the log says.
         let expires_at = asked.max(held.expires_at);
         self.record(vec![line(Event::TaskRenewed { expires_at, policies: weighed.policies })]).await?;

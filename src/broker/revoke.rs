@@ -60,11 +60,13 @@ impl Broker {
     /// [`Error::NotFound`] for anybody but its own instance; [`Error::Unavailable`] when it may not have been recorded.
     pub async fn complete(&self, request: Request, id: &TaskId, reason: Option<String>) -> Result<(Held, Time), Error> {
         let now = self.now();
-        let attested = self.attest(request.presented, &Call { request: &request.id, task: Some(id), now }).await?;
-        self.own_task(&attested, id).await?;
+        let holder = self.attest(request.presented, &Call { request: &request.id, task: Some(id), now }).await?;
+        let attested = &holder.attested;
+        self.own_task(attested, id).await?;
+        self.spend(&holder, now).await?;
         let end =
             End { task: id.clone(), state: State::Completed, at: now, reason, by: attested.workload().to_string() };
-        let stopped = self.stop(&end, false, &actor_of(&attested), &request.id).await?.ok_or(Error::NotFound)?;
+        let stopped = self.stop(&end, false, &actor_of(attested), &request.id).await?.ok_or(Error::NotFound)?;
         let task = stopped.task.ok_or(Error::NotFound)?;
         let expires_at = stopped.expires_at.unwrap_or(task.expires_at);
         Ok((Held { task, expires_at, end: Some(stopped.end) }, now))
@@ -87,16 +89,18 @@ impl Broker {
                 }
                 (Actor::Operator { name: operator.name().to_owned() }, operator.name().to_owned(), true)
             }
-            Caller::Workload(attested) => {
+            Caller::Workload(holder) => {
+                let attested = &holder.attested;
                 let mut holds = false;
                 for ancestor in id.lineage() {
                     let task = self.parts.ledger.declared(&ancestor).await.map_err(|why| in_doubt(&why))?;
-                    holds |= task.is_some_and(|task| owns(&attested, &task));
+                    holds |= task.is_some_and(|task| owns(attested, &task));
                 }
                 if !holds {
                     return Err(Error::NotFound);
                 }
-                (actor_of(&attested), attested.workload().to_string(), false)
+                self.spend(&holder, now).await?;
+                (actor_of(attested), attested.workload().to_string(), false)
             }
             Caller::Service(_) => return Err(wrong_role("a service revokes nothing")),
         };

@@ -8,7 +8,7 @@ pub use keyring::{Keyring, Replaced};
 use secrecy::SecretString;
 
 use crate::{
-    claims::{Claims, Status, TaskClaim},
+    claims::{Claims, Confirmation, Status, TaskClaim},
     clock::{Time, after},
     error::{Error, Input},
     id::LeaseId,
@@ -43,6 +43,8 @@ pub struct Bounds<'a> {
     pub ttl: Option<u32>,
     /// The form.
     pub form: CredentialType,
+    /// The key that it is to be bound to.
+    pub bound_to: Option<Confirmation>,
 }
 
 impl Draft {
@@ -77,6 +79,7 @@ impl Draft {
             kind: bounds.form,
             issued_at: crate::clock::whole_second(now),
             expires_at,
+            bound_to: bounds.bound_to.clone(),
         };
         Ok(Self { permit, lease, deadline: bounds.deadline })
     }
@@ -140,7 +143,7 @@ impl Draft {
                 expires_at: self.deadline.timestamp(),
             },
             status: Status::of(task.status, issuer),
-            cnf: None,
+            cnf: self.lease.bound_to.clone(),
         };
         let token = keys.sign(Use::from(form), form.typ(), claims.exp, &claims);
         let token = token.map_err(|_| Error::Unavailable(Input::Keys))?;

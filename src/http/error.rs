@@ -9,7 +9,10 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::error::{Denied, Error, Limit, Part};
+use crate::{
+    error::{Denied, Error, Limit, Part},
+    proof::ALGORITHMS,
+};
 
 /// Seconds after which a caller may try again, where something was out of reach.
 const RETRY_AFTER: u32 = 1;
@@ -35,7 +38,9 @@ pub enum EvidenceRole {
 
 /// The status and code of each error on our own API.
 pub const PROBLEM: fn(&Error) -> (StatusCode, &'static str) = |error| match error {
-    Error::EvidenceInvalid => (StatusCode::UNAUTHORIZED, "evidence_invalid"),
+    Error::EvidenceInvalid | Error::ProofInvalid(_) | Error::ProofNonce => {
+        (StatusCode::UNAUTHORIZED, "evidence_invalid")
+    }
     Error::IdempotencyKeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
     Error::InvalidRequest { .. } => (StatusCode::BAD_REQUEST, "invalid_request"),
     Error::Locked => (StatusCode::FORBIDDEN, "locked"),
@@ -79,6 +84,8 @@ pub const OAUTH: fn(&Error, EvidenceRole) -> (StatusCode, &'static str) = |error
         };
         (StatusCode::BAD_REQUEST, code)
     }
+    Error::ProofInvalid(_) => (StatusCode::BAD_REQUEST, "invalid_dpop_proof"),
+    Error::ProofNonce => (StatusCode::BAD_REQUEST, "use_dpop_nonce"),
     Error::QuotaExceeded(_) => (StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable"),
     Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable"),
 };
@@ -139,7 +146,46 @@ pub(super) struct OAuthBody {
 #[derive(Clone)]
 pub(super) struct Fault {
     status: StatusCode,
+    /// What a 401 asks for.
+    challenge: Challenge,
     body: Body,
+}
+
+/// How to authenticate (RFC 9110 section 11.6.1).
+#[derive(Clone, Copy)]
+enum Challenge {
+    Bearer,
+    /// With another proof, or one with the nonce of this answer (RFC 9449 sections 7.1 and 9).
+    Proof(&'static str),
+}
+
+impl Challenge {
+    fn of(error: &Error) -> Self {
+        match error {
+            Error::ProofInvalid(_) => Self::Proof("invalid_dpop_proof"),
+            Error::ProofNonce => Self::Proof("use_dpop_nonce"),
+            Error::EvidenceInvalid
+            | Error::IdempotencyKeyReused
+            | Error::InvalidRequest { .. }
+            | Error::Locked
+            | Error::NotFound
+            | Error::PolicyDenied { .. }
+            | Error::QuotaExceeded(_)
+            | Error::TaskNotActive
+            | Error::Unavailable(_) => Self::Bearer,
+        }
+    }
+
+    fn header(self) -> HeaderValue {
+        let bearer = HeaderValue::from_static("Bearer");
+        match self {
+            Self::Bearer => bearer,
+            Self::Proof(error) => {
+                let algorithms = ALGORITHMS.join(" ");
+                HeaderValue::from_str(&format!("DPoP error=\"{error}\", algs=\"{algorithms}\"")).unwrap_or(bearer)
+            }
+        }
+    }
 }
 
 #[derive(Clone, Serialize)]
@@ -154,7 +200,7 @@ impl Fault {
     pub(super) fn problem(error: &Error) -> Self {
         let (status, code) = PROBLEM(error);
         let denied = if let Error::PolicyDenied { denied, .. } = error { denied.clone() } else { Vec::new() };
-        Self { status, body: problem(status, code, error.to_string(), denied) }
+        Self { status, challenge: Challenge::of(error), body: problem(status, code, error.to_string(), denied) }
     }
 
     /// An error as the OAuth endpoints say it.
@@ -163,7 +209,7 @@ impl Fault {
         // On this endpoint an unknown task and an ended one must not differ in words either.
         let gone = matches!(error, Error::NotFound | Error::TaskNotActive);
         let text = if gone { Error::TaskNotActive.to_string() } else { error.to_string() };
-        Self { status, body: oauth(code, &text) }
+        Self { status, challenge: Challenge::of(error), body: oauth(code, &text) }
     }
 
     /// What a status that the framework or a handler answered with, and nothing more, says.
@@ -187,7 +233,7 @@ impl Fault {
         };
         let body =
             if oauth_endpoint { oauth(code, detail) } else { problem(status, code, detail.to_owned(), Vec::new()) };
-        Self { status, body }
+        Self { status, challenge: Challenge::Bearer, body }
     }
 
     fn carried(self) -> Response {
@@ -223,12 +269,13 @@ impl Fault {
     }
 
     pub(super) fn into_response(self, request_id: &str, allow: Option<HeaderValue>) -> Response {
+        let challenge = self.challenge;
         let (status, _, kind, body) = self.told(request_id);
         let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(kind))];
         let mut response = (status, headers, body.to_string()).into_response();
         let headers = response.headers_mut();
         if status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            headers.insert(header::WWW_AUTHENTICATE, challenge.header());
         }
         if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::{Caller, MAX_BODY, RequestId, error::Problem};
 use crate::{
-    broker::{self, Presented},
+    broker::{self, Presented, ProofOf},
     error::Error,
     id::TaskId,
     jose::NoRepeats,
@@ -36,7 +36,7 @@ pub(super) struct Called {
 impl<S: Sync> FromRequestParts<S> for Called {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let bearer = bearer(&parts.headers)?;
+        let (bearer, proof) = (bearer(&parts.headers)?, proof(parts)?);
         for (name, value) in form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()) {
             if !(is_text(&name) && is_text(&value)) {
                 return Err(Error::invalid("the query is not in UTF-8").into());
@@ -52,8 +52,17 @@ impl<S: Sync> FromRequestParts<S> for Called {
         };
         let id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         let authorized = bearer.is_some();
-        Ok(Self { request: broker::Request { presented: Presented { bearer, peer }, id }, authorized })
+        Ok(Self { request: broker::Request { presented: Presented { bearer, peer, proof }, id }, authorized })
     }
+}
+
+/// The one proof of a request (RFC 9449 section 4.3), and what it has to be for.
+fn proof(parts: &Parts) -> Result<Option<ProofOf>, Error> {
+    let mut values = parts.headers.get_all("dpop").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let text = value.to_str().ok().filter(|_| values.next().is_none());
+    let text = text.ok_or(Error::ProofInvalid("a request has one header `DPoP` with one proof"))?.to_owned();
+    Ok(Some(ProofOf { text, method: parts.method.as_str().to_owned(), path: parts.uri.path().to_owned() }))
 }
 
 /// The one bearer token of a request (RFC 6750 section 2.1). Another scheme is no evidence we know.

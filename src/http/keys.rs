@@ -16,6 +16,7 @@ use crate::{
     claims::Purpose,
     jose::PublicJwk,
     lease::Use,
+    proof::ALGORITHMS,
 };
 
 type Document<T> = ([(HeaderName, HeaderValue); 1], Json<T>);
@@ -120,6 +121,8 @@ pub(super) struct Metadata {
     /// The privileges.
     scopes_supported: [&'static str; 3],
     authorization_details_types_supported: [&'static str; 2],
+    /// What a `DPoP` proof may be signed with (RFC 9449 section 5.1).
+    dpop_signing_alg_values_supported: [&'static str; 5],
     subject_types_supported: [&'static str; 1],
     id_token_signing_alg_values_supported: [&'static str; 1],
     request_uri_parameter_supported: bool,
@@ -147,6 +150,7 @@ impl Metadata {
             response_types_supported: ["none"],
             scopes_supported: ["read", "write", "secret"],
             authorization_details_types_supported: ["remit:task", "remit:declaration"],
+            dpop_signing_alg_values_supported: ALGORITHMS,
             subject_types_supported: ["public"],
             id_token_signing_alg_values_supported: ["ES256"],
             request_uri_parameter_supported: false,

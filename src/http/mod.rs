@@ -25,12 +25,7 @@ use tracing::Instrument as _;
 use utoipa::OpenApi as _;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{
-    attest::Peer,
-    broker::Broker,
-    id,
-    metrics::{self, Metrics},
-};
+use crate::{attest::Peer, broker::Broker, id, metrics};
 use error::Fault;
 use listen::Room;
 use openapi::Document;
@@ -41,6 +36,7 @@ pub use listen::Listener;
 /// The largest body that is read, in octets.
 const MAX_BODY: usize = 64 * 1024;
 
+static DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Who is at the other end of a connection, as far as the transport can tell.
@@ -97,7 +93,7 @@ pub fn router(broker: Arc<Broker>, tasks: TaskTracker, stop: CancellationToken) 
     let (routes, described) = api().split_for_parts();
     routes
         .fallback(|| async { StatusCode::NOT_FOUND })
-        .layer(from_fn_with_state((tasks, broker.metrics().clone()), finish))
+        .layer(from_fn_with_state((tasks, broker.clone()), finish))
         .layer(Extension(stop))
         .layer(Extension(Document::of(described)))
         .with_state(broker)
@@ -107,7 +103,7 @@ pub fn router(broker: Arc<Broker>, tasks: TaskTracker, stop: CancellationToken) 
 pub fn ops_router(broker: Arc<Broker>, tasks: TaskTracker) -> Router {
     let (routes, _) = operations().split_for_parts();
     routes
-        .layer(from_fn_with_state((tasks, broker.metrics().clone()), finish))
+        .layer(from_fn_with_state((tasks, broker.clone()), finish))
         .layer(Extension(Document::of(api().into_openapi())))
         .with_state(broker)
 }
@@ -115,7 +111,11 @@ pub fn ops_router(broker: Arc<Broker>, tasks: TaskTracker) -> Router {
 /// Gives every request an id and every answer its headers, and turns faults, the framework's own included, into
 /// the error body of their endpoint. Counts it, and says at `debug` how it ended: by its template, for what is in a path, a
 /// query or a header may be a secret.
-async fn finish(State((tasks, metrics)): State<(TaskTracker, Metrics)>, mut request: Request, next: Next) -> Response {
+async fn finish(
+    State((tasks, broker)): State<(TaskTracker, Arc<Broker>)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let (begun, method) = (Instant::now(), request.method().clone());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map(MatchedPath::as_str);
@@ -123,6 +123,7 @@ async fn finish(State((tasks, metrics)): State<(TaskTracker, Metrics)>, mut requ
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     request.extensions_mut().insert(RequestId(id.clone()));
+    let proves = request.headers().contains_key("dpop");
     let oauth = request.uri().path().starts_with("/oauth2/");
     // RFC 9112 section 3.2: where a request is to go is not open to two readings.
     let hosts = request.headers().get_all(header::HOST).iter().count();
@@ -152,12 +153,16 @@ async fn finish(State((tasks, metrics)): State<(TaskTracker, Metrics)>, mut requ
     }
     let headers = response.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    if proves && let Ok(nonce) = HeaderValue::from_str(&broker.nonce()) {
+        // For the next proof (RFC 9449 section 8.2).
+        headers.insert(DPOP_NONCE.clone(), nonce);
+    }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID.clone(), value);
     }
     let (status, took) = (response.status().as_u16(), begun.elapsed());
-    metrics.answered(method.as_str(), route, status, took);
+    broker.metrics().answered(method.as_str(), route, status, took);
     span.in_scope(|| tracing::debug!(status, seconds = took.as_secs_f64(), "answered"));
     response
 }

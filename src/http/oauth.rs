@@ -22,6 +22,7 @@ use super::{
 use crate::{
     broker::{self, Broker, Introspection, Presented},
     claims::Claims,
+    claims::token_type,
     credential::Credential,
     error::{Error, Part},
     id::TaskId,
@@ -116,7 +117,7 @@ pub(super) struct TokenAnswer<'a> {
     access_token: &'a str,
     /// `urn:ietf:params:oauth:token-type:access_token` or `…:jwt`.
     issued_token_type: String,
-    /// `Bearer`, or `N_A` for a JWT-SVID.
+    /// `Bearer`; `DPoP` where it is bound to the key of the proof that came with the request; `N_A` for a JWT-SVID.
     token_type: &'static str,
     /// Seconds until its end.
     expires_in: i64,
@@ -134,7 +135,8 @@ pub(super) struct TokenAnswer<'a> {
 /// ended one are the same `invalid_grant`.
 #[utoipa::path(
     post, path = "/oauth2/token", operation_id = "token", tag = "oauth",
-    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+    params(("DPoP" = Option<String>, Header, description = "A proof (RFC 9449): the token is bound to its key"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
         description = "With a declaration: what a retry repeats")),
     request_body(content = TokenRequest, content_type = "application/x-www-form-urlencoded"),
     responses(
@@ -189,14 +191,14 @@ fn authenticate(form: &mut TokenRequest, called: Called) -> Result<(broker::Requ
         (Some(TOKEN_EXCHANGE), (Some(token), Some(kind)))
             if ["jwt", "id_token"].iter().any(|t| kind == format!("{TYPE}{t}")) =>
         {
-            let presented = Presented { bearer: Some(token), peer: None };
+            let presented = Presented { bearer: Some(token), peer: None, ..presented };
             Ok((broker::Request { presented, id }, EvidenceRole::Subject))
         }
         (Some(TOKEN_EXCHANGE), _) => Err(failed(EvidenceRole::Subject)(Error::invalid(
             "token exchange takes a `subject_token` with the `subject_token_type` urn:ietf:params:oauth:token-type:jwt or :id_token",
         ))),
         (Some("client_credentials"), (None, None)) if !actor => {
-            let presented = Presented { bearer: None, peer: presented.peer };
+            let presented = Presented { bearer: None, ..presented };
             Ok((broker::Request { presented, id }, EvidenceRole::Client))
         }
         (Some("client_credentials"), _) => {
@@ -212,14 +214,14 @@ fn authenticate(form: &mut TokenRequest, called: Called) -> Result<(broker::Requ
 
 fn answer<'a>(task: &'a TaskId, credential: &'a Credential) -> TokenAnswer<'a> {
     let lease = &credential.lease;
-    let (issued, token_type) = match lease.kind {
-        CredentialType::AccessToken => ("access_token", "Bearer"),
-        CredentialType::Jwt => ("jwt", "N_A"),
+    let issued = match lease.kind {
+        CredentialType::AccessToken => "access_token",
+        CredentialType::Jwt => "jwt",
     };
     TokenAnswer {
         access_token: credential.token.expose_secret(),
         issued_token_type: format!("{TYPE}{issued}"),
-        token_type,
+        token_type: token_type(lease.kind, lease.bound_to.as_ref()),
         expires_in: (lease.expires_at - lease.issued_at).num_seconds(),
         scope: lease.privilege,
         authorization_details: &credential.details,
@@ -293,7 +295,7 @@ pub(super) async fn introspect(
     Ok(Answer(match broker.introspect(called.request, &token).await.map_err(fail)? {
         Introspection::Inactive => IntrospectionAnswer::Inactive(InactiveToken { active: false }),
         Introspection::Active(claims, form) => {
-            let token_type = if form == CredentialType::AccessToken { "Bearer" } else { "N_A" };
+            let token_type = token_type(form, claims.cnf.as_ref());
             IntrospectionAnswer::Active(Box::new(ActiveToken { claims: *claims, active: true, token_type }))
         }
     }))

@@ -39,7 +39,8 @@ const PAGE: (usize, usize) = (50, 200);
 /// `Idempotency-Key` a retry gets the same task and the same leases; another body under the same key is refused.
 #[utoipa::path(
     post, path = "/v1/tasks", operation_id = "declareTask", tag = "tasks",
-    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+    params(("DPoP" = Option<String>, Header, description = "A proof (RFC 9449). Credentials are bound to its key, and the evidence serves that key alone from then on"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
         description = "What a retry repeats: 1 to 255 visible characters")),
     request_body = Declaration,
     responses(
@@ -77,7 +78,8 @@ pub(super) fn idempotency_key(headers: &HeaderMap, body: String) -> Result<Optio
 /// Mint credentials for a task: all of them or none.
 #[utoipa::path(
     post, path = "/v1/tasks/{id}/credentials", operation_id = "mintCredentials", tag = "tasks",
-    params(("id" = TaskId, Path, description = "The task")),
+    params(("id" = TaskId, Path, description = "The task"),
+        ("DPoP" = Option<String>, Header, description = "A proof (RFC 9449). Credentials are bound to its key, and the evidence serves that key alone from then on")),
     request_body = MintBody,
     responses(
         (status = 200, description = "Minted", body = MintAnswer),
@@ -104,7 +106,8 @@ pub(super) async fn mint(
 /// A deadline is never brought forward. The body may be left out.
 #[utoipa::path(
     post, path = "/v1/tasks/{id}/renew", operation_id = "renewTask", tag = "tasks",
-    params(("id" = TaskId, Path, description = "The task")),
+    params(("id" = TaskId, Path, description = "The task"),
+        ("DPoP" = Option<String>, Header, description = "A proof (RFC 9449) of the key that the evidence serves, where it serves one")),
     request_body = Option<RenewBody>,
     responses(
         (status = 200, description = "Its deadline as it is now", body = RenewAnswer),
@@ -130,7 +133,8 @@ pub(super) async fn renew(
 /// Everything below it and all their credentials end with it. A task that has ended already stays as it is. The body may be left out.
 #[utoipa::path(
     post, path = "/v1/tasks/{id}/complete", operation_id = "completeTask", tag = "tasks",
-    params(("id" = TaskId, Path, description = "The task")),
+    params(("id" = TaskId, Path, description = "The task"),
+        ("DPoP" = Option<String>, Header, description = "A proof (RFC 9449) of the key that the evidence serves, where it serves one")),
     request_body = Option<CompleteBody>,
     responses(
         (status = 200, description = "The task, ended", body = Shown),
@@ -157,7 +161,8 @@ pub(super) async fn complete(
 /// that the broker has not seen (`known` is false). Idempotent: a second call returns the first one's instants.
 #[utoipa::path(
     post, path = "/v1/tasks/{id}/revoke", operation_id = "revokeTask", tag = "tasks",
-    params(("id" = TaskId, Path, description = "The task")),
+    params(("id" = TaskId, Path, description = "The task"),
+        ("DPoP" = Option<String>, Header, description = "A proof (RFC 9449) of the key that the evidence serves, where it serves one")),
     request_body = RevokeBody,
     responses(
         (status = 200, description = "Revoked", body = RevokeAnswer),
@@ -185,7 +190,8 @@ pub(super) async fn revoke(
 /// again who they are.
 #[utoipa::path(
     get, path = "/v1/tasks/{id}", operation_id = "showTask", tag = "tasks",
-    params(("id" = TaskId, Path, description = "The task")),
+    params(("id" = TaskId, Path, description = "The task"),
+        ("DPoP" = Option<String>, Header, description = "A proof (RFC 9449) of the key that the evidence serves, where it serves one")),
     responses(
         (status = 200, description = "How it stands", content(
             (Shown = "application/json"),
@@ -215,7 +221,8 @@ pub(super) async fn show(
 /// An operator sees every task, a workload its own. A page may be short, or empty, and not the last: go on until `next_cursor` is null.
 #[utoipa::path(
     get, path = "/v1/tasks", operation_id = "listTasks", tag = "tasks",
-    params(ListQuery),
+    params(ListQuery,
+        ("DPoP" = Option<String>, Header, description = "A proof (RFC 9449) of the key that the evidence serves, where it serves one")),
     responses(
         (status = 200, description = "A page", body = TaskList),
         Refusals<{ refused::MALFORMED | refused::EVIDENCE | refused::ROLE }>,

@@ -2,6 +2,7 @@
 
 mod keys;
 mod known;
+mod once;
 mod status;
 
 pub use keys::{PublishedKey, Retirement, StandingKey, Use};

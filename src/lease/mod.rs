@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use crate::{
+    claims::Confirmation,
     clock::Time,
     id::{LeaseId, Location, TaskId},
     task::{CredentialType, Privilege, StatusIndex},
@@ -49,6 +50,9 @@ pub struct Lease {
     pub issued_at: Time,
     /// When it ends, a whole second.
     pub expires_at: Time,
+    /// The key that it is bound to, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound_to: Option<Confirmation>,
 }
 
 /// The store did not answer, or answered something that is not to be believed. Nothing may be concluded from it.

@@ -28,6 +28,8 @@ pub struct Sealed(pub(super) String);
 pub enum Key {
     /// The end of a task.
     End(TaskId),
+    /// The key that evidence serves, by the digest of the evidence.
+    Evidence(String),
     /// What a retry under an `Idempotency-Key` finds: a digest of (workload, instance, key).
     Idempotency(String),
     /// A lease of a task.
@@ -40,6 +42,8 @@ pub enum Key {
     Retirement(String),
     /// A public signing key of a broker, by key id.
     SigningKey(String),
+    /// What serves once and has served, by its digest.
+    Spent(String),
     /// A task.
     Task(TaskId),
 }
@@ -50,12 +54,14 @@ impl Key {
     pub fn name(&self) -> String {
         match self {
             Key::End(id) => format!("{}:end:{id}", tree(id)),
+            Key::Evidence(digest) => format!("remit:evidence:{digest}"),
             Key::Idempotency(digest) => format!("remit:idempotency:{digest}"),
             Key::Lease(id, lease) => format!("{}:lease:{id}:{lease}", tree(id)),
             Key::Marker => "remit:marker".to_owned(),
             Key::Renewal(id) => format!("{}:renewal:{id}", tree(id)),
             Key::Retirement(kid) => format!("remit:retirement:{kid}"),
             Key::SigningKey(kid) => format!("remit:signing-key:{kid}"),
+            Key::Spent(digest) => format!("remit:spent:{digest}"),
             Key::Task(id) => format!("{}:task:{id}", tree(id)),
         }
     }
@@ -63,12 +69,14 @@ impl Key {
     fn kind(&self) -> &'static str {
         match self {
             Key::End(_) => "end",
+            Key::Evidence(_) => "evidence",
             Key::Idempotency(_) => "idempotency",
             Key::Lease(..) => "lease",
             Key::Marker => "marker",
             Key::Renewal(_) => "renewal",
             Key::Retirement(_) => "retirement",
             Key::SigningKey(_) => "signing-key",
+            Key::Spent(_) => "spent",
             Key::Task(_) => "task",
         }
     }
@@ -91,6 +99,16 @@ impl Sealer {
     pub(super) fn new(key: &StoreKey, generation: u64, now: Time) -> Self {
         let sequence = AtomicU64::new(u64::try_from(now.timestamp_micros()).unwrap_or_default());
         Self { key: key.hmac(), generation, sequence }
+    }
+
+    /// The MAC of a nonce, which is none of a record.
+    pub(super) fn stamp(&self, moment: &[u8]) -> hmac::Tag {
+        hmac::sign(&self.key, &framed(&[b"remit nonce", moment]))
+    }
+
+    /// Whether that is the MAC of a nonce.
+    pub(super) fn is_stamp(&self, moment: &[u8], mac: &[u8]) -> bool {
+        hmac::verify(&self.key, &framed(&[b"remit nonce", moment]), mac).is_ok()
     }
 
     /// The record of `body` that belongs under `key`.

@@ -258,6 +258,7 @@ fn lease(task: &TaskId) -> Lease {
         kind: CredentialType::AccessToken,
         issued_at: whole_second(now()),
         expires_at: after(now(), 300).unwrap(),
+        bound_to: None,
     }
 }
 

@@ -19,13 +19,14 @@ mod status_list;
 pub use status_list::StatusList;
 
 use jsonwebtoken::Algorithm;
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    claims::{Claims, Purpose},
+    claims::{Claims, Confirmation, Purpose},
     clock::Time,
     id::Location,
     jose::{Invalid, Unverified, VerifyingKey, strict_json},
+    proof::{Occasion, Proof, Seen},
     task::CredentialType,
 };
 
@@ -77,11 +78,11 @@ impl<'a> Token<'a> {
         self.unverified.kid().unwrap_or_default()
     }
 
-    /// Checks signature, issuer and times. The audience is still to be checked.
+    /// Checks signature, issuer and times. The audience is still to be checked, and who holds it.
     ///
     /// # Errors
     /// When any of them is wrong.
-    pub fn verify(&self, key: &VerifyingKey, issuer: &str, now: Time) -> Result<Verified, Refused> {
+    pub fn verify(&self, key: &VerifyingKey, issuer: &str, now: Time) -> Result<Signed, Refused> {
         let claims: Claims = self.unverified.verify(key)?;
         let now = now.timestamp();
         if claims.iss != issuer {
@@ -96,14 +97,55 @@ impl<'a> Token<'a> {
         if now + SKEW < claims.nbf || now + SKEW < claims.iat {
             return Err(Refused("it is from the future"));
         }
-        if claims.cnf.is_some() {
-            return Err(Refused("it is bound to a key, which this version cannot check"));
-        }
-        Ok(Verified { claims, form: self.form })
+        Ok(Signed { claims, form: self.form })
     }
 }
 
-/// A token whose signature, issuer and times were checked. Whether it was revoked is another question.
+/// A token whose signature, issuer and times were checked, and not whether whoever presents it is its holder.
+#[derive(Debug)]
+pub struct Signed {
+    claims: Claims,
+    form: CredentialType,
+}
+
+impl Signed {
+    /// It was presented as a bearer token (RFC 6750): whoever has one of those holds it.
+    ///
+    /// # Errors
+    /// When it is bound to a key.
+    pub fn by_bearer(self) -> Result<Verified, Refused> {
+        match self.claims.cnf {
+            None => Ok(Verified { claims: self.claims, form: self.form }),
+            Some(_) => Err(Refused("it is bound to a key, and no bearer token")),
+        }
+    }
+
+    /// It came with a proof (RFC 9449), which is for the same request and was not used before.
+    ///
+    /// # Errors
+    /// When it is bound to another key, or to none.
+    pub fn by_holder(self, proof: &Proof) -> Result<Verified, Refused> {
+        match &self.claims.cnf {
+            Some(Confirmation::Key(key)) if key == proof.key() => Ok(Verified { claims: self.claims, form: self.form }),
+            Some(Confirmation::Key(_)) => Err(Refused("it is bound to another key than the proof's")),
+            None => Err(Refused("it is bound to no key")),
+        }
+    }
+
+    /// What it says, to those who answer somebody else's question about it.
+    #[cfg(feature = "broker")]
+    pub(crate) fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Its form.
+    #[cfg(feature = "broker")]
+    pub(crate) fn form(&self) -> CredentialType {
+        self.form
+    }
+}
+
+/// A token whose signature, issuer, times and holder were checked. Whether it was revoked is another question.
 #[derive(Debug, Clone)]
 pub struct Verified {
     claims: Claims,
@@ -185,9 +227,28 @@ impl KeySet {
     }
 }
 
-/// Checks tokens for one service.
+/// What came with a request.
+#[derive(Debug, Clone, Copy)]
+pub enum Presented<'a> {
+    /// `Authorization: Bearer TOKEN`
+    Bearer(&'a str),
+    /// `Authorization: DPoP TOKEN`, and a `DPoP` header.
+    Dpop {
+        /// The token.
+        token: &'a str,
+        /// The one `DPoP` header.
+        proof: &'a str,
+        /// The method of the request.
+        method: &'a str,
+        /// Its URI, as its sender knows it.
+        uri: &'a str,
+    },
+}
+
+/// Checks tokens for one service. Clones remember the same proofs.
 #[derive(Debug, Clone)]
 pub struct Verifier {
+    seen: Arc<Seen>,
     issuer: String,
     audience: Location,
     access: KeySet,
@@ -198,7 +259,8 @@ impl Verifier {
     /// A verifier for the service that is `audience`, of tokens of the broker `issuer`. It accepts nothing before it has keys.
     #[must_use]
     pub fn new(issuer: &str, audience: Location) -> Self {
-        Self { issuer: issuer.to_owned(), audience, access: KeySet::default(), svid: KeySet::default() }
+        let (access, svid) = (KeySet::default(), KeySet::default());
+        Self { seen: Arc::default(), issuer: issuer.to_owned(), audience, access, svid }
     }
 
     /// Accepts access tokens signed with these.
@@ -213,21 +275,41 @@ impl Verifier {
         Self { svid: keys, ..self }
     }
 
-    /// Checks a token: form, signature, issuer, times, audience.
+    /// Checks a bearer token: form, signature, issuer, times, audience.
     ///
     /// # Errors
-    /// When any of them is wrong; also when its key is unknown, in which case fetching the keys again may help.
+    /// When any of them is wrong, or it is bound to a key; also when its key is unknown, in which case fetching the keys again may help.
     pub fn verify(&self, token: &str, now: Time) -> Result<Verified, Refused> {
+        self.signed(token, now)?.by_bearer()
+    }
+
+    /// Checks a token and, where it is bound to a key, that whoever presents it holds that. A proof serves once.
+    ///
+    /// # Errors
+    /// As [`Verifier::verify`], or when the proof does not fit or was used before.
+    pub fn verify_presented(&self, presented: Presented<'_>, now: Time) -> Result<Verified, Refused> {
+        let (token, proof, method, uri) = match presented {
+            Presented::Bearer(token) => return self.verify(token, now),
+            Presented::Dpop { token, proof, method, uri } => (token, proof, method, uri),
+        };
+        let signed = self.signed(token, now)?;
+        let proof = Proof::check(proof, Occasion { method, uri, token: Some(token) }, now)?;
+        let verified = signed.by_holder(&proof)?;
+        self.seen.take(&proof, now)?;
+        Ok(verified)
+    }
+
+    fn signed(&self, token: &str, now: Time) -> Result<Signed, Refused> {
         let token = Token::parse(token)?;
         let keys = match token.form() {
             CredentialType::AccessToken => &self.access,
             CredentialType::Jwt => &self.svid,
         };
         let key = keys.get(token.kid()).ok_or(Refused("its key is unknown"))?;
-        let verified = token.verify(key, &self.issuer, now)?;
-        if verified.claims.aud != self.audience {
+        let signed = token.verify(key, &self.issuer, now)?;
+        if signed.claims.aud != self.audience {
             return Err(Refused("it is for another audience"));
         }
-        Ok(verified)
+        Ok(signed)
     }
 }

@@ -130,7 +130,7 @@ fn every_mistake_is_said_at_once() {
         .edit("workload = \"/ci/{repository/*}\"", "workload = \"ci/{repository/*}\"")
         .edit("ci-keys.json", "no-keys.json")
         .edit("roles = [\"viewer\"]", "roles = []")
-        .edit("binding = \"offered\"", "binding = \"required\"");
+        .edit("name = \"registry\"", "name = \"git\"");
     let report = bench.json(78);
     assert_eq!(report["accepted"], false);
     let mistakes: Vec<String> = serde_json::from_value(report["mistakes"].clone()).unwrap();
@@ -140,7 +140,7 @@ fn every_mistake_is_said_at_once() {
         "attestor `ci`: `workload`",
         "no-keys.json",
         "operator `victor`",
-        "service `registry`",
+        "service `git`",
         "a.cedar:4: ",
         "b.cedar:1: ",
         "store.key is no store key",

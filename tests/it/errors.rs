@@ -30,6 +30,8 @@ pub(crate) fn all() -> Vec<(&'static str, Error)> {
                 limit: Limit::Audience | Limit::Location | Limit::Policy | Limit::Privilege | Limit::Role,
                 ..
             }
+            | Error::ProofInvalid(_)
+            | Error::ProofNonce
             | Error::QuotaExceeded(_)
             | Error::TaskNotActive
             | Error::Unavailable(Input::Audit | Input::Issuer | Input::Keys | Input::Policy | Input::Store) => {}
@@ -50,6 +52,8 @@ pub(crate) fn all() -> Vec<(&'static str, Error)> {
         ("PolicyDenied(Policy)", denied(Limit::Policy)),
         ("PolicyDenied(Privilege)", denied(Limit::Privilege)),
         ("PolicyDenied(Role)", denied(Limit::Role)),
+        ("ProofInvalid", Error::ProofInvalid("")),
+        ("ProofNonce", Error::ProofNonce),
         ("QuotaExceeded", Error::QuotaExceeded("")),
         ("TaskNotActive", Error::TaskNotActive),
         ("Unavailable(Audit)", Error::Unavailable(Input::Audit)),

@@ -75,8 +75,7 @@ async fn a_bad_configuration_is_refused_in_one_sentence() {
             &["`issuer`", "trailing slash"],
         ),
         ("issuer = \"http://127.0.0.1:PORT\"", "issuer = \"https://broker.example.com?a\"", &["`issuer`", "query"]),
-        ("binding = \"none\"", "binding = \"required\"", &["service `git`", "`binding = \"required\"`"]),
-        ("binding = \"none\"\n", "", &["`binding`"]),
+        ("binding = \"none\"", "binding = \"mtls\"", &["line 35", "`mtls`", "`required`"]),
         (
             "binding = \"none\"\nrevocation = \"introspection\"",
             "binding = \"none\"\nrevocation = \"feed\"",

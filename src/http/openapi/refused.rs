@@ -88,6 +88,8 @@ fn errors(set: u32, unread: Error) -> Vec<(&'static str, Error)> {
         (MALFORMED, "malformed", Error::invalid("more than one `Authorization` header")),
         (BODY, "unread", unread),
         (EVIDENCE, "evidence", Error::EvidenceInvalid),
+        (EVIDENCE, "proof", Error::ProofInvalid("it is for another request")),
+        (EVIDENCE, "nonce", Error::ProofNonce),
         (ROLE, "role", limit(Limit::Role, Vec::new(), "only an attested workload holds tasks and credentials")),
         (POLICY, "policy", limit(Limit::Policy, denied, "policy does not allow it")),
         (POLICY, "location", limit(Limit::Location, Vec::new(), "the location is not in the task's authority")),

@@ -6,6 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     broker::{self, Renewed, Revoked},
+    claims::token_type,
     clock::Time,
     credential::Credential,
     error::{Denied, Error},
@@ -180,6 +181,9 @@ pub(in crate::http) struct Minted<'a> {
     privilege: Privilege,
     /// The token.
     access_token: &'a str,
+    /// How it is presented: `Bearer`; `DPoP` where it is bound to the key of the proof that came with the request; `N_A` for a
+    /// JWT-SVID.
+    token_type: &'static str,
     /// Its lease: the `jti` of the token.
     lease: &'a LeaseId,
     /// Its end.
@@ -198,6 +202,7 @@ impl<'a> Minted<'a> {
                 resource: &lease.resource,
                 privilege: lease.privilege,
                 access_token: token.expose_secret(),
+                token_type: token_type(lease.kind, lease.bound_to.as_ref()),
                 lease: &lease.id,
                 expires_at: lease.expires_at,
                 renew_at: credential.renew_at(),

@@ -1,0 +1,90 @@
+//! Whose key it is: proofs of possession (RFC 9449) that come with a request, and what they bind.
+//!
+//! Checked when the caller is identified → the evidence serves the first key that came with it → used up, by one step of the store
+//! just before something is written or told, so that a proof that was overheard does nothing a second time.
+
+use super::{Broker, Presented, in_doubt};
+use crate::{
+    attest::Attested,
+    claims::Confirmation,
+    clock::Time,
+    error::Error,
+    proof::{Occasion, Proof},
+};
+
+/// A `DPoP` header, and the request that it came with; none of it believed yet.
+#[derive(Debug)]
+pub struct ProofOf {
+    /// The one header.
+    pub text: String,
+    /// The method.
+    pub method: String,
+    /// The path.
+    pub path: String,
+}
+
+/// A workload, and the key that it was seen to hold, if it brought one.
+#[derive(Debug)]
+pub(super) struct Holder {
+    pub(super) attested: Attested,
+    proof: Option<Proof>,
+}
+
+/// That the proof of a request, if there was one, was used up by it. Only [`Broker::spend`] makes one, and nothing is released to
+/// a workload without.
+#[derive(Debug)]
+pub(super) struct Spent(());
+
+impl Holder {
+    /// What its credentials are to be bound to.
+    pub(super) fn binding(&self) -> Option<Confirmation> {
+        self.proof.as_ref().map(|proof| Confirmation::Key(proof.key().clone()))
+    }
+}
+
+impl Broker {
+    /// A nonce for proofs, to be given to whoever sends them.
+    #[must_use]
+    pub fn nonce(&self) -> String {
+        self.parts.ledger.nonce(self.now())
+    }
+
+    /// Checks the proof of a request.
+    pub(super) fn prove(&self, presented: &Presented, now: Time) -> Result<Option<Proof>, Error> {
+        let Some(ProofOf { text, method, path }) = &presented.proof else { return Ok(None) };
+        let uri = format!("{}{path}", self.issuer);
+        let proof = Proof::check(text, Occasion { method, uri: &uri, token: None }, now)
+            .map_err(|why| Error::ProofInvalid(why.0))?;
+        match proof.nonce() {
+            Some(nonce) if !self.parts.ledger.is_fresh(nonce, now) => Err(Error::ProofNonce),
+            None if self.parts.require_nonce => Err(Error::ProofNonce),
+            _ => Ok(Some(proof)),
+        }
+    }
+
+    /// The workload as the holder of the key that it brought. Evidence that came with a key once is worth nothing without it.
+    pub(super) async fn hold(&self, attested: Attested, proof: Option<Proof>) -> Result<Holder, Error> {
+        if let (Some(digest), Some(expires_at)) = (attested.reusable(), attested.expires_at()) {
+            let ledger = &self.parts.ledger;
+            let serves = match &proof {
+                Some(proof) => ledger.bind_evidence(digest, proof.key(), expires_at).await.map(Some),
+                None => ledger.key_of_evidence(digest).await,
+            };
+            if serves.map_err(|why| in_doubt(&why))?.as_ref() != proof.as_ref().map(Proof::key) {
+                tracing::info!("the evidence serves another key than the one that it came with");
+                return Err(Error::EvidenceInvalid);
+            }
+        }
+        Ok(Holder { attested, proof })
+    }
+
+    /// Uses the proof up.
+    pub(super) async fn spend(&self, holder: &Holder, now: Time) -> Result<Spent, Error> {
+        let Some(proof) = &holder.proof else { return Ok(Spent(())) };
+        let again = Error::ProofInvalid("it was used before");
+        // Ours first: it holds though the store forgets.
+        self.proofs.take(proof, now).map_err(|why| Error::ProofInvalid(why.0))?;
+        let first = self.parts.ledger.spend(&proof.replay_id(), proof.worthless_from()).await;
+        if first.map_err(|why| in_doubt(&why))? { Ok(Spent(())) } else { Err(again) }
+    }
+}
