@@ -60,6 +60,8 @@ pub mod http;
 pub mod id;
 pub mod jose;
 #[cfg(feature = "broker")]
+pub mod key_file;
+#[cfg(feature = "broker")]
 pub mod lease;
 #[cfg(feature = "broker")]
 pub mod metrics;

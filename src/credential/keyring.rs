@@ -17,10 +17,10 @@ use std::{
 use crate::{
     clock::{Time, after},
     jose::{Invalid, SigningKey},
+    key_file,
     lease::{PublishedKey, Use},
     secret_file,
 };
-use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject as _};
 
 /// No credential that was ever signed lives longer than this, whatever policy said, in seconds.
 const LONGEST_LIFE: u32 = 86_400;
@@ -80,7 +80,7 @@ impl Keyring {
     /// As [`Keyring::load_or_create`]; every mistake.
     pub fn check(dir: &Path) -> Result<(), Vec<String>> {
         let files = Use::ALL.into_iter().flat_map(|purpose| <[PathBuf; 2]>::from(files(dir, purpose)));
-        let mistakes: Vec<_> = files.filter_map(|file| load(&file).err()).collect();
+        let mistakes: Vec<_> = files.filter_map(|file| key_file::load(&file).err()).collect();
         if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
     }
 
@@ -130,7 +130,7 @@ impl Keyring {
         let slot = self.slot(purpose);
         slot.write(|keys| {
             if keys.next.is_none() && keys.replaced.is_none() {
-                keys.next = Some(load_or_create(&slot.next_file)?.0);
+                keys.next = Some(key_file::load_or_create(&slot.next_file)?.0);
             }
             Ok(())
         })
@@ -169,11 +169,11 @@ impl Keyring {
 impl Slot {
     fn load_or_create(purpose: Use, dir: &Path, now: Time) -> Result<Self, String> {
         let (file, next_file) = files(dir, purpose);
-        let (current, is_new) = load_or_create(&file)?;
+        let (current, is_new) = key_file::load_or_create(&file)?;
         // What an earlier process signed with it is not known any more.
         let last_expiry = if is_new { now } else { after(now, LONGEST_LIFE).unwrap_or(Time::MAX_UTC) };
         let last_expiry = AtomicI64::new(last_expiry.timestamp());
-        let keys = Keys { current, last_expiry, next: load(&next_file)?, replaced: None };
+        let keys = Keys { current, last_expiry, next: key_file::load(&next_file)?, replaced: None };
         Ok(Self { file, next_file, keys: RwLock::new(keys) })
     }
 
@@ -198,39 +198,6 @@ fn files(dir: &Path, purpose: Use) -> (PathBuf, PathBuf) {
 
 fn published(purpose: Use, key: &SigningKey, now: Time) -> PublishedKey {
     PublishedKey { purpose, jwk: key.public().clone(), published_at: now }
-}
-
-fn load(path: &Path) -> Result<Option<SigningKey>, String> {
-    secret_file::load(path)?.map(|text| read(path, &text)).transpose()
-}
-
-/// The key, and whether it was made.
-fn load_or_create(path: &Path) -> Result<(SigningKey, bool), String> {
-    let mut is_new = false;
-    let text = secret_file::load_or_create(path, || {
-        is_new = true;
-        let document = SigningKey::generate().map_err(|Invalid(why)| why.to_owned())?;
-        Ok(zeroize::Zeroizing::new(pem(&document)))
-    })?;
-    Ok((read(path, &text)?, is_new))
-}
-
-fn read(path: &Path, text: &str) -> Result<SigningKey, String> {
-    let document = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes())
-        .map_err(|_| format!("{}: not a private key in PEM (PKCS#8)", path.display()))?;
-    SigningKey::from_pkcs8(document.secret_pkcs8_der()).map_err(|Invalid(why)| format!("{}: {why}", path.display()))
-}
-
-/// RFC 7468 section 10.
-fn pem(document: &[u8]) -> String {
-    use base64::{Engine as _, prelude::BASE64_STANDARD};
-    let text = BASE64_STANDARD.encode(document);
-    let mut pem = String::from("-----BEGIN PRIVATE KEY-----\n");
-    for line in text.as_bytes().chunks(64) {
-        pem.push_str(&String::from_utf8_lossy(line));
-        pem.push('\n');
-    }
-    pem + "-----END PRIVATE KEY-----\n"
 }
 
 #[cfg(test)]

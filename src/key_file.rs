@@ -1,0 +1,50 @@
+//! A signing key in a file of its own: PEM (PKCS#8), for its owner alone.
+
+use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject as _};
+use std::path::Path;
+use zeroize::Zeroizing;
+
+use crate::{
+    jose::{Invalid, SigningKey},
+    secret_file,
+};
+
+/// Reads a key; `None` where there is none.
+///
+/// # Errors
+/// A sentence that names the file and says what to change.
+pub fn load(path: &Path) -> Result<Option<SigningKey>, String> {
+    secret_file::load(path)?.map(|text| read(path, &text)).transpose()
+}
+
+/// Reads a key, or makes it where there is none yet: the key, and whether it was made.
+///
+/// # Errors
+/// A sentence that names the file and says what to change.
+pub fn load_or_create(path: &Path) -> Result<(SigningKey, bool), String> {
+    let mut is_new = false;
+    let text = secret_file::load_or_create(path, || {
+        is_new = true;
+        let document = SigningKey::generate().map_err(|Invalid(why)| why.to_owned())?;
+        Ok(Zeroizing::new(pem(&document)))
+    })?;
+    Ok((read(path, &text)?, is_new))
+}
+
+fn read(path: &Path, text: &str) -> Result<SigningKey, String> {
+    let document = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes())
+        .map_err(|_| format!("{}: not a private key in PEM (PKCS#8)", path.display()))?;
+    SigningKey::from_pkcs8(document.secret_pkcs8_der()).map_err(|Invalid(why)| format!("{}: {why}", path.display()))
+}
+
+/// RFC 7468 section 10.
+fn pem(document: &[u8]) -> String {
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
+    let text = BASE64_STANDARD.encode(document);
+    let mut pem = String::from("-----BEGIN PRIVATE KEY-----\n");
+    for line in text.as_bytes().chunks(64) {
+        pem.push_str(&String::from_utf8_lossy(line));
+        pem.push('\n');
+    }
+    pem + "-----END PRIVATE KEY-----\n"
+}
