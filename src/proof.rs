@@ -1,6 +1,7 @@
 //! DPoP (RFC 9449): a short-lived JWT by which whoever sends a request shows that they hold a key. A token that is bound to that key
 //! is worth nothing to anybody else.
 
+use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use std::{
     collections::HashMap,
@@ -15,7 +16,9 @@ use crate::{
 };
 
 /// The algorithms that a proof may be signed with, as they stand in the metadata.
-pub const ALGORITHMS: [&str; 5] = ["ES256", "ES384", "EdDSA", "PS256", "RS256"];
+pub const ALGORITHMS: [&str; 6] = ["ES256", "ES384", "Ed25519", "EdDSA", "PS256", "RS256"];
+const ACCEPTED: [Algorithm; 5] =
+    [Algorithm::ES256, Algorithm::ES384, Algorithm::EdDSA, Algorithm::PS256, Algorithm::RS256];
 /// For how many seconds after its `iat` a proof is accepted.
 pub const WINDOW: i64 = 60;
 /// By how many seconds the sender's clock may be ahead of ours.
@@ -67,10 +70,8 @@ impl Proof {
         if proof.typ() != Some("dpop+jwt") {
             return Err(Invalid("its `typ` is not dpop+jwt"));
         }
-        let algorithm = proof.algorithm().ok_or(Invalid("its algorithm is not accepted"))?;
-        if !ALGORITHMS.contains(&format!("{algorithm:?}").as_str()) {
-            return Err(Invalid("its algorithm is not accepted"));
-        }
+        let algorithm = proof.algorithm().filter(|algorithm| ACCEPTED.contains(algorithm));
+        let algorithm = algorithm.ok_or(Invalid("its algorithm is not accepted"))?;
         let jwk = proof.jwk().ok_or(Invalid("it names no public key"))?;
         let key = VerifyingKey::from_jwk(jwk, algorithm)?;
         let claims: ProofClaims = proof.verify(&key)?;

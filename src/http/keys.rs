@@ -122,7 +122,7 @@ pub(super) struct Metadata {
     scopes_supported: [&'static str; 3],
     authorization_details_types_supported: [&'static str; 2],
     /// What a `DPoP` proof may be signed with (RFC 9449 section 5.1).
-    dpop_signing_alg_values_supported: [&'static str; 5],
+    dpop_signing_alg_values_supported: [&'static str; 6],
     subject_types_supported: [&'static str; 1],
     id_token_signing_alg_values_supported: [&'static str; 1],
     request_uri_parameter_supported: bool,

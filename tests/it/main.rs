@@ -18,6 +18,8 @@ mod config_check;
 #[cfg(test)]
 mod declare;
 #[cfg(test)]
+mod dpop;
+#[cfg(test)]
 mod errors;
 #[cfg(test)]
 mod health;

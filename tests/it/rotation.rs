@@ -8,10 +8,7 @@ use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 use tokio::{
@@ -19,17 +16,12 @@ use tokio::{
     process::{Child, Command},
 };
 
-use remit::{
-    clock::{Clock as _, ManualClock, SystemClock, Time},
-    config::{Config, Overrides},
-    serve,
-};
+use remit::clock::{Clock as _, Time};
 
 use crate::{
     both,
     support::{
-        ADMIN, Answer, GIT, GIT_TOKEN, Issuer, RESPONDER, Server, Stand, Store, VIEWER, client, part, text, wait_for,
-        write_config,
+        ADMIN, Answer, Frozen, GIT, GIT_TOKEN, RESPONDER, Server, Stand, Store, VIEWER, client, part, text, wait_for,
     },
 };
 
@@ -251,29 +243,9 @@ async fn a_store_out_of_reach_puts_a_rotation_off() {
     assert_ne!(signer(&stand).await, old);
 }
 
-/// A broker in this process whose clock stands still, so that hours pass at once.
-struct Frozen {
-    clock: Arc<ManualClock>,
-    running: serve::Running,
-    _dir: tempfile::TempDir,
-}
-
 impl Frozen {
-    async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("ci-keys.json"), Issuer::new().jwks().to_string()).unwrap();
-        let path = write_config(dir.path(), "broker", "redb:remit.redb", "");
-        let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(&path, text.replace("jwks_max_age = 1", "jwks_max_age = 300\nrotate_every = 86400")).unwrap();
-        let config = Config::load(&path, Overrides::default()).unwrap();
-        let clock = Arc::new(ManualClock::at(SystemClock.now()));
-        let running = serve::start(config, clock.clone()).await.unwrap();
-        Self { clock, running, _dir: dir }
-    }
-
     async fn get(&self, path: &str) -> Value {
-        let url = format!("http://{}{path}", self.running.http);
-        Answer::of(client().get(url).bearer_auth(VIEWER).send().await.unwrap()).await.expect(StatusCode::OK)
+        Answer::of(client().get(self.url(path)).bearer_auth(VIEWER).send().await.unwrap()).await.expect(StatusCode::OK)
     }
 
     async fn keys(&self) -> Value {
@@ -294,7 +266,8 @@ impl Frozen {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_key_goes_by_itself_and_not_before_its_last_token() {
-    let frozen = Frozen::start().await;
+    let rotating = "jwks_max_age = 300\nrotate_every = 86400";
+    let frozen = Frozen::start(|config| config.replace("jwks_max_age = 1", rotating)).await;
     let old = kids(&in_state(&frozen.keys().await, "signing"));
     // A day later the next keys are prepared, and published at once.
     frozen.clock.advance(TimeDelta::hours(24));
