@@ -17,6 +17,8 @@
 //!
 //! **Status lists** (`broker/status.rs`): the bits of the store, after that is the store a last look that it is still itself → signed.
 //!
+//! **Task token** (`broker/task_token.rs`): whoever showed a key gets one when declaring and renewing; on its task it stands for the evidence.
+//!
 //! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes.
 //! **Keys** (`broker/keys.rs`): the public keys of all brokers. **Rotate** (`broker/rotate.rs`): prepared and published → known to every
 //! verifier → signs; the old one stays published until the last that it signed has expired. **Adopt** (`broker/reload.rs`): other rules, from a configuration
@@ -38,6 +40,7 @@ mod renew;
 mod revoke;
 mod rotate;
 mod status;
+mod task_token;
 
 use arc_swap::ArcSwap;
 use prove::{Holder, Spent};
@@ -76,6 +79,7 @@ pub use renew::Renewed;
 pub use revoke::{Reach, Revoked};
 pub use rotate::{KeyLife, KeyState, ListedKey};
 pub use status::StatusList;
+pub use task_token::{Issued as TaskToken, Presented as PresentedTaskToken};
 
 /// Everything a broker is made of.
 pub struct Parts {
@@ -147,6 +151,8 @@ struct Kept {
 pub struct Presented {
     /// `Authorization: Bearer`. Beats the kernel.
     pub bearer: Option<SecretString>,
+    /// `Authorization: DPoP`, or the subject of a token exchange. Stands for evidence, and never beside a bearer token.
+    pub task_token: Option<PresentedTaskToken>,
     /// The peer of a Unix socket.
     pub peer: Option<Peer>,
     /// `DPoP`.
@@ -267,7 +273,8 @@ impl Broker {
     /// [`Error::EvidenceInvalid`] when the caller is neither; [`Error::Unavailable`] when an operator's look cannot be recorded.
     pub async fn introspect(&self, request: Request, token: &str) -> Result<Introspection, Error> {
         let now = self.now();
-        let caller = self.identify(request.presented, &request.id, now).await?;
+        let call = Call { request: &request.id, task: None, now };
+        let caller = self.identify(request.presented, &call).await?;
         let sees = |claims: &Claims| match &caller {
             Caller::Service(service) => service.answers_for(&claims.aud),
             Caller::Operator(_) => true,
@@ -375,16 +382,21 @@ impl Broker {
     }
 
     /// Who is calling: an explicit `Authorization` beats the kernel.
-    async fn identify(&self, presented: Presented, request: &str, now: Time) -> Result<Caller, Error> {
+    async fn identify(&self, presented: Presented, call: &Call<'_>) -> Result<Caller, Error> {
+        let &Call { request, now, .. } = call;
         let proof = self.prove(&presented, now);
         let evidence = match presented {
+            Presented { task_token: Some(task_token), .. } => {
+                let holder = self.stand_in(&task_token, proof?, call).await?;
+                return Ok(Caller::Workload(Box::new(holder)));
+            }
             Presented { bearer: Some(token), .. } => match self.rules().parties.by_token(token.expose_secret()) {
                 Some(Party::Service(service)) => return Ok(Caller::Service(service)),
                 Some(Party::Operator(operator)) => return Ok(Caller::Operator(operator)),
                 None => Evidence::Jwt(token),
             },
             Presented { peer: Some(peer), .. } => Evidence::Peer(peer),
-            Presented { bearer: None, peer: None, .. } => {
+            Presented { task_token: None, bearer: None, peer: None, .. } => {
                 tracing::info!(request, "no evidence");
                 self.parts.metrics.refused("none", "invalid");
                 return Err(Error::EvidenceInvalid);
@@ -395,7 +407,7 @@ impl Broker {
             Evidence::Peer(_) => "unix",
         };
         match self.rules().attestors.attest(&evidence, now).await {
-            Ok(attested) => Ok(Caller::Workload(Box::new(self.hold(attested, proof?).await?))),
+            Ok(attested) => Ok(Caller::Workload(Box::new(self.hold(attested, proof?, now).await?))),
             Err(Rejected::Refused(why)) => {
                 tracing::info!(request, %why, "evidence refused");
                 self.parts.metrics.refused(attestor, "invalid");
@@ -412,7 +424,7 @@ impl Broker {
     /// The caller, who must be a workload: only workloads hold tasks. With a store in doubt nobody gets any further.
     async fn attest(&self, presented: Presented, call: &Call<'_>) -> Result<Holder, Error> {
         let refused = "only an attested workload holds tasks and credentials";
-        match self.identify(presented, call.request, call.now).await? {
+        match self.identify(presented, call).await? {
             Caller::Workload(holder) if self.vouched.load(Ordering::Acquire) => Ok(*holder),
             Caller::Workload(_) => Err(Error::Unavailable(Input::Store)),
             Caller::Operator(operator) => Err(self.refuse_operator(&operator, call, refused).await?),

@@ -373,6 +373,20 @@ impl Config {
             mistakes
                 .push("`policy.dir` names the directory of your Cedar policies; nothing is allowed without one".into());
         }
+        // What we sign is for ourselves where it says so, and evidence of nothing to anybody.
+        for service in &self.services {
+            if service.audiences.iter().any(|audience| audience.as_str() == self.issuer) {
+                let name = &service.name;
+                mistakes.push(format!("service `{name}`: the `issuer` of the broker is no service's audience"));
+            }
+        }
+        for attestor in &self.attestors {
+            if attestor.issuer() == Some(&self.issuer) {
+                let name = attestor.name();
+                mistakes
+                    .push(format!("attestor `{name}`: the broker does not vouch for workloads: name another `issuer`"));
+            }
+        }
         if self.attestors.is_empty() {
             mistakes.push("at least one [[attestor]] is needed: without it nobody can prove what they are".into());
         }

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use tokio::time::Instant;
 
 use super::{
-    Attested, Config, Evidence, Rejected,
+    Attested, Config, Evidence, Rejected, Standing,
     oidc::{self, Verified},
     settings::Settings,
     unix, weak,
@@ -118,6 +118,23 @@ impl Attestors {
                 None => Err(Rejected::Refused("no attestor of type `unix` is configured".into())),
             },
         }
+    }
+
+    /// What a task token says was attested, if the attestor that vouched is still configured; with the owners that it allows by now.
+    #[must_use]
+    pub fn still_vouches(&self, standing: Standing) -> Option<Standing> {
+        let Standing { mut attested, attested_at, task, key } = standing;
+        attested.owners = match attested.issuer() {
+            Some(issuer) => {
+                let settings = &self.oidc.get(issuer)?.settings;
+                (settings.name == attested.attestor).then(|| settings.owners.clone())?
+            }
+            None => {
+                let unix = self.unix.as_ref()?;
+                (unix.name == attested.attestor).then(|| unix.owners.clone())?
+            }
+        };
+        Some(Standing { attested, attested_at, task, key })
     }
 
     async fn attest_token(&self, token: &str, now: Time, at: Instant) -> Result<Attested, Rejected> {

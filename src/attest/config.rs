@@ -121,6 +121,14 @@ impl Config {
         }
     }
 
+    /// Whose tokens it takes, where it says so.
+    pub(crate) fn issuer(&self) -> Option<&str> {
+        match self {
+            Self::Unix(_) => None,
+            Self::Oidc(config) => config.issuer.as_deref(),
+        }
+    }
+
     /// The owners that it allows, where it says so.
     pub(super) fn owners(&self) -> Option<&[String]> {
         match self {

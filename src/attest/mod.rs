@@ -12,6 +12,7 @@ mod peer;
 mod preset;
 mod process;
 mod settings;
+mod task_token;
 mod template;
 mod unix;
 mod weak;
@@ -20,22 +21,29 @@ pub use crate::task::{Kind, Mark};
 pub use attestors::Attestors;
 pub use config::{Config, FactTemplates, OidcConfig, UnixConfig};
 pub use preset::Preset;
+pub use task_token::{Content, Standing, TaskToken};
 pub use unix::Peer;
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 use crate::{clock::Time, id::SpiffeId};
 
 /// Facts that evidence proved about the work, beside who does it. Policies see them as `context.attested.*`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Facts {
     /// The environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment: Option<String>,
     /// The sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,
     /// The repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo: Option<String>,
     /// The branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
 }
 

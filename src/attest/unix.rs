@@ -17,10 +17,10 @@ const CLAIMS: [&str; 3] = ["uid", "gid", "exe_sha256"];
 
 /// The kernel as attestor.
 pub(super) struct Attestor {
-    name: String,
+    pub(super) name: String,
     kind: Kind,
     pub(super) workload: PathTemplate,
-    owners: Option<Vec<String>>,
+    pub(super) owners: Option<Vec<String>>,
     domain: TrustDomain,
     hashes: Hashes,
 }

@@ -126,6 +126,15 @@ pub enum Event {
         /// The policies that permitted it.
         policies: Vec<String>,
     },
+    /// A task token is about to leave.
+    TaskTokenIssued {
+        /// Its id.
+        lease: LeaseId,
+        /// Its expiry.
+        expires_at: Time,
+        /// The key that it is bound to.
+        bound_to: Confirmation,
+    },
     /// A renewal was refused.
     RenewalDenied {
         /// In a sentence.

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use super::{
-    Broker, Call, Draft, Holder, Refused, Request, Spent, actor_of, entry, expiries, in_doubt, minted, owns, refusal,
-    together, undecided,
+    Broker, Call, Draft, Holder, Refused, Request, Spent, TaskToken, actor_of, entry, expiries, in_doubt, minted, owns,
+    refusal, together, undecided,
 };
 use crate::{
     attest::Attested,
@@ -42,6 +42,8 @@ pub struct IdempotencyKey {
 pub struct Declared {
     /// The task.
     pub held: Held,
+    /// Stands for the evidence, where a key was shown.
+    pub task_token: Option<TaskToken>,
     /// The credentials, in the order they were asked for.
     pub credentials: Vec<Credential>,
     /// The time of the answer.
@@ -135,7 +137,7 @@ impl Broker {
             task.id = self.claim(by, &key, &task.id).await?;
             if let Some(held) = self.parts.ledger.task(&task.id).await.map_err(|why| in_doubt(&why))? {
                 let spent = self.spend(&by.holder, by.now).await?;
-                return self.repeat(by, held, spent).await;
+                return self.repeat(by, held, weighed.limits, spent).await;
             }
         }
         let (drafts, refused) = self.decide(&by.holder, &task, expires_at, &declaration.credentials, by.now)?;
@@ -144,7 +146,7 @@ impl Broker {
         }
         task.denied = together(weighed.refused.into_iter().chain(refused).collect());
         task.leases = drafts.iter().map(|draft| draft.lease().id.clone()).collect();
-        self.write(by, Arc::new(task), drafts).await
+        self.write(by, Arc::new(task), drafts, weighed.limits).await
     }
 
     /// Decides on every (location, privilege). What no service answers for is refused whatever policy says.
@@ -233,7 +235,13 @@ impl Broker {
         if stands.body == key.body { Ok(stands.task) } else { Err(Error::IdempotencyKeyReused) }
     }
 
-    async fn write(&self, by: &Declarer, task: Arc<Task>, drafts: Vec<Draft>) -> Result<Declared, Error> {
+    async fn write(
+        &self,
+        by: &Declarer,
+        task: Arc<Task>,
+        drafts: Vec<Draft>,
+        limits: Limits,
+    ) -> Result<Declared, Error> {
         tracing::Span::current().record("task", task.id.as_str());
         // On record before it exists, so that no task is ever live that nobody declared.
         self.record(vec![entry(by.now, &by.request, &by.actor, &task.id, declared(&task))]).await?;
@@ -244,22 +252,20 @@ impl Broker {
             // The same key, at the same moment, in another request: that one declared it.
             Written::Exists => {
                 let held = self.parts.ledger.task(&task.id).await.map_err(|why| in_doubt(&why))?;
-                return self.repeat(by, held.ok_or(Error::TaskNotActive)?, spent).await;
+                return self.repeat(by, held.ok_or(Error::TaskNotActive)?, limits, spent).await;
             }
             Written::Ended(_) | Written::Missing => return Err(Error::TaskNotActive),
         }
         self.parts.metrics.task(Step::Declared);
         self.live.declared(&task.id, task.expires_at, by.now);
-        let entries =
-            drafts.iter().map(|draft| entry(by.now, &by.request, &by.actor, &task.id, minted(draft))).collect();
-        let credentials = self.release(&task, drafts, entries, &spent).await?;
+        let (credentials, task_token) = self.hand_over(by, (&task, task.expires_at), drafts, limits, &spent).await?;
         self.live.minted(&task.id, &expiries(&credentials), by.now);
         let held = Held { expires_at: task.expires_at, task, end: None };
-        Ok(Declared { held, credentials, now: by.now })
+        Ok(Declared { held, task_token, credentials, now: by.now })
     }
 
     /// A retry: the same task, and those of its leases that still live, signed again, if policy still permits them.
-    async fn repeat(&self, by: &Declarer, held: Held, spent: Spent) -> Result<Declared, Error> {
+    async fn repeat(&self, by: &Declarer, held: Held, limits: Limits, spent: Spent) -> Result<Declared, Error> {
         let task = held.task.clone();
         if !owns(&by.holder.attested, &task) {
             return Err(Error::NotFound);
@@ -289,10 +295,27 @@ impl Broker {
                 Verdict::Denied(policies) => return Err(refuse(Limit::Policy, policies)),
             }
         }
-        let entries =
-            drafts.iter().map(|draft| entry(by.now, &by.request, &by.actor, &task.id, minted(draft))).collect();
-        let credentials = self.release(&task, drafts, entries, &spent).await?;
-        Ok(Declared { held, credentials, now: by.now })
+        let (credentials, task_token) = self.hand_over(by, (&task, held.expires_at), drafts, limits, &spent).await?;
+        Ok(Declared { held, task_token, credentials, now: by.now })
+    }
+
+    /// The credentials, and the task token for whoever showed a key.
+    async fn hand_over(
+        &self,
+        by: &Declarer,
+        (task, deadline): (&Task, Time),
+        drafts: Vec<Draft>,
+        limits: Limits,
+        spent: &Spent,
+    ) -> Result<(Vec<Credential>, Option<TaskToken>), Error> {
+        let call = Call { request: &by.request, task: Some(&task.id), now: by.now };
+        let token = self.task_token(&by.holder, &by.actor, &call, (task, deadline), limits.attest_every)?;
+        let (token, issued) = token.unzip();
+        let minted = drafts.iter().map(|draft| entry(by.now, &by.request, &by.actor, &task.id, minted(draft)));
+        let entries = minted.chain(issued).collect();
+        let credentials = self.release(task, drafts, entries, spent).await?;
+        let task_token = token.map(|token| self.sign_task_token(token)).transpose()?;
+        Ok((credentials, task_token))
     }
 }
 

@@ -53,12 +53,12 @@ impl Broker {
     /// The same, and when the evidence ends that it was shown for.
     pub(super) async fn see(&self, request: Request, id: &TaskId) -> Result<(Held, Time, Option<Time>), Error> {
         let now = self.now();
-        let caller = self.identify(request.presented, &request.id, now).await?;
+        let call = Call { request: &request.id, task: Some(id), now };
+        let caller = self.identify(request.presented, &call).await?;
         let mut until = None;
         let held = self.parts.ledger.task(id).await.map_err(|why| in_doubt(&why))?;
         match caller {
             Caller::Operator(operator) => {
-                let call = Call { request: &request.id, task: Some(id), now };
                 self.note(&operator, &call, looked("task")).await?;
             }
             Caller::Workload(holder) if held.as_ref().is_some_and(|held| owns(&holder.attested, &held.task)) => {
@@ -84,9 +84,10 @@ impl Broker {
         limit: usize,
     ) -> Result<Page, Error> {
         let now = self.now();
-        let own = match self.identify(request.presented, &request.id, now).await? {
+        let call = Call { request: &request.id, task: None, now };
+        let own = match self.identify(request.presented, &call).await? {
             Caller::Operator(operator) => {
-                self.note(&operator, &Call { request: &request.id, task: None, now }, looked("tasks")).await?;
+                self.note(&operator, &call, looked("tasks")).await?;
                 None
             }
             Caller::Workload(holder) => {

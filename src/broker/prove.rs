@@ -3,9 +3,11 @@
 //! Checked when the caller is identified → the evidence serves the first key that came with it → used up, by one step of the store
 //! just before something is written or told, so that a proof that was overheard does nothing a second time.
 
+use secrecy::ExposeSecret as _;
+
 use super::{Broker, Presented, in_doubt};
 use crate::{
-    attest::Attested,
+    attest::{Attested, Standing},
     claims::Confirmation,
     clock::Time,
     error::Error,
@@ -27,6 +29,8 @@ pub struct ProofOf {
 #[derive(Debug)]
 pub(super) struct Holder {
     pub(super) attested: Attested,
+    /// When evidence was last presented for it.
+    pub(super) attested_at: Time,
     proof: Option<Proof>,
 }
 
@@ -36,6 +40,15 @@ pub(super) struct Holder {
 pub(super) struct Spent(());
 
 impl Holder {
+    /// Whoever holds the key of a task token.
+    pub(super) fn of_task_token(standing: Standing, proof: Proof) -> Result<Self, Error> {
+        let Standing { attested, attested_at, key, .. } = standing;
+        if key != Confirmation::Key(proof.key().clone()) {
+            return Err(Error::ProofInvalid("the token is bound to another key"));
+        }
+        Ok(Self { attested, attested_at, proof: Some(proof) })
+    }
+
     /// What its credentials are to be bound to.
     pub(super) fn binding(&self) -> Option<Confirmation> {
         self.proof.as_ref().map(|proof| Confirmation::Key(proof.key().clone()))
@@ -53,8 +66,10 @@ impl Broker {
     pub(super) fn prove(&self, presented: &Presented, now: Time) -> Result<Option<Proof>, Error> {
         let Some(ProofOf { text, method, path }) = &presented.proof else { return Ok(None) };
         let uri = format!("{}{path}", self.issuer);
-        let proof = Proof::check(text, Occasion { method, uri: &uri, token: None }, now)
-            .map_err(|why| Error::ProofInvalid(why.0))?;
+        let named = presented.task_token.as_ref().filter(|task_token| task_token.named);
+        let token = named.map(|task_token| task_token.token.expose_secret());
+        let proof =
+            Proof::check(text, Occasion { method, uri: &uri, token }, now).map_err(|why| Error::ProofInvalid(why.0))?;
         match proof.nonce() {
             Some(nonce) if !self.parts.ledger.is_fresh(nonce, now) => Err(Error::ProofNonce),
             None if self.parts.require_nonce => Err(Error::ProofNonce),
@@ -63,7 +78,12 @@ impl Broker {
     }
 
     /// The workload as the holder of the key that it brought. Evidence that came with a key once is worth nothing without it.
-    pub(super) async fn hold(&self, attested: Attested, proof: Option<Proof>) -> Result<Holder, Error> {
+    pub(super) async fn hold(
+        &self,
+        attested: Attested,
+        proof: Option<Proof>,
+        attested_at: Time,
+    ) -> Result<Holder, Error> {
         if let (Some(digest), Some(expires_at)) = (attested.reusable(), attested.expires_at()) {
             let ledger = &self.parts.ledger;
             let serves = match &proof {
@@ -75,7 +95,7 @@ impl Broker {
                 return Err(Error::EvidenceInvalid);
             }
         }
-        Ok(Holder { attested, proof })
+        Ok(Holder { attested, attested_at, proof })
     }
 
     /// Uses the proof up.

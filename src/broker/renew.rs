@@ -3,8 +3,10 @@
 //!
 //! attest → is the task this instance's, and active? → policy decides on it again → on record → the deadline is moved.
 
+use std::iter;
+
 use super::{
-    Broker, Call, Request, actor_of,
+    Broker, Call, Request, TaskToken, actor_of,
     declare::{deadline, longest_life},
     entry, in_doubt, owns, refusal, together,
 };
@@ -24,6 +26,8 @@ use crate::{
 pub struct Renewed {
     /// The task as it stands.
     pub held: Held,
+    /// Stands for the evidence, where a key was shown.
+    pub task_token: Option<TaskToken>,
     /// The deadline that no renewal passes, as policy is now.
     pub renewable_until: Time,
     /// When its holder should renew it next: after two thirds of what is left.
@@ -75,7 +79,11 @@ impl Broker {
         self.spend(&holder, now).await?;
         // On record before it is so, so that nothing lives longer than the log says.
         let expires_at = asked.max(held.expires_at);
-        self.record(vec![line(Event::TaskRenewed { expires_at, policies: weighed.policies })]).await?;
+        let call = Call { request: &request.id, task: Some(id), now };
+        let token = self.task_token(&holder, &actor, &call, (&task, expires_at), weighed.limits.attest_every)?;
+        let (token, issued) = token.unzip();
+        let renewed = line(Event::TaskRenewed { expires_at, policies: weighed.policies });
+        self.record(iter::once(renewed).chain(issued).collect()).await?;
         let (written, expires_at) =
             self.parts.ledger.renew(&task, now, expires_at).await.map_err(|why| in_doubt(&why))?;
         match written {
@@ -89,7 +97,8 @@ impl Broker {
         self.parts.metrics.task(Step::Renewed);
         self.live.renewed(id, expires_at);
         let renew_at = whole_second(now + (expires_at - now) * 2 / 3);
+        let task_token = token.map(|token| self.sign_task_token(token)).transpose()?;
         let held = Held { task, expires_at, end: None };
-        Ok(Renewed { held, renewable_until, renew_at, now })
+        Ok(Renewed { held, task_token, renewable_until, renew_at, now })
     }
 }

@@ -79,13 +79,12 @@ impl Broker {
     /// unseen ids; [`Error::Unavailable`] when it may not have been recorded: call again.
     pub async fn revoke(&self, request: Request, id: &TaskId, reason: String) -> Result<Revoked, Error> {
         let now = self.now();
-        let (actor, by, operator) = match self.identify(request.presented, &request.id, now).await? {
+        let call = Call { request: &request.id, task: Some(id), now };
+        let (actor, by, operator) = match self.identify(request.presented, &call).await? {
             Caller::Operator(operator) => {
                 if !operator.is(Role::Responder) {
                     let why = "this takes an operator with the role `responder`";
-                    return Err(self
-                        .refuse_operator(&operator, &Call { request: &request.id, task: Some(id), now }, why)
-                        .await?);
+                    return Err(self.refuse_operator(&operator, &call, why).await?);
                 }
                 (Actor::Operator { name: operator.name().to_owned() }, operator.name().to_owned(), true)
             }

@@ -92,7 +92,7 @@ impl Broker {
     }
 
     async fn operator(&self, presented: Presented, call: &Call<'_>) -> Result<Arc<Operator>, Error> {
-        match self.identify(presented, call.request, call.now).await? {
+        match self.identify(presented, call).await? {
             Caller::Operator(operator) => Ok(operator),
             Caller::Workload(_) | Caller::Service(_) => Err(wrong_role("only an operator sees and rotates keys")),
         }

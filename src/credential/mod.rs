@@ -130,18 +130,7 @@ impl Draft {
             jti: self.lease.id.clone(),
             scope: self.lease.privilege,
             authorization_details: self.permit.details().to_vec(),
-            task: TaskClaim {
-                id: task.id.clone(),
-                owner: task.owner.clone(),
-                sandbox: task.sandbox.clone(),
-                kind: task.kind,
-                attestor: task.attestor.clone(),
-                evidence_issuer: task.evidence_issuer.clone(),
-                declared_at: task.created_at.timestamp(),
-                generation: task.generation,
-                authority_hash: task.authority.hash().map_err(|_| Error::Unavailable(Input::Store))?,
-                expires_at: self.deadline.timestamp(),
-            },
+            task: task_claim(task, self.deadline)?,
             status: Status::of(task.status, issuer),
             cnf: self.lease.bound_to.clone(),
         };
@@ -149,6 +138,25 @@ impl Draft {
         let token = token.map_err(|_| Error::Unavailable(Input::Keys))?;
         Ok(Credential { lease: self.lease, details: claims.authorization_details, token: token.into() })
     }
+}
+
+/// What every token says of its task, whose deadline is `deadline` by now.
+///
+/// # Errors
+/// [`Error::Unavailable`] when its authority has no digest.
+pub fn task_claim(task: &Task, deadline: Time) -> Result<TaskClaim, Error> {
+    Ok(TaskClaim {
+        id: task.id.clone(),
+        owner: task.owner.clone(),
+        sandbox: task.sandbox.clone(),
+        kind: task.kind,
+        attestor: task.attestor.clone(),
+        evidence_issuer: task.evidence_issuer.clone(),
+        declared_at: task.created_at.timestamp(),
+        generation: task.generation,
+        authority_hash: task.authority.hash().map_err(|_| Error::Unavailable(Input::Store))?,
+        expires_at: deadline.timestamp(),
+    })
 }
 
 /// A credential, to be handed to its workload and forgotten.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::{Caller, MAX_BODY, RequestId, error::Problem};
 use crate::{
-    broker::{self, Presented, ProofOf},
+    broker::{self, Presented, PresentedTaskToken, ProofOf},
     error::Error,
     id::TaskId,
     jose::NoRepeats,
@@ -36,14 +36,15 @@ pub(super) struct Called {
 impl<S: Sync> FromRequestParts<S> for Called {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let (bearer, proof) = (bearer(&parts.headers)?, proof(parts)?);
+        let (authorization, proof) = (authorization(&parts.headers)?, proof(parts)?);
+        let authorized = authorization.is_some();
         for (name, value) in form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()) {
             if !(is_text(&name) && is_text(&value)) {
                 return Err(Error::invalid("the query is not in UTF-8").into());
             }
             // Nor is a token that nobody looks for passed over in favour of what the kernel says.
             if name == "access_token" {
-                return Err(bearer.map_or(Error::EvidenceInvalid, |_| Error::invalid(ONE_PLACE)).into());
+                return Err(if authorized { Error::invalid(ONE_PLACE) } else { Error::EvidenceInvalid }.into());
             }
         }
         let peer = match parts.extensions.get::<ConnectInfo<Caller>>() {
@@ -51,8 +52,13 @@ impl<S: Sync> FromRequestParts<S> for Called {
             Some(ConnectInfo(Caller::Anybody)) | None => None,
         };
         let id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
-        let authorized = bearer.is_some();
-        Ok(Self { request: broker::Request { presented: Presented { bearer, peer, proof }, id }, authorized })
+        let (bearer, task_token) = match authorization {
+            Some(Authorization::Bearer(token)) => (Some(token), None),
+            Some(Authorization::Dpop(token)) => (None, Some(PresentedTaskToken { token, named: true })),
+            None => (None, None),
+        };
+        let presented = Presented { bearer, task_token, peer, proof };
+        Ok(Self { request: broker::Request { presented, id }, authorized })
     }
 }
 
@@ -65,8 +71,16 @@ fn proof(parts: &Parts) -> Result<Option<ProofOf>, Error> {
     Ok(Some(ProofOf { text, method: parts.method.as_str().to_owned(), path: parts.uri.path().to_owned() }))
 }
 
-/// The one bearer token of a request (RFC 6750 section 2.1). Another scheme is no evidence we know.
-fn bearer(headers: &HeaderMap) -> Result<Option<SecretString>, Error> {
+/// A token, by how it is presented.
+enum Authorization {
+    /// RFC 6750 section 2.1.
+    Bearer(SecretString),
+    /// RFC 9449 section 7.1.
+    Dpop(SecretString),
+}
+
+/// The one `Authorization` of a request. Another scheme is no evidence we know.
+fn authorization(headers: &HeaderMap) -> Result<Option<Authorization>, Error> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -74,9 +88,9 @@ fn bearer(headers: &HeaderMap) -> Result<Option<SecretString>, Error> {
     }
     let value = value.to_str().map_err(|_| Error::EvidenceInvalid)?;
     match value.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && !token.contains(' ') => {
-            Ok(Some(SecretString::from(token)))
-        }
+        Some((_, token)) if token.is_empty() || token.contains(' ') => Err(Error::EvidenceInvalid),
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(Authorization::Bearer(token.into()))),
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("dpop") => Ok(Some(Authorization::Dpop(token.into()))),
         _ => Err(Error::EvidenceInvalid),
     }
 }

@@ -17,10 +17,10 @@ use super::{
     error::{EvidenceRole, OAuthError, Problem},
     extract::{self, Called, NoForm, ONE_PLACE},
     openapi::{OAuthRefusals, refused},
-    tasks::idempotency_key,
+    tasks::{bodies::TaskToken, idempotency_key},
 };
 use crate::{
-    broker::{self, Broker, Introspection, Presented},
+    broker::{self, Broker, Introspection, Presented, PresentedTaskToken},
     claims::Claims,
     claims::token_type,
     credential::Credential,
@@ -79,7 +79,7 @@ pub(super) struct TokenRequest {
     /// The evidence. With a token exchange alone.
     #[schema(value_type = String, required = false)]
     subject_token: Option<String>,
-    /// `urn:ietf:params:oauth:token-type:jwt` or `…:id_token`.
+    /// `urn:ietf:params:oauth:token-type:jwt` or `…:id_token`; `…:access_token` for a task token, with a proof of its key.
     #[schema(value_type = String, required = false)]
     subject_token_type: Option<String>,
     /// `urn:ietf:params:oauth:token-type:access_token`, which is the default, or `…:jwt` for a JWT-SVID.
@@ -127,6 +127,9 @@ pub(super) struct TokenAnswer<'a> {
     authorization_details: &'a [AccessDetail],
     /// The task that it was minted for.
     task: &'a TaskId,
+    #[serde(flatten)]
+    #[schema(value_type = TaskToken)]
+    task_token: Option<TaskToken<'a>>,
 }
 
 /// Get a token: by token exchange (RFC 8693), or by `client_credentials` on the Unix socket.
@@ -155,20 +158,21 @@ pub(super) async fn token(
     let called = called.map_err(|Problem(error)| failed(EvidenceRole::Client)(error))?;
     let mut form: TokenRequest = form(request).await?;
     let (request, role) = authenticate(&mut form, called)?;
-    let minted = match asked(form).map_err(failed(role))? {
+    let (task, task_token, credentials) = match asked(form).map_err(failed(role))? {
         Asked::Mint(task, credential) => {
             tracing::Span::current().record("task", task.as_str());
-            broker.mint(request, &task, std::slice::from_ref(&credential)).await.map(|minted| (task, minted))
+            let minted = broker.mint(request, &task, std::slice::from_ref(&credential)).await;
+            (task, None, minted.map_err(failed(role))?)
         }
         Asked::Declare { declaration, digest } => {
             let key = idempotency_key(&headers, digest).map_err(failed(role))?;
-            let declared = broker.declare_and_mint(request, &declaration, key).await;
-            declared.map(|declared| (declared.held.task.id.clone(), declared.credentials))
+            let declared = broker.declare_and_mint(request, &declaration, key).await.map_err(failed(role))?;
+            (declared.held.task.id.clone(), declared.task_token, declared.credentials)
         }
     };
-    let (task, credentials) = minted.map_err(failed(role))?;
     let credential = credentials.first().ok_or_else(|| failed(role)(Error::TaskNotActive))?;
-    Ok(Answer(answer(&task, credential)).into_response())
+    let task_token = task_token.as_ref().map(TaskToken::of);
+    Ok(Answer(TokenAnswer { task_token, ..answer(&task, credential) }).into_response())
 }
 
 /// Who asks: the subject of an exchange, or on the socket the process that the kernel names. Nothing ever falls back from
@@ -194,8 +198,15 @@ fn authenticate(form: &mut TokenRequest, called: Called) -> Result<(broker::Requ
             let presented = Presented { bearer: Some(token), peer: None, ..presented };
             Ok((broker::Request { presented, id }, EvidenceRole::Subject))
         }
+        // The task token is the one access token that this broker takes.
+        (Some(TOKEN_EXCHANGE), (Some(token), Some(kind))) if kind == format!("{TYPE}access_token") => {
+            let task_token = Some(PresentedTaskToken { token, named: false });
+            let presented = Presented { task_token, peer: None, ..presented };
+            Ok((broker::Request { presented, id }, EvidenceRole::Subject))
+        }
         (Some(TOKEN_EXCHANGE), _) => Err(failed(EvidenceRole::Subject)(Error::invalid(
-            "token exchange takes a `subject_token` with the `subject_token_type` urn:ietf:params:oauth:token-type:jwt or :id_token",
+            "token exchange takes a `subject_token` with the `subject_token_type` urn:ietf:params:oauth:token-type:jwt or :id_token, \
+             or :access_token for a task token",
         ))),
         (Some("client_credentials"), (None, None)) if !actor => {
             let presented = Presented { bearer: None, ..presented };
@@ -226,6 +237,7 @@ fn answer<'a>(task: &'a TaskId, credential: &'a Credential) -> TokenAnswer<'a> {
         scope: lease.privilege,
         authorization_details: &credential.details,
         task,
+        task_token: None,
     }
 }
 

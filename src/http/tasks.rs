@@ -25,7 +25,7 @@ use crate::{
 };
 use bodies::{
     CompleteBody, Declared, ListQuery, MintAnswer, MintBody, Minted, RenewAnswer, RenewBody, RevokeAnswer, RevokeBody,
-    Shown, TaskList,
+    Shown, TaskList, TaskToken,
 };
 
 type Shared = State<Arc<Broker>>;
@@ -59,7 +59,8 @@ pub(super) async fn declare(
     let key = idempotency_key(&headers, digest)?;
     let declared = broker.declare(called.request, &value, key).await?;
     let task = Shown::of(&declared.held, declared.now)?;
-    let body = Declared { task, credentials: Minted::of(&declared.credentials) };
+    let task_token = declared.task_token.as_ref().map(TaskToken::of);
+    let body = Declared { task, task_token, credentials: Minted::of(&declared.credentials) };
     Ok((StatusCode::CREATED, Answer(body)).into_response())
 }
 

@@ -146,10 +146,11 @@ fn annotations(policy: &Policy) -> Result<(String, Limits), Vec<String>> {
     let mut mistakes = Vec::new();
     for (key, _) in policy.annotations() {
         match key {
-            "id" | "description" | "max_ttl" | "max_lifetime" | "idle_ttl" => {}
-            "needs_approval" | "attest_every" => mistakes.push(format!("`@{key}` is not available yet")),
+            "id" | "description" | "max_ttl" | "max_lifetime" | "idle_ttl" | "attest_every" => {}
+            "needs_approval" => mistakes.push(format!("`@{key}` is not available yet")),
             _ => mistakes.push(format!(
-                "`@{key}` is unknown; there are `@id`, `@description`, `@max_ttl`, `@max_lifetime` and `@idle_ttl`"
+                "`@{key}` is unknown; there are `@id`, `@description`, `@max_ttl`, `@max_lifetime`, `@idle_ttl` and \
+                 `@attest_every`"
             )),
         }
     }
@@ -168,7 +169,12 @@ fn annotations(policy: &Policy) -> Result<(String, Limits), Vec<String>> {
         }
         seconds.flatten()
     };
-    let limits = Limits { max_ttl: limit("max_ttl"), max_lifetime: limit("max_lifetime"), idle_ttl: limit("idle_ttl") };
+    let limits = Limits {
+        max_ttl: limit("max_ttl"),
+        max_lifetime: limit("max_lifetime"),
+        idle_ttl: limit("idle_ttl"),
+        attest_every: limit("attest_every"),
+    };
     if mistakes.is_empty() { Ok((id.to_owned(), limits)) } else { Err(mistakes) }
 }
 

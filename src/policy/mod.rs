@@ -110,6 +110,8 @@ pub struct Limits {
     pub max_lifetime: Option<u32>,
     /// `@idle_ttl`: how long a task lives that is not renewed.
     pub idle_ttl: Option<u32>,
+    /// `@attest_every`: how long a task token stands for the evidence.
+    pub attest_every: Option<u32>,
 }
 
 impl Limits {
@@ -121,6 +123,7 @@ impl Limits {
             max_ttl: least(self.max_ttl, other.max_ttl),
             max_lifetime: least(self.max_lifetime, other.max_lifetime),
             idle_ttl: least(self.idle_ttl, other.idle_ttl),
+            attest_every: least(self.attest_every, other.attest_every),
         }
     }
 }

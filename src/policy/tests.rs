@@ -78,7 +78,7 @@ fn each_pair_is_decided_on_its_own() {
         serde_json::json!([{"type": "remit:access", "locations": [GIT, "https://b"], "privileges": ["read"]}])
     );
     assert_eq!(grant.policies, ["all", "git", "unbounded"]);
-    let strictest = Limits { max_ttl: Some(300), max_lifetime: Some(3600), idle_ttl: Some(60) };
+    let strictest = Limits { max_ttl: Some(300), max_lifetime: Some(3600), idle_ttl: Some(60), attest_every: None };
     assert_eq!(grant.limits, strictest);
     assert_eq!(
         serde_json::to_value(grant.denied).unwrap(),

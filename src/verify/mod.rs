@@ -72,6 +72,12 @@ impl<'a> Token<'a> {
         self.form
     }
 
+    /// What it is inside, for a reader of another kind of token.
+    #[cfg(feature = "broker")]
+    pub(crate) fn unverified(&self) -> &Unverified<'a> {
+        &self.unverified
+    }
+
     /// Which key it claims to be signed with.
     #[must_use]
     pub fn kid(&self) -> &str {

@@ -35,8 +35,8 @@ type Row = (u16, &'static str, &'static [By]);
 
 /// The attacks that the table is about.
 const LISTED: &[u16] = &[
-    1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 19, 27, 29, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 47, 48, 49, 61, 62, 63, 65,
-    67, 71, 72, 73, 76, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87, 91, 107, 112, 113, 114,
+    1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 19, 27, 29, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 44, 45, 47, 48, 49, 57, 61,
+    62, 63, 65, 67, 71, 72, 73, 76, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87, 88, 91, 107, 112, 113, 114,
 ];
 
 const ROWS: &[Row] = &[
@@ -171,6 +171,18 @@ const ROWS: &[Row] = &[
         &[Live(workloads::no_certificates), NotYet("no certificates are issued")],
     ),
     (
+        44,
+        "a proof of possession that does not fit",
+        &[
+            Shown("dpop::a_proof_that_does_not_fit_is_refused"),
+            Shown("dpop::a_proof_serves_once"),
+            Shown("dpop::a_service_that_says_nothing_gets_bound_tokens_alone"),
+            Shown("dpop::a_required_nonce_is_given_and_asked_for"),
+            Shown("dpop::proofs_and_evidence_are_remembered_by_all_brokers"),
+        ],
+    ),
+    (45, "the id of a proof that somebody else used up", &[Shown("dpop::a_proof_serves_once")]),
+    (
         47,
         "a grant that is unknown, switched off or there twice",
         &[Live(workloads::grants), Shown("mint::the_token_endpoint_speaks_oauth")],
@@ -194,6 +206,15 @@ const ROWS: &[Row] = &[
             Shown("remit::lease::tests::each::without_memory_an_end_still_works_and_a_mint_does_not"),
             Shown("remit::lease::tests::each::a_redis_that_hangs_is_in_doubt_soon"),
             NotYet("a failover that lost something is not noticed"),
+        ],
+    ),
+    (
+        57,
+        "a token that was stolen, with the key of the thief",
+        &[
+            Shown("task_token::it_serves_its_holder_and_its_task_alone"),
+            Shown("dpop::evidence_serves_the_first_key"),
+            NotYet("nothing is delegated"),
         ],
     ),
     (
@@ -276,7 +297,17 @@ const ROWS: &[Row] = &[
             Shown("oidc::a_credential_is_no_evidence"),
             Shown("introspect::one_kind_is_never_accepted_as_another"),
             Shown("status_list::a_list_is_no_token_and_a_token_no_list"),
-            NotYet("there are neither proofs of possession nor states of a feed nor log heads to take for a token"),
+            Shown("dpop::a_proof_that_does_not_fit_is_refused"),
+            Shown("task_token::it_serves_its_holder_and_its_task_alone"),
+            NotYet("there are neither states of a feed nor log heads to take for a token"),
+        ],
+    ),
+    (
+        88,
+        "a bound token without its key",
+        &[
+            Shown("dpop::a_bound_token_serves_its_holder_alone"),
+            Shown("dpop::clients_that_are_not_ours_prove_possession"),
         ],
     ),
     (91, "a token that is too long", &[Live(tokens::long_tokens)]),

@@ -68,4 +68,6 @@ mod store;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod task_token;
+#[cfg(test)]
 mod watch;

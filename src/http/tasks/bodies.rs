@@ -212,12 +212,33 @@ impl<'a> Minted<'a> {
     }
 }
 
+/// The task token, for a workload that showed a key (`DPoP`).
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct TaskToken<'a> {
+    /// Stands for the evidence on this task, as `Authorization: DPoP` with proofs of the same key, or as the subject of a token
+    /// exchange.
+    #[schema(required = false)]
+    task_token: &'a str,
+    /// Its end: renew the task before, and where the task goes on after it, with fresh evidence.
+    #[schema(value_type = String, format = DateTime, required = false)]
+    task_token_expires_at: Time,
+}
+
+impl<'a> TaskToken<'a> {
+    pub(in crate::http) fn of(token: &'a broker::TaskToken) -> Self {
+        Self { task_token: token.token.expose_secret(), task_token_expires_at: token.expires_at }
+    }
+}
+
 /// A task that was declared, and its first credentials.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DeclaredTask)]
 pub(in crate::http) struct Declared<'a> {
     #[serde(flatten)]
     pub(super) task: Shown<'a>,
+    #[serde(flatten)]
+    #[schema(value_type = TaskToken)]
+    pub(super) task_token: Option<TaskToken<'a>>,
     /// In the order they were asked for.
     pub(super) credentials: Vec<Minted<'a>>,
 }
@@ -238,6 +259,9 @@ pub(in crate::http) struct MintAnswer<'a> {
 pub(in crate::http) struct RenewAnswer<'a> {
     #[serde(flatten)]
     task: Shown<'a>,
+    #[serde(flatten)]
+    #[schema(value_type = TaskToken)]
+    task_token: Option<TaskToken<'a>>,
     /// When to renew it next: after two thirds of what is left.
     #[schema(value_type = String, format = DateTime)]
     renew_at: Time,
@@ -248,8 +272,9 @@ pub(in crate::http) struct RenewAnswer<'a> {
 
 impl<'a> RenewAnswer<'a> {
     pub(super) fn of(renewed: &'a Renewed) -> Result<Self, Error> {
-        let Renewed { held, renewable_until, renew_at, now } = renewed;
-        Ok(Self { task: Shown::of(held, *now)?, renew_at: *renew_at, renewable_until: *renewable_until })
+        let Renewed { held, task_token, renewable_until, renew_at, now } = renewed;
+        let task_token = task_token.as_ref().map(TaskToken::of);
+        Ok(Self { task: Shown::of(held, *now)?, task_token, renew_at: *renew_at, renewable_until: *renewable_until })
     }
 }
 
