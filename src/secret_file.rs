@@ -51,24 +51,44 @@ pub fn load(path: &Path) -> Result<Option<Zeroizing<String>>, String> {
 
 /// Writes a secret that did not exist. Whoever comes second reads what the first one wrote.
 fn create(path: &Path, secret: &Zeroizing<String>) -> Result<Zeroizing<String>, String> {
+    match aside(path, secret)?.persist_noclobber(path) {
+        Ok(_) => settle(path).map(|()| secret.clone()),
+        Err(_) => load(path)?.ok_or_else(|| format!("{} cannot be made", path.display())),
+    }
+}
+
+/// Writes a secret, in the place of another if there is one.
+///
+/// # Errors
+/// A sentence that names the file.
+pub fn overwrite(path: &Path, secret: &Zeroizing<String>) -> Result<(), String> {
+    let written = aside(path, secret)?.persist(path);
+    written.map_err(|error| format!("{} cannot be written: {}", path.display(), error.error))?;
+    settle(path)
+}
+
+/// A secret beside its place, to be linked there, so that no reader ever sees half of one.
+fn aside(path: &Path, secret: &Zeroizing<String>) -> Result<tempfile::NamedTempFile, String> {
     let failed = |error: io::Error| format!("{} cannot be made: {error}", path.display());
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = dir_of(path);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-    // Written aside and linked into place, so that no reader ever sees half a key.
     let aside = tempfile::Builder::new()
         .prefix(".new-")
         .permissions(fs::Permissions::from_mode(0o600))
         .tempfile_in(dir)
         .map_err(failed)?;
     (&mut aside.as_file()).write_all(secret.as_bytes()).and_then(|()| aside.as_file().sync_all()).map_err(failed)?;
-    match aside.persist_noclobber(path) {
-        Ok(_) => {
-            let dir = fs::File::open(dir).map_err(failed)?;
-            dir.sync_all().map_err(failed)?;
-            Ok(secret.clone())
-        }
-        Err(_) => load(path)?.ok_or_else(|| format!("{} cannot be made", path.display())),
-    }
+    Ok(aside)
+}
+
+fn dir_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes sure that what the directory says of a file outlives a crash.
+fn settle(path: &Path) -> Result<(), String> {
+    let synced = fs::File::open(dir_of(path)).and_then(|dir| dir.sync_all());
+    synced.map_err(|error| format!("{} cannot be made: {error}", path.display()))
 }
 
 /// Puts one secret in the place of another, whole and at once; the other is gone.
@@ -78,8 +98,7 @@ fn create(path: &Path, secret: &Zeroizing<String>) -> Result<Zeroizing<String>, 
 pub fn replace(path: &Path, by: &Path) -> Result<(), String> {
     let failed = |error: io::Error| format!("{} cannot be replaced: {error}", path.display());
     fs::rename(by, path).map_err(failed)?;
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+    settle(path)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::{error::Error as _, fmt, path::PathBuf, str::FromStr, time::Duration};
 use url::{Host, Url};
 
-use super::exit::Failure;
+use super::{exit::Failure, holder::Holder};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -73,6 +73,8 @@ pub(super) enum Caller {
     Kernel,
     /// A workload with a JWT.
     Evidence,
+    /// A workload with the task token that it got for evidence, and the key that it is bound to.
+    TaskToken,
     /// A workload that presents nothing.
     Nobody,
     /// An operator.
@@ -120,12 +122,22 @@ pub(super) struct Client {
     target: Target,
     caller: Caller,
     bearer: Option<SecretString>,
+    /// With a key of their own, and the name by which the broker knows itself.
+    holder: Option<(Holder, String)>,
 }
 
 impl Client {
     /// A client that sends `bearer` in `Authorization`, or nothing.
     pub(super) fn new(target: Target, caller: Caller, bearer: Option<SecretString>) -> Result<Self, Failure> {
-        Ok(Self { http: http(&target)?, target, caller, bearer })
+        Ok(Self { http: http(&target)?, target, caller, bearer, holder: None })
+    }
+
+    /// The same for a caller who holds a key: every request comes with a proof, for the broker by its own name.
+    pub(super) async fn with_holder(self, holder: Holder) -> Result<Self, Failure> {
+        let metadata = self.get("/.well-known/oauth-authorization-server", &[]).await?;
+        let issuer = metadata.json["issuer"].as_str().map(str::to_owned);
+        let nameless = || Failure::OutOfReach(format!("{}: the metadata names no issuer", self.target));
+        Ok(Self { holder: Some((holder, issuer.ok_or_else(nameless)?)), ..self })
     }
 
     /// The same connection with another token.
@@ -159,7 +171,7 @@ impl Client {
     /// A stream of server-sent events.
     pub(super) async fn events(&self, path: &str) -> Result<Events, Failure> {
         let request = self.http.get(self.url(path)?).header(ACCEPT, "text/event-stream").timeout(LONGEST_STREAM);
-        let response = self.authorized(request)?.send().await.map_err(|error| self.unreachable(&error))?;
+        let response = self.response(request).await?;
         if response.status().is_success() {
             return Ok(Events { response, buffer: Vec::new(), from: self.target.clone() });
         }
@@ -179,14 +191,26 @@ impl Client {
 
     fn authorized(&self, request: reqwest::RequestBuilder) -> Result<reqwest::RequestBuilder, Failure> {
         Ok(match &self.bearer {
-            Some(bearer) => request.header(AUTHORIZATION, authorization(bearer)?),
+            Some(bearer) => request.header(AUTHORIZATION, authorization(self.caller, bearer)?),
             None => request,
         })
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
-        let response = self.authorized(request)?.send().await.map_err(|error| self.unreachable(&error))?;
-        self.answer(response).await
+        self.answer(self.response(request).await?).await
+    }
+
+    async fn response(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Failure> {
+        let request = self.authorized(request)?.build().map_err(|error| self.unreachable(&error))?;
+        let send = async |request| self.http.execute(request).await.map_err(|error| self.unreachable(&error));
+        let Some((holder, issuer)) = &self.holder else { return send(request).await };
+        let token = self.bearer.as_ref().filter(|_| self.caller == Caller::TaskToken);
+        let again = request.try_clone();
+        let response = send(holder.prove(request, issuer, token)?).await?;
+        match again {
+            Some(again) if holder.is_asked_again(&response) => send(holder.prove(again, issuer, token)?).await,
+            _ => Ok(response),
+        }
     }
 
     async fn answer(&self, response: reqwest::Response) -> Result<Answer, Failure> {
@@ -282,8 +306,9 @@ fn http(target: &Target) -> Result<reqwest::Client, Failure> {
     builder.build().map_err(|error| Failure::Stopped(format!("no HTTP client: {}", innermost(&error))))
 }
 
-fn authorization(bearer: &SecretString) -> Result<HeaderValue, Failure> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", bearer.expose_secret()))
+fn authorization(caller: Caller, token: &SecretString) -> Result<HeaderValue, Failure> {
+    let scheme = if caller == Caller::TaskToken { "DPoP" } else { "Bearer" };
+    let mut value = HeaderValue::from_str(&format!("{scheme} {}", token.expose_secret()))
         .map_err(|_| Failure::Input("the token to present holds characters that no token has".to_owned()))?;
     value.set_sensitive(true);
     Ok(value)

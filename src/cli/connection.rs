@@ -14,6 +14,7 @@ use zeroize::Zeroize as _;
 use super::{
     client::{Caller, Client, Target},
     exit::Failure,
+    holder::Holder,
 };
 use crate::secret_file;
 
@@ -23,8 +24,10 @@ const MAX_TOKEN: u64 = 16 * 1024;
 const URL_HELP: &str = "Where the broker is: unix:/path/remit.sock, https://HOST, or http://HOST on this machine
 [default: the socket of `remit serve` in its default data directory]";
 const EVIDENCE_HELP: &str =
-    "What a workload proves itself with: file:PATH or env:VAR (a JWT), or socket (the kernel's word)
-[default: socket on a Unix socket, otherwise nothing]";
+    "What a workload proves itself with: file:PATH or env:VAR (a JWT), socket (the kernel's word),
+or task-token:PATH with --key [default: socket on a Unix socket, otherwise nothing]";
+const KEY_HELP: &str = "A key of the workload's own (PEM), made where there is none: credentials are bound to it,
+and the evidence serves that key alone from then on";
 const OPERATOR_HELP: &str = "A file with an operator's token, to list, show and revoke with
 (declare, complete and mint never use it)";
 
@@ -36,6 +39,8 @@ pub(super) struct Connection {
     url: Option<Target>,
     #[arg(long, global = true, env = "REMIT_EVIDENCE", value_name = "SOURCE", help = EVIDENCE_HELP)]
     evidence: Option<Evidence>,
+    #[arg(long, global = true, env = "REMIT_KEY", value_name = "FILE", help = KEY_HELP)]
+    key: Option<PathBuf>,
     #[arg(long, global = true, env = "REMIT_OPERATOR_TOKEN_FILE", value_name = "FILE", help = OPERATOR_HELP)]
     operator_token_file: Option<PathBuf>,
     #[command(flatten)]
@@ -68,6 +73,7 @@ enum Evidence {
     File(PathBuf),
     Environment(String),
     Socket,
+    TaskToken(PathBuf),
 }
 
 impl FromStr for Evidence {
@@ -77,7 +83,8 @@ impl FromStr for Evidence {
             None if text == "socket" => Ok(Self::Socket),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
             Some(("env", name)) if !name.is_empty() => Ok(Self::Environment(name.to_owned())),
-            _ => Err("expected file:PATH, env:VAR or socket"),
+            Some(("task-token", path)) if !path.is_empty() => Ok(Self::TaskToken(path.into())),
+            _ => Err("expected file:PATH, env:VAR, socket or task-token:PATH"),
         }
     }
 }
@@ -97,12 +104,16 @@ impl Connection {
     }
 
     /// A client that calls as this workload.
-    pub(super) fn workload(&self) -> Result<Client, Failure> {
+    pub(super) async fn workload(&self) -> Result<Client, Failure> {
         let target = self.target()?;
         let is_socket = matches!(target, Target::Unix(_));
         let (caller, bearer) = match &self.evidence {
             Some(Evidence::File(path)) => (Caller::Evidence, Some(token_in(path)?)),
             Some(Evidence::Environment(name)) => (Caller::Evidence, Some(variable(name)?)),
+            Some(Evidence::TaskToken(_)) if self.key.is_none() => {
+                return Err(Failure::Input("a task token is bound to a key: name its file with --key".to_owned()));
+            }
+            Some(Evidence::TaskToken(path)) => (Caller::TaskToken, Some(token_in(path)?)),
             Some(Evidence::Socket) if !is_socket => {
                 return Err(Failure::Input(format!("--evidence socket needs --url unix:PATH, not {target}")));
             }
@@ -110,14 +121,31 @@ impl Connection {
             None if is_socket => (Caller::Kernel, None),
             None => (Caller::Nobody, None),
         };
-        Client::new(target, caller, bearer)
+        let client = Client::new(target, caller, bearer)?;
+        match self.holder()? {
+            Some(holder) => client.with_holder(holder).await,
+            None => Ok(client),
+        }
+    }
+
+    /// The workload's own key, where one is named.
+    pub(super) fn holder(&self) -> Result<Option<Holder>, Failure> {
+        self.key.as_deref().map(Holder::of).transpose()
+    }
+
+    /// The file that the task token was read from, where that is what stands for the evidence.
+    pub(super) fn task_token_file(&self) -> Option<&Path> {
+        match &self.evidence {
+            Some(Evidence::TaskToken(path)) => Some(path),
+            _ => None,
+        }
     }
 
     /// A client that calls as the operator where there is a token for one, and as this workload otherwise.
-    pub(super) fn operator(&self) -> Result<Client, Failure> {
+    pub(super) async fn operator(&self) -> Result<Client, Failure> {
         match &self.operator_token_file {
             Some(path) => Client::new(self.target()?, Caller::Operator, Some(operator_token(path)?)),
-            None => self.workload(),
+            None => self.workload().await,
         }
     }
 }
@@ -166,7 +194,7 @@ mod tests {
 
     fn connection(home: Option<&str>, xdg: Option<&str>) -> Connection {
         let home = Home { xdg_state_home: xdg.map(Into::into), home: home.map(Into::into) };
-        Connection { url: None, evidence: None, operator_token_file: None, home }
+        Connection { url: None, evidence: None, key: None, operator_token_file: None, home }
     }
 
     #[test]
@@ -189,12 +217,14 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_kernel_vouches_on_a_socket_alone() {
+    #[tokio::test]
+    async fn the_kernel_vouches_on_a_socket_alone() {
         let mut connection = connection(None, None);
         connection.url = Some("http://127.0.0.1:1".parse().unwrap());
         connection.evidence = Some(Evidence::Socket);
-        assert!(matches!(connection.workload(), Err(Failure::Input(_))));
+        assert!(matches!(connection.workload().await, Err(Failure::Input(_))));
+        connection.evidence = Some(Evidence::TaskToken("token".into()));
+        assert!(matches!(connection.workload().await, Err(Failure::Input(_))), "without a key");
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(super) enum KeysCommand {
 
 impl KeysCommand {
     pub(super) async fn run(self, connection: &Connection, output: Output, clock: &dyn Clock) -> Result<(), Failure> {
-        let client = connection.operator()?;
+        let client = connection.operator().await?;
         let answer = match self {
             KeysCommand::List => client.get("/v1/keys", &[]).await?,
             KeysCommand::Rotate { reason } => {

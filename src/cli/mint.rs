@@ -58,7 +58,7 @@ impl MintCommand {
             wanted["ttl"] = ttl.into();
         }
         let path = format!("/v1/tasks/{}/credentials", token.task);
-        let answer = connection.workload()?.post(&path, &json!({ "credentials": [wanted] })).await?;
+        let answer = connection.workload().await?.post(&path, &json!({ "credentials": [wanted] })).await?;
         if output == Output::Json {
             say(&answer.text);
             return Ok(());

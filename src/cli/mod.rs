@@ -9,6 +9,7 @@ mod demo;
 mod demo_agent;
 mod demo_service;
 mod exit;
+mod holder;
 mod keys;
 mod mint;
 mod openapi;
@@ -66,6 +67,8 @@ enum Command {
     /// Look at signing keys and change them.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Prove that a key is held, for one request (RFC 9449).
+    Proof(holder::ProofCommand),
     /// Check a token as the service that it was presented to.
     Verify(verify::Verify),
     /// Look at a configuration without starting a broker with it.
@@ -107,6 +110,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Task(task) => task.run(&connection, output, &SystemClock).await,
         Command::Mint(mint) => mint.run(&connection, output).await,
         Command::Keys(keys) => keys.run(&connection, output, &SystemClock).await,
+        Command::Proof(proof) => proof.run(&connection),
         Command::Verify(verify) => verify.run(output, &SystemClock).await,
         Command::Config(config) => config.run(&connection, output),
         Command::Policy(policy) => policy.run(output),

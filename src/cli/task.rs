@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use std::{io::Read as _, path::PathBuf, str::FromStr, time::Duration};
+use zeroize::Zeroizing;
 
 use super::{
     Output,
@@ -14,6 +15,7 @@ use super::{
 use crate::{
     clock::Clock,
     id::{Location, TaskId},
+    secret_file,
     task::{CredentialType, Privilege},
 };
 
@@ -60,6 +62,9 @@ pub(super) enum TaskCommand {
         /// How long it is to live from now [default: as long as it was declared for]
         #[arg(long, value_name = "SECONDS")]
         ttl: Option<u32>,
+        /// Where to write the next task token (0600) [default: where --evidence task-token:FILE took it from]
+        #[arg(long, value_name = "FILE")]
+        task_token: Option<PathBuf>,
     },
     /// Follow a task: a line for how it stands, one for every change, until it has ended.
     #[command(after_help = WATCH_EXAMPLES)]
@@ -137,6 +142,9 @@ pub(super) struct Declare {
     /// How sensitive its data is.
     #[arg(long)]
     data_classification: Option<String>,
+    /// Where to write the task token (0600), with --key: it stands for the evidence (--evidence task-token:FILE).
+    #[arg(long, value_name = "FILE")]
+    task_token: Option<PathBuf>,
     /// A retry with the same key gets the same task.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
@@ -265,6 +273,7 @@ impl TaskCommand {
             return watch(task, connection, output, clock).await;
         }
         let answer = self.call(connection).await?;
+        self.keep_task_token(connection, &answer.json)?;
         if output == Output::Json {
             say(&answer.text);
             return Ok(());
@@ -282,35 +291,54 @@ impl TaskCommand {
         Ok(())
     }
 
+    /// Writes the task token of an answer to the file that is for it.
+    fn keep_task_token(&self, connection: &Connection, answer: &Value) -> Result<(), Failure> {
+        let file = match self {
+            TaskCommand::Declare(declare) => declare.task_token.as_deref(),
+            TaskCommand::Renew { task_token, .. } => task_token.as_deref().or_else(|| connection.task_token_file()),
+            _ => None,
+        };
+        match (file, answer["task_token"].as_str()) {
+            (Some(file), Some(token)) => {
+                let token = Zeroizing::new(token.to_owned());
+                secret_file::overwrite(file, &token).map_err(Failure::Input)
+            }
+            (Some(_), None) => {
+                Err(Failure::Input("there is no task token without a key: name one with --key".to_owned()))
+            }
+            (None, _) => Ok(()),
+        }
+    }
+
     async fn call(&self, connection: &Connection) -> Result<Answer, Failure> {
         match self {
             TaskCommand::Declare(declare) => {
-                let (client, body) = (connection.workload()?, declare.body()?);
+                let (client, body) = (connection.workload().await?, declare.body()?);
                 match &declare.idempotency_key {
                     Some(key) => client.post_once("/v1/tasks", &body, key).await,
                     None => client.post("/v1/tasks", &body).await,
                 }
             }
             TaskCommand::Show { task } | TaskCommand::Watch { task } => {
-                connection.operator()?.get(&format!("/v1/tasks/{task}"), &[]).await
+                connection.operator().await?.get(&format!("/v1/tasks/{task}"), &[]).await
             }
             TaskCommand::List { state, owner, workload, sandbox, limit, cursor } => {
                 let limit = limit.map(|limit| limit.to_string());
                 let query = [("state", state), ("owner", owner), ("workload", workload), ("sandbox", sandbox)];
                 let query = query.into_iter().chain([("limit", &limit), ("cursor", cursor)]);
                 let query: Vec<_> = query.filter_map(|(name, value)| Some((name, value.clone()?))).collect();
-                connection.operator()?.get("/v1/tasks", &query).await
+                connection.operator().await?.get("/v1/tasks", &query).await
             }
-            TaskCommand::Renew { task, ttl } => {
+            TaskCommand::Renew { task, ttl, .. } => {
                 let body = members([("ttl", json!(ttl))]);
-                connection.workload()?.post(&format!("/v1/tasks/{task}/renew"), &body).await
+                connection.workload().await?.post(&format!("/v1/tasks/{task}/renew"), &body).await
             }
             TaskCommand::Complete { task } => {
-                connection.workload()?.post(&format!("/v1/tasks/{task}/complete"), &json!({})).await
+                connection.workload().await?.post(&format!("/v1/tasks/{task}/complete"), &json!({})).await
             }
             TaskCommand::Revoke { task, reason } => {
                 let body = json!({ "reason": reason });
-                connection.operator()?.post(&format!("/v1/tasks/{task}/revoke"), &body).await
+                connection.operator().await?.post(&format!("/v1/tasks/{task}/revoke"), &body).await
             }
         }
     }
@@ -320,7 +348,7 @@ impl TaskCommand {
 async fn watch(task: &TaskId, connection: &Connection, output: Output, clock: &dyn Clock) -> Result<(), Failure> {
     loop {
         // The evidence is read again each time: the stream ends when it has run out.
-        let mut events = connection.operator()?.events(&format!("/v1/tasks/{task}")).await?;
+        let mut events = connection.operator().await?.events(&format!("/v1/tasks/{task}")).await?;
         while let Some(event) = events.next().await? {
             match output {
                 Output::Json => say(&event.text),

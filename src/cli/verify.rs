@@ -14,11 +14,12 @@ use super::{
     show::{self, say},
 };
 use crate::{
+    claims::Confirmation,
     clock::{Clock, Time},
     id::Location,
     jose::MAX_TOKEN,
     task::CredentialType,
-    verify::{KeySet, Refused, StatusList, Token, Verified, Verifier},
+    verify::{KeySet, Presented, Refused, StatusList, Token, Verified, Verifier},
 };
 
 /// Checks form, signature, issuer, times and audience; with --introspect or --status-list also whether it was revoked.
@@ -37,6 +38,15 @@ pub(super) struct Verify {
     /// The broker's keys [default: /jwks of the issuer, and /spiffe/bundle for JWT-SVIDs]
     #[arg(long, value_name = "URL|FILE")]
     jwks: Option<String>,
+    /// The header `DPoP` that came with the token: it has to fit the token, --method and --uri.
+    #[arg(long, value_name = "JWT", requires = "uri")]
+    proof: Option<String>,
+    /// The method of the request that they came with.
+    #[arg(long, default_value = "GET", requires = "proof")]
+    method: String,
+    /// Its URI, as the service knows itself.
+    #[arg(long, value_name = "URL", requires = "proof")]
+    uri: Option<String>,
     /// Look into the status list that the token names: it shows a revoke within ten seconds.
     #[arg(long, conflicts_with = "introspect")]
     status_list: bool,
@@ -112,7 +122,11 @@ impl Verify {
             }
             CredentialType::Jwt => verifier.with_svid_keys(KeySet::from_bundle(document.as_bytes()).map_err(bad_keys)?),
         };
-        Ok(verifier.verify(token, now))
+        let presented = match (&self.proof, &self.uri) {
+            (Some(proof), Some(uri)) => Presented::Dpop { token, proof, method: &self.method, uri },
+            _ => Presented::Bearer(token),
+        };
+        Ok(verifier.verify_presented(presented, now))
     }
 
     /// The document with the keys of this form.
@@ -192,6 +206,10 @@ fn accepted(verified: &Verified, heard: &Heard<'_>, output: Output, now: Time) -
         Heard::Nothing => "not asked: keys alone show no revoke; --introspect asks the broker",
     };
     let claims_json = json!(claims);
+    let bound_to = match &claims.cnf {
+        Some(Confirmation::Key(key)) => format!("the key {key}, which came with a proof"),
+        None => "nothing: whoever has it may use it".to_owned(),
+    };
     let facts = show::facts(&[
         ("subject", show::text(&claims_json, "sub")),
         ("holder", show::text(&claims_json, "client_id")),
@@ -203,6 +221,7 @@ fn accepted(verified: &Verified, heard: &Heard<'_>, output: Output, now: Time) -
         ("minted", time(claims.iat)),
         ("expires", time(claims.exp)),
         ("lease", claims.jti.to_string()),
+        ("bound to", bound_to),
         ("revoked", revoked.to_owned()),
     ]);
     format!("accepted ({})\n{facts}", verified.form().typ())
@@ -219,6 +238,9 @@ mod tests {
             issuer: "http://127.0.0.1:8420".to_owned(),
             audience: "http://127.0.0.1:9000".parse().unwrap(),
             jwks: Some(jwks.to_string_lossy().into_owned()),
+            proof: None,
+            method: "GET".to_owned(),
+            uri: None,
             status_list: false,
             introspect: false,
             service_token_file: None,

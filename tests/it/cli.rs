@@ -552,6 +552,62 @@ async fn a_task_is_renewed_and_watched() {
     shell.remit("task watch task_01jd0000000000000000000000 --operator-token-file DIR/victor").await.ended(1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_of_ones_own_is_made_and_shown() {
+    let shell = Shell::new().await;
+    let stand = &shell.stand;
+    let config = fs::read_to_string(&stand.broker.config).unwrap();
+    fs::write(&stand.broker.config, config + "[dpop]\nnonce = \"required\"\n").unwrap();
+    let mut shell = shell;
+    shell.stand.restart_broker().await;
+    let own = "--key DIR/agent.key --evidence";
+    let declared = shell
+        .remit(&format!(
+            "task declare --purpose p --owner {OWNER} --access {REGISTRY}=read --task-token DIR/task.token --output json \
+             {own} file:DIR/evidence"
+        ))
+        .await
+        .ended(0)
+        .json();
+    let task = text(&declared, "task");
+    for name in ["agent.key", "task.token"] {
+        let mode = fs::metadata(shell.stand.dir.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    let read = |name: &str| fs::read_to_string(shell.stand.dir.path().join(name)).unwrap();
+    assert_eq!(read("task.token"), text(&declared, "task_token"));
+    // From here on the evidence is not needed, and without the key it is worth nothing.
+    let mint = format!("mint token {task} --resource {REGISTRY} --privilege read");
+    let token = shell.remit(&format!("{mint} {own} task-token:DIR/task.token")).await.ended(0).out;
+    shell.remit(&format!("{mint} --evidence file:DIR/evidence")).await.ended(3);
+    shell.remit(&format!("{mint} --key DIR/other.key --evidence task-token:DIR/task.token")).await.ended(3);
+    shell.remit(&format!("{mint} --evidence task-token:DIR/task.token")).await.ended(2);
+    // A renewal puts the next token in the place of the one that it was asked for with.
+    let before = read("task.token");
+    shell.remit(&format!("task renew {task} {own} task-token:DIR/task.token")).await.ended(0);
+    assert_ne!(read("task.token"), before);
+    shell.remit(&format!("task show {task} {own} task-token:DIR/task.token")).await.ended(0);
+    shell.remit(&format!("task renew {task} --task-token DIR/none --evidence file:DIR/evidence")).await.ended(3);
+
+    // To the service it goes with a proof, and is checked with it.
+    shell.file("token", token.trim(), 0o600);
+    let place = format!("{REGISTRY}/v2/acme?tag=1");
+    let proof = format!("proof {place} --key DIR/agent.key --token-file DIR/token");
+    let proof = shell.remit(&proof).await.ended(0).out;
+    let verify = format!("verify --issuer {} --audience {REGISTRY}", shell.stand.broker.url);
+    let said = shell.remit_reading(&format!("{verify} --proof {} --uri {place}", proof.trim()), &token).await.ended(0);
+    assert!(said.out.contains("bound to  the key "), "{}", said.out);
+    let said = shell.remit_reading(&verify, &token).await.ended(5);
+    assert!(said.out.contains("it is bound to a key, and no bearer token"), "{}", said.out);
+    for other in [format!("--method POST --uri {place}"), format!("--uri {REGISTRY}/v2/other")] {
+        let line = format!("{verify} --proof {} {other}", proof.trim());
+        let said = shell.remit_reading(&line, &token).await.ended(5);
+        assert!(said.out.contains("another request"), "{}", said.out);
+    }
+    shell.remit(&format!("task complete {task} {own} task-token:DIR/task.token")).await.ended(0);
+    shell.remit(&format!("{mint} {own} task-token:DIR/task.token")).await.ended(1);
+}
+
 #[tokio::test]
 async fn a_shell_completes_what_is_typed() {
     let completions = async |shell: &str| {
