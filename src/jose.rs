@@ -449,7 +449,16 @@ fn curve_of(algorithm: Algorithm) -> Option<&'static str> {
         Algorithm::ES256 => Some("P-256"),
         Algorithm::ES384 => Some("P-384"),
         Algorithm::EdDSA => Some("Ed25519"),
-        _ => None,
+        Algorithm::HS256
+        | Algorithm::HS384
+        | Algorithm::HS512
+        | Algorithm::RS256
+        | Algorithm::RS384
+        | Algorithm::RS512
+        | Algorithm::PS256
+        | Algorithm::PS384
+        | Algorithm::PS512
+        | _ => None,
     }
 }
 

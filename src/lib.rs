@@ -13,6 +13,8 @@
 //!
 //! - [`attest`]: a JWT of a configured issuer, or what the kernel says of the peer of a Unix socket. Only this module makes
 //!   an `Attested`: workload, instance, kind.
+//! - [`proof`]: that whoever calls holds a key (DPoP). What such a caller gets is bound to the key, and worth nothing without it; so is a
+//!   task token, which stands for the evidence on one task.
 //! - [`task`]: what the workload declares. Its words are kept apart from what was attested, everywhere.
 //! - [`policy`]: Cedar decides, on every (location, privilege) on its own; only this module makes a `Permit`.
 //! - [`credential`]: a `Permit` becomes a `Draft` with an id and an expiry; only a `Draft` can be signed.

@@ -124,16 +124,17 @@ impl Attestors {
     #[must_use]
     pub fn still_vouches(&self, standing: Standing) -> Option<Standing> {
         let Standing { mut attested, attested_at, task, key } = standing;
-        attested.owners = match attested.issuer() {
-            Some(issuer) => {
-                let settings = &self.oidc.get(issuer)?.settings;
-                (settings.name == attested.attestor).then(|| settings.owners.clone())?
-            }
-            None => {
-                let unix = self.unix.as_ref()?;
-                (unix.name == attested.attestor).then(|| unix.owners.clone())?
-            }
+        let (name, owners) = if let Some(issuer) = attested.issuer() {
+            let settings = &self.oidc.get(issuer)?.settings;
+            (&settings.name, &settings.owners)
+        } else {
+            let unix = self.unix.as_ref()?;
+            (&unix.name, &unix.owners)
         };
+        if *name != attested.attestor {
+            return None;
+        }
+        attested.owners.clone_from(owners);
         Some(Standing { attested, attested_at, task, key })
     }
 

@@ -5,7 +5,7 @@ use reqwest::{
     Request, Response,
     header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE},
 };
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use std::{
     path::{Path, PathBuf},
@@ -66,7 +66,7 @@ impl Holder {
     ) -> Result<Request, Failure> {
         let uri = format!("{issuer}{}", request.url().path());
         let nonce = self.nonce.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let token = token.map(|token| token.expose_secret());
+        let token = token.map(ExposeSecret::expose_secret);
         let proof = self.proof(request.method().as_str(), &uri, token, nonce.as_deref())?;
         let proof = HeaderValue::from_str(&proof).map_err(|error| Failure::Stopped(error.to_string()))?;
         request.headers_mut().insert(HEADER, proof);
@@ -115,7 +115,7 @@ impl ProofCommand {
         to.set_query(None);
         to.set_fragment(None);
         let token = token_file.map(|file| token_in(&file)).transpose()?;
-        let token = token.as_ref().map(|token| token.expose_secret());
+        let token = token.as_ref().map(ExposeSecret::expose_secret);
         say(&holder.proof(&method, to.as_str(), token, nonce.as_deref())?);
         Ok(())
     }

@@ -296,7 +296,11 @@ impl TaskCommand {
         let file = match self {
             TaskCommand::Declare(declare) => declare.task_token.as_deref(),
             TaskCommand::Renew { task_token, .. } => task_token.as_deref().or_else(|| connection.task_token_file()),
-            _ => None,
+            TaskCommand::Show { .. }
+            | TaskCommand::List { .. }
+            | TaskCommand::Watch { .. }
+            | TaskCommand::Complete { .. }
+            | TaskCommand::Revoke { .. } => None,
         };
         match (file, answer["task_token"].as_str()) {
             (Some(file), Some(token)) => {
