@@ -5,6 +5,7 @@ mod attestors;
 mod cgroup;
 mod config;
 mod executable;
+mod fetched;
 mod jwks;
 mod keys;
 mod oidc;

@@ -8,8 +8,9 @@ use url::{Host, Url};
 use super::{
     Kind,
     config::OidcConfig,
+    fetched::Roots,
     jwks::{KeySet, MAX_BYTES},
-    keys::{Keys, Roots},
+    keys::Keys,
     preset::Preset,
     template::{PathTemplate, TextTemplate, misescaped},
 };
@@ -187,17 +188,17 @@ fn keys(config: &OidcConfig, algorithms: &[Algorithm], mistakes: &mut Mistakes<'
             let set = read(file).and_then(|document| {
                 KeySet::parse(&document, algorithms).map_err(|invalid| format!("{}: {invalid}", file.display()))
             });
-            mistakes.keep("keys_file", set).map(|set| Keys::fixed(&config.name, algorithms, set))
+            mistakes.keep("keys_file", set).map(|set| Keys::fixed(&config.name, algorithms.to_vec(), set))
         }
         (None, Some(url)) => {
-            let url = mistakes.keep("jwks_url", check_jwks_url(url));
+            let url = mistakes.keep("jwks_url", check_fetched_url(url));
             let roots = config.ca_file.as_deref().map(|file| mistakes.keep("ca_file", read_roots(file)));
             let roots = match roots {
                 Some(roots) => Some(roots?),
                 None => None,
             };
             let interval = Duration::from_secs(u64::from(config.refetch_interval));
-            mistakes.keep("jwks_url", Keys::remote(&config.name, algorithms, url?, roots, interval))
+            mistakes.keep("jwks_url", Keys::remote(&config.name, algorithms.to_vec(), url?, roots, interval))
         }
         (Some(_), Some(_)) | (None, None) => {
             mistakes.add(match config.preset {
@@ -211,7 +212,8 @@ fn keys(config: &OidcConfig, algorithms: &[Algorithm], mistakes: &mut Mistakes<'
     }
 }
 
-fn check_jwks_url(text: &str) -> Result<Url, String> {
+/// The address that something is fetched from.
+pub(super) fn check_fetched_url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|_| "it must be a URL")?;
     let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
     (url.scheme() == "https" && plain)
@@ -219,7 +221,7 @@ fn check_jwks_url(text: &str) -> Result<Url, String> {
         .ok_or_else(|| "it must begin with https:// and have no user and no fragment".into())
 }
 
-fn read_roots(file: &Path) -> Result<Roots, String> {
+pub(super) fn read_roots(file: &Path) -> Result<Roots, String> {
     let pem = read(file)?;
     let certificates = reqwest::Certificate::from_pem_bundle(&pem).unwrap_or_default();
     (!certificates.is_empty())
@@ -227,7 +229,7 @@ fn read_roots(file: &Path) -> Result<Roots, String> {
         .ok_or_else(|| format!("{} holds no certificate in PEM", file.display()))
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn read(file: &Path) -> Result<Vec<u8>, String> {
     let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX);
     let mut bytes = Vec::new();
     File::open(file)

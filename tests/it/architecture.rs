@@ -130,7 +130,7 @@ const LIBRARIES: &[Library] = &[
     },
     Library {
         names: &["reqwest"],
-        only_in: &["attest/keys.rs", "attest/settings.rs", "cli/"],
+        only_in: &["attest/fetched.rs", "attest/settings.rs", "cli/"],
         because: "the broker calls out for an issuer's keys and for nothing else",
     },
 ];
