@@ -151,6 +151,8 @@ struct Kept {
 pub struct Presented {
     /// `Authorization: Bearer`. Beats the kernel.
     pub bearer: Option<SecretString>,
+    /// What a client authenticates with at the token endpoint, and its `client_id` where that came along.
+    pub assertion: Option<(SecretString, Option<String>)>,
     /// `Authorization: DPoP`, or the subject of a token exchange. Stands for evidence, and never beside a bearer token.
     pub task_token: Option<PresentedTaskToken>,
     /// The peer of a Unix socket.
@@ -390,13 +392,14 @@ impl Broker {
                 let holder = self.stand_in(&task_token, proof?, call).await?;
                 return Ok(Caller::Workload(Box::new(holder)));
             }
+            Presented { assertion: Some((token, client_id)), .. } => Evidence::Assertion { token, client_id },
             Presented { bearer: Some(token), .. } => match self.rules().parties.by_token(token.expose_secret()) {
                 Some(Party::Service(service)) => return Ok(Caller::Service(service)),
                 Some(Party::Operator(operator)) => return Ok(Caller::Operator(operator)),
                 None => Evidence::Jwt(token),
             },
             Presented { peer: Some(peer), .. } => Evidence::Peer(peer),
-            Presented { task_token: None, bearer: None, peer: None, .. } => {
+            Presented { task_token: None, assertion: None, bearer: None, peer: None, .. } => {
                 tracing::info!(request, "no evidence");
                 self.parts.metrics.refused("none", "invalid");
                 return Err(Error::EvidenceInvalid);
@@ -404,9 +407,10 @@ impl Broker {
         };
         let attestor = match &evidence {
             Evidence::Jwt(_) => "oidc",
+            Evidence::Assertion { .. } => "client",
             Evidence::Peer(_) => "unix",
         };
-        match self.rules().attestors.attest(&evidence, now).await {
+        match self.rules().attestors.attest(&evidence, &self.issuer, now).await {
             Ok(attested) => Ok(Caller::Workload(Box::new(self.hold(attested, proof?, now).await?))),
             Err(Rejected::Refused(why)) => {
                 tracing::info!(request, %why, "evidence refused");

@@ -180,6 +180,7 @@ impl fmt::Debug for SigningKey {
 pub struct VerifyingKey {
     algorithm: Algorithm,
     key: DecodingKey,
+    thumbprint: Thumbprint,
 }
 
 impl VerifyingKey {
@@ -193,13 +194,20 @@ impl VerifyingKey {
             return Err(Invalid("the key set holds a private or symmetric key"));
         }
         let curve = jwk.get("crv").and_then(serde_json::Value::as_str).map(str::to_owned);
+        let thumbprint = Thumbprint::of(jwk)?;
         let jwk: Jwk = serde_json::from_value(jwk.clone()).map_err(|_| Invalid("a key is malformed"))?;
         let key = DecodingKey::from_jwk(&jwk).map_err(|_| Invalid("a key is malformed"))?;
         // The library goes by the length of the coordinates alone: by another name of its curve a key would have another thumbprint.
         if key.family() != family(algorithm)? || curve.as_deref() != curve_of(algorithm) {
             return Err(Invalid("the key does not fit the algorithm"));
         }
-        Ok(Self { algorithm, key })
+        Ok(Self { algorithm, key, thumbprint })
+    }
+
+    /// What it is known by, whatever it is called.
+    #[must_use]
+    pub fn thumbprint(&self) -> &Thumbprint {
+        &self.thumbprint
     }
 }
 

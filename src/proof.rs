@@ -89,8 +89,7 @@ impl Proof {
         if claims.ath != occasion.token.map(|token| sha256_base64url(token.as_bytes())) {
             return Err(Invalid("its `ath` is not the hash of the token that it came with"));
         }
-        let key = Thumbprint::of(jwk)?;
-        Ok(Self { key, jti: claims.jti, iat: claims.iat, nonce: claims.nonce })
+        Ok(Self { key: key.thumbprint().clone(), jti: claims.jti, iat: claims.iat, nonce: claims.nonce })
     }
 
     /// The key that was shown to be held.

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use tokio::time::Instant;
 
 use super::{
-    Attested, Config, Evidence, Rejected, Standing,
+    Attested, Config, Evidence, Rejected, Standing, client,
     oidc::{self, Verified},
     settings::Settings,
     unix, weak,
@@ -25,6 +25,8 @@ pub struct Attestors {
     unix: Option<unix::Attestor>,
     /// By issuer.
     oidc: HashMap<String, oidc::Attestor>,
+    /// By `client_id`.
+    clients: HashMap<String, client::Attestor>,
     /// What was verified, by the token's SHA-256. What was refused is never in it.
     seen: Cache<String, Verified>,
     weaknesses: Vec<String>,
@@ -37,8 +39,8 @@ impl Attestors {
     /// # Errors
     /// Every mistake at once, each a sentence that names the attestor and says what to change.
     pub fn build(configs: &[Config], trust_domain: &TrustDomain) -> Result<Self, Vec<String>> {
-        let mut attestors =
-            Self { unix: None, oidc: HashMap::new(), seen: Cache::new(REMEMBERED), weaknesses: Vec::new() };
+        let (oidc, clients) = (HashMap::new(), HashMap::new());
+        let mut attestors = Self { unix: None, oidc, clients, seen: Cache::new(REMEMBERED), weaknesses: Vec::new() };
         let (mut mistakes, mut names, mut shapes) = (Vec::new(), HashSet::new(), Vec::new());
         for config in configs {
             let name = config.name();
@@ -81,6 +83,23 @@ impl Attestors {
                     }
                     Err(found) => mistakes.extend(found),
                 },
+                Config::PrivateKeyJwt(config) => match client::Attestor::build(config, trust_domain) {
+                    Ok(client) => {
+                        attestors.weaknesses.extend(weak::of_shape(name, &client.path.shape(), &shapes));
+                        shapes.push((name.to_owned(), client.path.shape()));
+                        if let Some(other) = attestors.clients.insert(client.client_id.clone(), client) {
+                            let other = other.name;
+                            mistakes.push(format!("attestor `{name}`: attestor `{other}` has the same `client_id`"));
+                        }
+                    }
+                    Err(found) => mistakes.extend(found),
+                },
+            }
+        }
+        for (client_id, client) in &attestors.clients {
+            if let Some(other) = attestors.oidc.get(client_id) {
+                let (name, other) = (&client.name, &other.settings.name);
+                mistakes.push(format!("attestor `{name}`: its `client_id` is the `issuer` of attestor `{other}`"));
             }
         }
         if mistakes.is_empty() { Ok(attestors) } else { Err(mistakes) }
@@ -93,11 +112,16 @@ impl Attestors {
                 attestor.settings.keys.inherit(&before.settings.keys);
             }
         }
+        for (client_id, attestor) in &self.clients {
+            if let Some(before) = before.clients.get(client_id) {
+                attestor.keys.inherit(&before.keys);
+            }
+        }
     }
 
-    /// The issuers that vouch for workloads. None of them can vouch for an operator.
+    /// The issuers and clients that vouch for workloads. None of them can vouch for an operator.
     pub fn issuers(&self) -> impl Iterator<Item = &str> {
-        self.oidc.keys().map(String::as_str)
+        self.oidc.keys().chain(self.clients.keys()).map(String::as_str)
     }
 
     /// What is allowed and weak about them, each a sentence that names the attestor and says what to change.
@@ -106,13 +130,23 @@ impl Attestors {
         &self.weaknesses
     }
 
-    /// Judges evidence at `now`.
+    /// Judges evidence for the broker `issuer` at `now`.
     ///
     /// # Errors
     /// When it is not to be believed, comes from nobody that is configured, or cannot be judged now.
-    pub async fn attest(&self, evidence: &Evidence, now: Time) -> Result<Attested, Rejected> {
+    pub async fn attest(&self, evidence: &Evidence, issuer: &str, now: Time) -> Result<Attested, Rejected> {
+        let at = Instant::now();
         match evidence {
-            Evidence::Jwt(token) => self.attest_token(token.expose_secret(), now, Instant::now()).await,
+            Evidence::Jwt(token) => self.attest_token(token.expose_secret(), issuer, now, at).await,
+            Evidence::Assertion { token, client_id } => {
+                let token =
+                    Unverified::parse(token.expose_secret()).map_err(|why| Rejected::Refused(why.to_string()))?;
+                if client_id.as_deref().is_some_and(|named| token.issuer() != Some(named)) {
+                    return Err(Rejected::Refused("`client_id` is another client than the assertion's".into()));
+                }
+                let client = self.client(&token).ok_or_else(|| Rejected::Refused("the client is unknown".into()))?;
+                client.attest(&token, issuer, now, at).await
+            }
             Evidence::Peer(peer) => match &self.unix {
                 Some(unix) => unix.attest(peer).await,
                 None => Err(Rejected::Refused("no attestor of type `unix` is configured".into())),
@@ -125,8 +159,10 @@ impl Attestors {
     pub fn still_vouches(&self, standing: Standing) -> Option<Standing> {
         let Standing { mut attested, attested_at, task, key } = standing;
         let (name, owners) = if let Some(issuer) = attested.issuer() {
-            let settings = &self.oidc.get(issuer)?.settings;
-            (&settings.name, &settings.owners)
+            match (self.oidc.get(issuer), self.clients.get(issuer)) {
+                (Some(oidc), _) => (&oidc.settings.name, &oidc.settings.owners),
+                (None, client) => client.map(|client| (&client.name, &client.owners))?,
+            }
         } else {
             let unix = self.unix.as_ref()?;
             (&unix.name, &unix.owners)
@@ -138,7 +174,11 @@ impl Attestors {
         Some(Standing { attested, attested_at, task, key })
     }
 
-    async fn attest_token(&self, token: &str, now: Time, at: Instant) -> Result<Attested, Rejected> {
+    fn client(&self, token: &Unverified<'_>) -> Option<&client::Attestor> {
+        self.clients.get(token.issuer()?)
+    }
+
+    async fn attest_token(&self, token: &str, issuer: &str, now: Time, at: Instant) -> Result<Attested, Rejected> {
         let digest = sha256_hex(token.as_bytes());
         if let Some(seen) = self.seen.get(&digest) {
             let issuer = seen.attested.issuer().and_then(|issuer| self.oidc.get(issuer));
@@ -148,6 +188,9 @@ impl Attestors {
             }
         }
         let token = Unverified::parse(token).map_err(|invalid| Rejected::Refused(invalid.to_string()))?;
+        if let Some(client) = self.client(&token) {
+            return client.attest(&token, issuer, now, at).await;
+        }
         // The issuer only chooses whose keys are tried; what it says is believed after the signature.
         let attestor = token
             .issuer()

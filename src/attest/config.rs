@@ -13,6 +13,8 @@ pub enum Config {
     Unix(UnixConfig),
     /// `type = "oidc"`: an issuer vouches with a signed token.
     Oidc(Box<OidcConfig>),
+    /// `type = "private_key_jwt"`: a client that is known by its keys authenticates with them.
+    PrivateKeyJwt(Box<ClientConfig>),
 }
 
 /// The kernel as attestor.
@@ -29,6 +31,34 @@ pub struct UnixConfig {
     pub workload: String,
     /// The owners that its workloads may name; left out, policy decides.
     pub owners: Option<Vec<String>>,
+}
+
+/// A client that is known by its keys (RFC 7523).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientConfig {
+    /// What it is called in tokens, policies and the audit.
+    pub name: String,
+    /// The `iss` and `sub` of its assertions.
+    pub client_id: String,
+    /// A file with its JWK set, or
+    pub keys_file: Option<PathBuf>,
+    /// the HTTPS address of its JWK set.
+    pub jwks_url: Option<String>,
+    /// The certificate authorities (PEM) that may vouch for `jwks_url`, instead of the machine's.
+    pub ca_file: Option<PathBuf>,
+    /// The algorithms its assertions may be signed with; default `RS256` and `ES256`.
+    pub algorithms: Option<Vec<String>>,
+    /// What sort of thing it is; default `service`.
+    #[serde(default = "service")]
+    pub kind: Kind,
+    /// The one workload that it is.
+    pub workload: String,
+    /// The owners that it may name; left out, policy decides.
+    pub owners: Option<Vec<String>>,
+    /// The shortest time between two fetches of `jwks_url`, in seconds; default 30.
+    #[serde(default = "thirty")]
+    pub refetch_interval: u32,
 }
 
 /// An `OpenID` Connect issuer as attestor. What has no default here and stands in the preset can be left out.
@@ -97,10 +127,13 @@ impl Config {
 
     /// Takes relative paths as relative to `base`.
     pub(crate) fn resolve(&mut self, base: &Path) {
-        if let Self::Oidc(config) = self {
-            for path in config.keys_file.iter_mut().chain(&mut config.ca_file) {
-                *path = base.join(&path);
-            }
+        let paths = match self {
+            Self::Unix(_) => return,
+            Self::Oidc(config) => config.keys_file.iter_mut().chain(&mut config.ca_file),
+            Self::PrivateKeyJwt(config) => config.keys_file.iter_mut().chain(&mut config.ca_file),
+        };
+        for path in paths {
+            *path = base.join(&path);
         }
     }
 
@@ -109,6 +142,9 @@ impl Config {
         match self {
             Self::Unix(_) => Vec::new(),
             Self::Oidc(config) => config.keys_file.iter().chain(&config.ca_file).map(PathBuf::as_path).collect(),
+            Self::PrivateKeyJwt(config) => {
+                config.keys_file.iter().chain(&config.ca_file).map(PathBuf::as_path).collect()
+            }
         }
     }
 
@@ -118,6 +154,7 @@ impl Config {
         match self {
             Self::Unix(config) => &config.name,
             Self::Oidc(config) => &config.name,
+            Self::PrivateKeyJwt(config) => &config.name,
         }
     }
 
@@ -126,6 +163,7 @@ impl Config {
         match self {
             Self::Unix(_) => None,
             Self::Oidc(config) => config.issuer.as_deref(),
+            Self::PrivateKeyJwt(config) => Some(&config.client_id),
         }
     }
 
@@ -134,8 +172,13 @@ impl Config {
         match self {
             Self::Unix(config) => config.owners.as_deref(),
             Self::Oidc(config) => config.owners.as_deref(),
+            Self::PrivateKeyJwt(config) => config.owners.as_deref(),
         }
     }
+}
+
+fn service() -> Kind {
+    Kind::Service
 }
 
 fn ai_agent() -> Kind {

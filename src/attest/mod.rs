@@ -3,6 +3,7 @@
 
 mod attestors;
 mod cgroup;
+mod client;
 mod config;
 mod executable;
 mod fetched;
@@ -20,7 +21,7 @@ mod weak;
 
 pub use crate::task::{Kind, Mark};
 pub use attestors::Attestors;
-pub use config::{Config, FactTemplates, OidcConfig, UnixConfig};
+pub use config::{ClientConfig, Config, FactTemplates, OidcConfig, UnixConfig};
 pub use preset::Preset;
 pub use task_token::{Content, Standing, TaskToken};
 pub use unix::Peer;
@@ -53,6 +54,13 @@ pub struct Facts {
 pub enum Evidence {
     /// A JWT of some issuer.
     Jwt(secrecy::SecretString),
+    /// What a registered client authenticates with (RFC 7523 section 2.2).
+    Assertion {
+        /// The assertion.
+        token: secrecy::SecretString,
+        /// `client_id`, where it came along.
+        client_id: Option<String>,
+    },
     /// The process at the other end of a Unix socket.
     Peer(Peer),
 }
@@ -83,6 +91,16 @@ pub struct Attested {
     expires_at: Option<Time>,
     digest: String,
     reusable: Option<String>,
+    once: Option<Once>,
+}
+
+/// Evidence that serves once.
+#[derive(Debug, Clone)]
+pub struct Once {
+    /// By what it is known again.
+    pub digest: String,
+    /// When nobody believes it any more.
+    pub until: Time,
 }
 
 impl Attested {
@@ -142,6 +160,11 @@ impl Attested {
     pub fn reusable(&self) -> Option<&str> {
         self.reusable.as_deref()
     }
+    /// What has to be used up with it, where the evidence serves once.
+    #[must_use]
+    pub fn once(&self) -> Option<&Once> {
+        self.once.as_ref()
+    }
     /// SHA-256 of the evidence, for the audit.
     #[must_use]
     pub fn digest(&self) -> &str {
@@ -166,6 +189,7 @@ impl Attested {
             expires_at: None,
             digest: String::new(),
             reusable: None,
+            once: None,
         }
     }
 }

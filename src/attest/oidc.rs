@@ -182,6 +182,7 @@ impl Attestor {
             expires_at: Some(expires_at),
             digest: digest.to_owned(),
             reusable: None,
+            once: None,
         })
     }
 }
@@ -251,7 +252,7 @@ mod tests {
     impl Issuer {
         async fn judge(&self, token: String, now: i64) -> Result<Attested, Rejected> {
             let now = DateTime::from_timestamp(now, 0).unwrap();
-            self.attestors.attest(&Evidence::Jwt(token.into()), now).await
+            self.attestors.attest(&Evidence::Jwt(token.into()), "https://broker.example.com", now).await
         }
 
         async fn accepts(&self, claims: &Value) -> bool {

@@ -37,19 +37,23 @@ pub(super) struct Settings {
 }
 
 /// Mistakes in one section.
-struct Mistakes<'a> {
+pub(super) struct Mistakes<'a> {
     name: &'a str,
     preset: Option<Preset>,
-    all: Vec<String>,
+    pub(super) all: Vec<String>,
 }
 
-impl Mistakes<'_> {
-    fn add(&mut self, what: &str) {
+impl<'a> Mistakes<'a> {
+    pub(super) fn of(name: &'a str) -> Self {
+        Self { name, preset: None, all: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, what: &str) {
         self.all.push(format!("attestor `{}`: {what}", self.name));
     }
 
     /// The value, or its mistake noted under `field`.
-    fn keep<T>(&mut self, field: &str, result: Result<T, String>) -> Option<T> {
+    pub(super) fn keep<T>(&mut self, field: &str, result: Result<T, String>) -> Option<T> {
         result.map_err(|mistake| self.add(&format!("`{field}`: {mistake}"))).ok()
     }
 
@@ -104,7 +108,20 @@ impl Settings {
         let selectors = mistakes.keep("selectors", check_selectors(config.selectors.as_deref().unwrap_or_default()));
         let algorithms = mistakes.keep("algorithms", check_algorithms(config.algorithms.as_deref()));
         // Without algorithms there is no telling which keys would do; their mistake comes first.
-        let keys = algorithms.as_deref().and_then(|algorithms| keys(&config, algorithms, &mut mistakes));
+        let source = KeySource {
+            name: &config.name,
+            keys_file: config.keys_file.as_deref(),
+            jwks_url: config.jwks_url.as_deref(),
+            ca_file: config.ca_file.as_deref(),
+            refetch_interval: config.refetch_interval,
+            neither: match config.preset {
+                Some(Preset::Kubernetes) => {
+                    "set one of `keys_file` (what `kubectl get --raw /openid/v1/jwks` prints) and `jwks_url`"
+                }
+                None | Some(Preset::GithubActions | Preset::GitlabCi) => "set one of `keys_file` and `jwks_url`",
+            },
+        };
+        let keys = algorithms.as_deref().and_then(|algorithms| keys(&source, algorithms, &mut mistakes));
 
         let (name, without_instance) = (config.name.clone(), config.without_instance());
         match (issuer, kind, workload, instance, algorithms, selectors, keys) {
@@ -154,7 +171,7 @@ fn check_issuer(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn check_algorithms(names: Option<&[String]>) -> Result<Vec<Algorithm>, String> {
+pub(super) fn check_algorithms(names: Option<&[String]>) -> Result<Vec<Algorithm>, String> {
     const OURS: [&str; 9] = ["ES256", "ES384", "EdDSA", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"];
     let Some(names) = names else { return Ok(vec![Algorithm::RS256, Algorithm::ES256]) };
     if names.is_empty() {
@@ -179,34 +196,40 @@ fn check_selectors(names: &[String]) -> Result<Vec<String>, String> {
     Ok(names.to_vec())
 }
 
-fn keys(config: &OidcConfig, algorithms: &[Algorithm], mistakes: &mut Mistakes<'_>) -> Option<Keys> {
+/// Where keys come from, as a section says it.
+pub(super) struct KeySource<'a> {
+    pub(super) name: &'a str,
+    pub(super) keys_file: Option<&'a Path>,
+    pub(super) jwks_url: Option<&'a str>,
+    pub(super) ca_file: Option<&'a Path>,
+    pub(super) refetch_interval: u32,
+    /// What to do where not one of the two is set.
+    pub(super) neither: &'static str,
+}
+
+pub(super) fn keys(config: &KeySource<'_>, algorithms: &[Algorithm], mistakes: &mut Mistakes<'_>) -> Option<Keys> {
     if config.ca_file.is_some() && config.jwks_url.is_none() {
         mistakes.add("`ca_file` is for `jwks_url`; remove it");
     }
-    match (&config.keys_file, &config.jwks_url) {
+    match (config.keys_file, config.jwks_url) {
         (Some(file), None) => {
             let set = read(file).and_then(|document| {
                 KeySet::parse(&document, algorithms).map_err(|invalid| format!("{}: {invalid}", file.display()))
             });
-            mistakes.keep("keys_file", set).map(|set| Keys::fixed(&config.name, algorithms.to_vec(), set))
+            mistakes.keep("keys_file", set).map(|set| Keys::fixed(config.name, algorithms.to_vec(), set))
         }
         (None, Some(url)) => {
             let url = mistakes.keep("jwks_url", check_fetched_url(url));
-            let roots = config.ca_file.as_deref().map(|file| mistakes.keep("ca_file", read_roots(file)));
+            let roots = config.ca_file.map(|file| mistakes.keep("ca_file", read_roots(file)));
             let roots = match roots {
                 Some(roots) => Some(roots?),
                 None => None,
             };
             let interval = Duration::from_secs(u64::from(config.refetch_interval));
-            mistakes.keep("jwks_url", Keys::remote(&config.name, algorithms.to_vec(), url?, roots, interval))
+            mistakes.keep("jwks_url", Keys::remote(config.name, algorithms.to_vec(), url?, roots, interval))
         }
         (Some(_), Some(_)) | (None, None) => {
-            mistakes.add(match config.preset {
-                Some(Preset::Kubernetes) => {
-                    "set one of `keys_file` (what `kubectl get --raw /openid/v1/jwks` prints) and `jwks_url`"
-                }
-                None | Some(Preset::GithubActions | Preset::GitlabCi) => "set one of `keys_file` and `jwks_url`",
-            });
+            mistakes.add(config.neither);
             None
         }
     }

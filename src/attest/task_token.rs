@@ -153,6 +153,7 @@ impl TaskToken {
             digest: said.evidence,
             // It serves the one key that it is bound to.
             reusable: None,
+            once: None,
         };
         Ok(Standing { attested, attested_at, task, key: cnf })
     }

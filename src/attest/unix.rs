@@ -77,6 +77,7 @@ impl Attestor {
             expires_at: None,
             digest: accepted.digest(seen),
             reusable: None,
+            once: None,
         })
     }
 }

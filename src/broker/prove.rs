@@ -7,7 +7,7 @@ use secrecy::ExposeSecret as _;
 
 use super::{Broker, Presented, in_doubt};
 use crate::{
-    attest::{Attested, Standing},
+    attest::{Attested, Once, Standing},
     claims::Confirmation,
     clock::Time,
     error::Error,
@@ -98,8 +98,15 @@ impl Broker {
         Ok(Holder { attested, attested_at, proof })
     }
 
-    /// Uses the proof up.
+    /// Uses up the proof, and evidence that serves once.
     pub(super) async fn spend(&self, holder: &Holder, now: Time) -> Result<Spent, Error> {
+        if let Some(Once { digest, until }) = holder.attested.once() {
+            let first = self.parts.ledger.spend(digest, *until).await.map_err(|why| in_doubt(&why))?;
+            if !first {
+                tracing::info!("the evidence serves once, and was used before");
+                return Err(Error::EvidenceInvalid);
+            }
+        }
         let Some(proof) = &holder.proof else { return Ok(Spent(())) };
         let again = Error::ProofInvalid("it was used before");
         // Ours first: it holds though the store forgets.

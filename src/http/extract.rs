@@ -57,7 +57,7 @@ impl<S: Sync> FromRequestParts<S> for Called {
             Some(Authorization::Dpop(token)) => (None, Some(PresentedTaskToken { token, named: true })),
             None => (None, None),
         };
-        let presented = Presented { bearer, task_token, peer, proof };
+        let presented = Presented { bearer, assertion: None, task_token, peer, proof };
         Ok(Self { request: broker::Request { presented, id }, authorized })
     }
 }

@@ -112,7 +112,9 @@ pub(super) struct Metadata {
     jwks_uri: String,
     token_endpoint: String,
     /// `none`: the evidence is the `subject_token`, or the kernel's word.
-    token_endpoint_auth_methods_supported: [&'static str; 1],
+    token_endpoint_auth_methods_supported: [&'static str; 2],
+    /// What an attestor of type `private_key_jwt` can be configured to take; RS256 and ES256 where nothing is said.
+    token_endpoint_auth_signing_alg_values_supported: [&'static str; 10],
     introspection_endpoint: String,
     introspection_endpoint_auth_methods_supported: [&'static str; 1],
     grant_types_supported: [&'static str; 2],
@@ -141,7 +143,10 @@ impl Metadata {
             issuer: issuer.to_owned(),
             jwks_uri: format!("{issuer}/jwks"),
             token_endpoint: format!("{issuer}/oauth2/token"),
-            token_endpoint_auth_methods_supported: ["none"],
+            token_endpoint_auth_methods_supported: ["none", "private_key_jwt"],
+            token_endpoint_auth_signing_alg_values_supported: [
+                "ES256", "ES384", "Ed25519", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512",
+            ],
             introspection_endpoint: format!("{issuer}/oauth2/introspect"),
             introspection_endpoint_auth_methods_supported: ["Bearer"],
             grant_types_supported: ["urn:ietf:params:oauth:grant-type:token-exchange", "client_credentials"],

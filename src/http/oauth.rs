@@ -31,6 +31,7 @@ use crate::{
 use asked::{Asked, asked};
 
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 const TYPE: &str = "urn:ietf:params:oauth:token-type:";
 
 /// Why a request was refused: as OAuth says it, or by a status alone, because the body was not even read.
@@ -73,7 +74,7 @@ async fn form<T: DeserializeOwned>(request: Request) -> Result<T, Refusal> {
 /// A token request. What is not understood (`actor_token`, `audience`, the authentication of a client) is refused, never passed over.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct TokenRequest {
-    /// `urn:ietf:params:oauth:grant-type:token-exchange`, or `client_credentials` on the Unix socket.
+    /// `urn:ietf:params:oauth:grant-type:token-exchange`, or `client_credentials` with a `client_assertion` or on the Unix socket.
     #[schema(value_type = String, required = true)]
     grant_type: Option<String>,
     /// The evidence. With a token exchange alone.
@@ -101,10 +102,15 @@ pub(super) struct TokenRequest {
     actor_token: Option<String>,
     #[schema(ignore)]
     actor_token_type: Option<String>,
-    #[schema(ignore)]
+    /// A JWT that a registered client signed for this request (RFC 7523 section 2.2). With `client_credentials` alone.
+    #[schema(value_type = String, required = false)]
     client_assertion: Option<String>,
-    #[schema(ignore)]
+    /// `urn:ietf:params:oauth:client-assertion-type:jwt-bearer`
+    #[schema(value_type = String, required = false)]
     client_assertion_type: Option<String>,
+    /// The client, where an assertion comes along: the same as the assertion's. Everybody else is known by their evidence.
+    #[schema(value_type = String, required = false)]
+    client_id: Option<String>,
     #[schema(ignore)]
     client_secret: Option<String>,
 }
@@ -184,9 +190,21 @@ fn authenticate(form: &mut TokenRequest, called: Called) -> Result<(broker::Requ
     }
     let subject = (form.subject_token.take().map(SecretString::from), form.subject_token_type.take());
     let actor = form.actor_token.is_some() || form.actor_token_type.is_some();
+    let assertion = (form.client_assertion.take().map(SecretString::from), form.client_assertion_type.take());
+    let client_id = form.client_id.take();
     // A way to authenticate that is not understood is never passed over in favour of another.
-    if form.client_assertion.is_some() || form.client_assertion_type.is_some() || form.client_secret.is_some() {
+    if form.client_secret.is_some() {
         return Err(failed(EvidenceRole::Client)(Error::EvidenceInvalid));
+    }
+    match (form.grant_type.as_deref(), assertion) {
+        (_, (None, None)) => {}
+        (Some("client_credentials"), (Some(token), Some(kind)))
+            if kind == JWT_BEARER && !actor && matches!(subject, (None, None)) =>
+        {
+            let presented = Presented { assertion: Some((token, client_id)), bearer: None, peer: None, ..presented };
+            return Ok((broker::Request { presented, id }, EvidenceRole::Client));
+        }
+        _ => return Err(failed(EvidenceRole::Client)(Error::EvidenceInvalid)),
     }
     match (form.grant_type.as_deref(), subject) {
         (Some(TOKEN_EXCHANGE), _) if actor => Err(failed(EvidenceRole::Subject)(Error::invalid(

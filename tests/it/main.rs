@@ -12,6 +12,8 @@ mod bad_input;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod client_assertion;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod config_check;
