@@ -248,3 +248,83 @@ async fn openid_client_authenticates_with_a_key() {
     assert!(said[2]["task_token"].is_string());
     assert_eq!((&said[3]["class"], &said[3]["error"]), (&json!("ResponseBodyError"), &json!("invalid_scope")));
 }
+
+/// The parameters of the token endpoint, each with a value that would do.
+const PARAMETERS: [&str; 13] = [
+    "subject_token",
+    "subject_token_type",
+    "actor_token",
+    "actor_token_type",
+    "client_assertion",
+    "client_assertion_type",
+    "client_id",
+    "client_secret",
+    "resource",
+    "audience",
+    "scope",
+    "authorization_details",
+    "requested_token_type",
+];
+
+/// Whether the documentation has this set of parameters: who asks, and what for.
+fn is_documented(grant: &str, has: impl Fn(&str) -> bool) -> bool {
+    let none = |names: &[&str]| !names.iter().any(|name| has(name));
+    let subject =
+        has("subject_token") && has("subject_token_type") && none(&["client_assertion", "client_assertion_type"]);
+    let client =
+        has("client_assertion") && has("client_assertion_type") && none(&["subject_token", "subject_token_type"]);
+    let who = if grant == "client_credentials" { client } else { subject };
+    let what = has("authorization_details") || has("resource") && has("scope");
+    who && what && none(&["actor_token", "actor_token_type", "client_secret", "audience"])
+}
+
+/// Every subset of the parameters under every grant: a token comes of those alone that are documented, and each other is told what is
+/// wrong in a form that OAuth clients understand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_subset_of_parameters() {
+    let client = Client::of(Stand::new(Store::Embedded).await).await;
+    let own = text(&client.declare(&client.assertion(json!({}))).await.expect(StatusCode::OK), "task");
+    let of_ci = text(&client.stand.declare(declaration()).await.expect(StatusCode::CREATED), "task");
+    let evidence = client.stand.evidence();
+    let value = |grant: &str, name: &str| {
+        let task = if grant == "client_credentials" { &own } else { &of_ci };
+        let detail = json!([{"type": "remit:task", "identifier": task, "locations": [GIT], "privileges": ["read"]}]);
+        match name {
+            "subject_token" | "actor_token" => evidence.clone(),
+            "subject_token_type" | "actor_token_type" => "urn:ietf:params:oauth:token-type:jwt".to_owned(),
+            "client_assertion" => client.assertion(json!({})),
+            "client_assertion_type" => JWT_BEARER.to_owned(),
+            "client_id" => CLIENT.to_owned(),
+            "client_secret" => "secret".to_owned(),
+            "resource" | "audience" => GIT.to_owned(),
+            "scope" => format!("{task} read"),
+            "authorization_details" => detail.to_string(),
+            _ => "urn:ietf:params:oauth:token-type:access_token".to_owned(),
+        }
+    };
+    let try_one = async |grant: &str, set: usize| {
+        let names: Vec<_> = (0..PARAMETERS.len()).filter(|at| set >> at & 1 == 1).map(|at| PARAMETERS[at]).collect();
+        let mut form = vec![("grant_type", grant.to_owned())];
+        form.extend(names.iter().map(|name| (*name, value(grant, name))));
+        let answer = client.stand.client.post(client.stand.url(TOKEN)).form(&form).send().await.unwrap();
+        let (status, body): (_, Value) = (answer.status(), answer.json().await.unwrap());
+        let fits = if is_documented(grant, |name| names.contains(&name)) {
+            status == StatusCode::OK && body["task"].is_string()
+        } else {
+            let codes = ["invalid_request", "invalid_client", "invalid_target", "invalid_scope"];
+            let code = body["error"].as_str().unwrap_or_default();
+            let expected = if code == "invalid_client" { StatusCode::UNAUTHORIZED } else { StatusCode::BAD_REQUEST };
+            codes.contains(&code) && status == expected
+        };
+        (!fits).then(|| format!("{grant} {names:?}: {status} {body}"))
+    };
+    let grants = ["urn:ietf:params:oauth:grant-type:token-exchange", "client_credentials"];
+    let all: Vec<_> =
+        grants.iter().flat_map(|grant| (0..1 << PARAMETERS.len()).map(move |set| (*grant, set))).collect();
+    let mut wrong: Vec<String> = Vec::new();
+    for some in all.chunks(64) {
+        let tried = futures_util::future::join_all(some.iter().map(|(grant, set)| try_one(grant, *set))).await;
+        wrong.extend(tried.into_iter().flatten());
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), all.len(), wrong[..wrong.len().min(20)].join("\n"));
+}
