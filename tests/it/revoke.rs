@@ -176,22 +176,27 @@ async fn a_revoke_costs_the_same_for_one_credential_and_a_thousand() {
     let redis = stand.redis.as_ref().unwrap();
     // The first revoke of a Redis loads the script.
     stand.revoke(&stand.task_with_token().await.0).await.expect(StatusCode::OK);
-    let mut costs = Vec::new();
-    for calls in [0, 32] {
+    let cost = async |calls: u64| {
         let task = text(&stand.declare(declaration()).await.expect(StatusCode::CREATED), "task");
         let many = json!({"credentials": vec![json!({"resource": GIT, "privilege": "read"}); 32]});
         for _ in 0..calls {
-            stand
-                .post(&format!("/v1/tasks/{task}/credentials"), &stand.evidence(), many.clone())
-                .await
-                .expect(StatusCode::OK);
+            let path = format!("/v1/tasks/{task}/credentials");
+            stand.post(&path, &stand.evidence(), many.clone()).await.expect(StatusCode::OK);
         }
         redis.cli(&["config", "resetstat"]).await;
         let answer = stand.revoke(&task).await.expect(StatusCode::OK);
         assert_eq!(answer["credentials"], 1 + calls * 32);
-        costs.push(command_counts(&redis.cli(&["info", "commandstats"]).await));
+        command_counts(&redis.cli(&["info", "commandstats"]).await)
+    };
+    // The broker's own look at the store, once a second, may fall into one of the two.
+    let mut costs = (cost(0).await, cost(32).await);
+    for _ in 0..4 {
+        if costs.0 == costs.1 {
+            break;
+        }
+        costs = (cost(0).await, cost(32).await);
     }
-    assert_eq!(costs[0], costs[1]);
+    assert_eq!(costs.0, costs.1);
 }
 
 /// Calls by command, without those that the broker's own watch makes at its own pace.
