@@ -1,4 +1,5 @@
-//! What a mint costs: its signature, and the whole of it over HTTP, on both stores, on 1 and on 64 connections.
+//! What a mint costs: its signature, and the whole of it over HTTP, on both stores, on 1 and on 64 connections; and what it costs more
+//! when its credential is bound to a key (the client's own signature of the proof included).
 //!
 //! `cargo bench --bench mint`. Needs `redis-server`. The ratios are the point; compare other figures within one run only. The limit that
 //! says most is the last one: a server that does for every request what a mint cannot do without (a round trip to the store that reads
@@ -8,12 +9,17 @@ mod limit;
 mod stand;
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use remit::{claims::Claims, jose::SigningKey};
+use remit::{
+    claims::Claims,
+    clock::{Clock as _, SystemClock},
+    id::LeaseId,
+    jose::SigningKey,
+};
 use ring::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     fs::File,
     io::Write as _,
@@ -28,7 +34,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use limit::{Bare, Work, compare, nothing, redirected, send, work};
-use stand::{Result, Stand, Store};
+use stand::{Result, SERVICE, Stand, Store};
 
 const CONNECTIONS: [usize; 2] = [1, 64];
 /// Octets of a lease, of a task, and of the line of a mint in the audit log, about.
@@ -38,14 +44,18 @@ const LINE: usize = 580;
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    let service = format!(
+        "[[service]]\nname = \"s\"\naudiences = [\"{SERVICE}\"]\nbinding = \"offered\"\nrevocation = \"none\"\n"
+    );
     for store in [Store::Redis, Store::Embedded] {
-        let stand = Stand::start(store, "").await?;
+        let stand = Arc::new(Stand::start(store, &service).await?);
         let token = first_token(&stand).await?;
         if let Store::Redis = store {
             signing(&token).await?;
         }
         minting(&stand, store, &token).await?;
-        stand.stop().await?;
+        binding(&stand, store).await?;
+        Arc::into_inner(stand).ok_or("the stand is in use")?.stop().await?;
     }
     Ok(())
 }
@@ -105,6 +115,40 @@ async fn minting(stand: &Stand, store: Store, token: &str) -> Result<()> {
         ];
         let what = format!("mint, {store}, {connections} at a time");
         compare(&what, connections, &send(&stand.client, requests), &limits).await?;
+    }
+    Ok(())
+}
+
+/// A request to mint that comes with a proof of its own.
+fn proven(stand: &Stand, key: &SigningKey, task: &str) -> Result<reqwest::Request> {
+    let url = stand.url(&format!("/v1/tasks/{task}/credentials"));
+    let jti = LeaseId::random().map_err(|_| "no random bytes")?;
+    let proof = key.prove(&json!({"jti": jti, "htm": "POST", "htu": url, "iat": SystemClock.now().timestamp()}))?;
+    let asked = json!({"credentials": [{"resource": SERVICE, "privilege": "read"}]});
+    Ok(stand.client.post(url).bearer_auth(&stand.evidence[1]).header("dpop", proof).json(&asked).build()?)
+}
+
+/// A credential that is bound to a key, beside one that is not.
+async fn binding(stand: &Arc<Stand>, store: Store) -> Result<()> {
+    let key = Arc::new(SigningKey::from_pkcs8(&SigningKey::generate()?)?);
+    for connections in CONNECTIONS {
+        let (mut requests, mut tasks) = (Vec::new(), Vec::new());
+        for _ in 0..connections {
+            tasks.push(stand.declare().await?);
+            requests.push(stand.mint(&stand.declare().await?, 1).build()?);
+        }
+        let shared = Arc::new((stand.clone(), tasks, key.clone()));
+        let bound = work(move |connection| {
+            let shared = shared.clone();
+            async move {
+                let (stand, tasks, key) = &*shared;
+                let request = proven(stand, key, tasks.get(connection).ok_or("no task")?)?;
+                stand.client.execute(request).await?.error_for_status()?.bytes().await?;
+                Ok(())
+            }
+        });
+        let what = format!("mint, bound to a key, {store}, {connections} at a time");
+        compare(&what, connections, &bound, &[("a mint that is not", send(&stand.client, requests))]).await?;
     }
     Ok(())
 }

@@ -64,7 +64,6 @@ use crate::{
     metrics::{Action, Metrics, Now, Outcome},
     party::{Operator, Parties, Party, Service},
     policy::{Ask, Policies, Verdict, Words},
-    proof::Seen,
     revocation::{EndSet, StatusLists},
     task::{AccessDetail, CredentialRequest, CredentialType, Task, check_requests},
     verify::Token,
@@ -130,8 +129,6 @@ pub struct Broker {
     live: live::Live,
     known_keys: keys::KnownKeys,
     turning_keys: tokio::sync::Mutex<()>,
-    /// Proofs that were used up here.
-    proofs: Seen,
     /// From when on every verifier knows our keys (Unix milliseconds).
     signs_from: AtomicI64,
 }
@@ -211,7 +208,6 @@ impl Broker {
             live: live::Live::default(),
             known_keys: keys::KnownKeys::default(),
             turning_keys: tokio::sync::Mutex::default(),
-            proofs: Seen::default(),
             signs_from: AtomicI64::new(i64::MAX),
         }
     }
@@ -252,7 +248,7 @@ impl Broker {
             self.record(entries).await?;
             return Err(refusal(denied));
         }
-        let spent = self.spend(&holder, now).await?;
+        let spent = self.spend(&holder).await?;
         let leases: Vec<_> = drafts.iter().map(|draft| draft.lease().clone()).collect();
         match self.parts.ledger.mint(&task, &leases).await.map_err(|why| in_doubt(&why))? {
             Written::Done => {}

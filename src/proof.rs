@@ -4,7 +4,7 @@
 use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     sync::{Mutex, PoisonError},
 };
 use url::Url;
@@ -25,8 +25,10 @@ pub const WINDOW: i64 = 60;
 pub const AHEAD: i64 = 5;
 /// The longest `jti` and the longest `nonce`.
 const MAX_ID: usize = 512;
-/// How many proofs are remembered at a time: [`WINDOW`] at a thousand requests a second.
-const MOST_SEEN: usize = 65_536;
+/// For how many seconds after its `iat` a proof is remembered at least, however far clocks are apart that are nearly right.
+const KEPT: i64 = 2 * (WINDOW + AHEAD);
+/// How many proofs are remembered in that time at most: about 8,000 a second, and 100 MB.
+const MOST_SEEN: usize = 1 << 20;
 
 /// The request that a proof must be for.
 #[derive(Debug, Clone, Copy)]
@@ -110,10 +112,10 @@ impl Proof {
         sha256_hex(format!("{}.{}", self.key, self.jti).as_bytes())
     }
 
-    /// When nobody accepts it any more, however far clocks are apart that are nearly right.
+    /// When nobody accepts it any more.
     #[must_use]
     pub fn worthless_from(&self) -> Time {
-        Time::from_timestamp(self.iat.saturating_add(2 * (WINDOW + AHEAD)), 0).unwrap_or(Time::MAX_UTC)
+        Time::from_timestamp(self.iat.saturating_add(KEPT), 0).unwrap_or(Time::MAX_UTC)
     }
 }
 
@@ -129,7 +131,15 @@ fn same_target(htu: &str, target: &str) -> bool {
 
 /// The proofs that one verifier has accepted and that are still in their window.
 #[derive(Debug, Default)]
-pub struct Seen(Mutex<HashMap<String, i64>>);
+pub struct Seen(Mutex<Turns>);
+
+/// Remembers in turns as long as a window: after two of them a proof is worth nothing, and forgotten without being looked for.
+#[derive(Debug, Default)]
+struct Turns {
+    since: i64,
+    now: HashSet<String>,
+    before: HashSet<String>,
+}
 
 impl Seen {
     /// Uses a proof up.
@@ -137,16 +147,19 @@ impl Seen {
     /// # Errors
     /// When it was used before, or when there are too many to remember: what cannot be told is refused.
     pub fn take(&self, proof: &Proof, now: Time) -> Result<(), Invalid> {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() >= MOST_SEEN {
-            let now = now.timestamp();
-            seen.retain(|_, until| *until > now);
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = now.timestamp().saturating_sub(turns.since);
+        if passed >= KEPT {
+            let last = std::mem::take(&mut turns.now);
+            turns.before = if passed < 2 * KEPT { last } else { HashSet::new() };
+            turns.since = now.timestamp();
         }
-        if seen.len() >= MOST_SEEN {
+        if turns.now.len() >= MOST_SEEN {
             return Err(Invalid("too many proofs at a time"));
         }
-        let until = proof.worthless_from().timestamp();
-        if seen.insert(proof.replay_id(), until).is_some() { Err(Invalid("it was used before")) } else { Ok(()) }
+        let id = proof.replay_id();
+        let again = turns.before.contains(&id) || !turns.now.insert(id);
+        if again { Err(Invalid("it was used before")) } else { Ok(()) }
     }
 }
 
@@ -249,7 +262,14 @@ mod tests {
         let proof = |key: &SigningKey| check(&key.prove(&claims()).unwrap()).unwrap();
         seen.take(&proof(&other), now()).unwrap();
         seen.take(&proof(&ours), now()).unwrap();
-        assert!(seen.take(&proof(&ours), now()).is_err());
+        // For as long as it is accepted, and longer.
+        for seconds in [0, WINDOW + AHEAD, KEPT - 1, KEPT] {
+            assert!(seen.take(&proof(&ours), now() + chrono::TimeDelta::seconds(seconds)).is_err(), "{seconds}");
+        }
+        assert!(
+            seen.take(&proof(&ours), now() + chrono::TimeDelta::seconds(3 * KEPT)).is_ok(),
+            "nothing is kept for good"
+        );
         assert!(proof(&ours).worthless_from().timestamp() > now().timestamp() + WINDOW + AHEAD);
     }
 }

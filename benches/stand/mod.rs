@@ -48,7 +48,8 @@ impl fmt::Display for Store {
 pub(crate) struct Stand {
     pub(crate) client: reqwest::Client,
     pub(crate) redis: Option<Redis>,
-    evidence: String,
+    /// Two tokens of one CI job: the one that comes with a key serves that key alone from then on.
+    pub(crate) evidence: [String; 2],
     running: Running,
     /// Removed with it.
     _dir: TempDir,
@@ -72,11 +73,13 @@ impl Stand {
         fs::write(&file, configuration(&broker, &url) + parties)?;
         let running = start(Config::load(&file, Overrides::default())?, Arc::new(SystemClock)).await?;
         let now = SystemClock.now().timestamp();
-        let claims = json!({
+        let mut claims = json!({
             "iss": "https://ci.example.com", "aud": broker, "iat": now, "exp": now + i64::from(LIFE),
             "repository": "acme/payments", "ref": "refs/heads/main", "run_id": "1",
         });
         let evidence = key.sign("JWT", &claims)?;
+        claims["jti"] = "another".into();
+        let evidence = [evidence, key.sign("JWT", &claims)?];
         Ok(Self { client: reqwest::Client::new(), redis, evidence, running, _dir: dir })
     }
 
@@ -88,7 +91,7 @@ impl Stand {
     pub(crate) async fn declare(&self) -> Result<String> {
         let details = json!([{"type": "remit:access", "locations": [SERVICE], "privileges": ["read"]}]);
         let body = json!({"purpose": "bench", "owner": "bench", "authorization_details": details, "ttl": LIFE});
-        let request = self.client.post(self.url("/v1/tasks")).bearer_auth(&self.evidence).json(&body);
+        let request = self.client.post(self.url("/v1/tasks")).bearer_auth(&self.evidence[0]).json(&body);
         let declared: Value = request.send().await?.error_for_status()?.json().await?;
         Ok(declared["task"].as_str().ok_or("no task")?.to_owned())
     }
@@ -97,7 +100,7 @@ impl Stand {
     pub(crate) fn mint(&self, task: &str, credentials: usize) -> reqwest::RequestBuilder {
         let asked = json!({"resource": SERVICE, "privilege": "read"});
         let url = self.url(&format!("/v1/tasks/{task}/credentials"));
-        self.client.post(url).bearer_auth(&self.evidence).json(&json!({"credentials": vec![asked; credentials]}))
+        self.client.post(url).bearer_auth(&self.evidence[0]).json(&json!({"credentials": vec![asked; credentials]}))
     }
 
     pub(crate) async fn stop(self) -> Result<()> {

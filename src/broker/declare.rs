@@ -136,7 +136,7 @@ impl Broker {
         if let Some(key) = key {
             task.id = self.claim(by, &key, &task.id).await?;
             if let Some(held) = self.parts.ledger.task(&task.id).await.map_err(|why| in_doubt(&why))? {
-                let spent = self.spend(&by.holder, by.now).await?;
+                let spent = self.spend(&by.holder).await?;
                 return self.repeat(by, held, weighed.limits, spent).await;
             }
         }
@@ -245,7 +245,7 @@ impl Broker {
         tracing::Span::current().record("task", task.id.as_str());
         // On record before it exists, so that no task is ever live that nobody declared.
         self.record(vec![entry(by.now, &by.request, &by.actor, &task.id, declared(&task))]).await?;
-        let spent = self.spend(&by.holder, by.now).await?;
+        let spent = self.spend(&by.holder).await?;
         let leases: Vec<_> = drafts.iter().map(|draft| draft.lease().clone()).collect();
         match self.parts.ledger.declare(&task, &leases).await.map_err(|why| in_doubt(&why))? {
             Written::Done => {}

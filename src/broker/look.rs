@@ -62,7 +62,7 @@ impl Broker {
                 self.note(&operator, &call, looked("task")).await?;
             }
             Caller::Workload(holder) if held.as_ref().is_some_and(|held| owns(&holder.attested, &held.task)) => {
-                self.spend(&holder, now).await?;
+                self.spend(&holder).await?;
                 until = holder.attested.expires_at();
             }
             Caller::Workload(_) => return Err(Error::NotFound),
@@ -91,7 +91,7 @@ impl Broker {
                 None
             }
             Caller::Workload(holder) => {
-                self.spend(&holder, now).await?;
+                self.spend(&holder).await?;
                 Some(holder)
             }
             Caller::Service(_) => return Err(wrong_role("a service sees no tasks")),

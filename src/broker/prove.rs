@@ -99,7 +99,7 @@ impl Broker {
     }
 
     /// Uses up the proof, and evidence that serves once.
-    pub(super) async fn spend(&self, holder: &Holder, now: Time) -> Result<Spent, Error> {
+    pub(super) async fn spend(&self, holder: &Holder) -> Result<Spent, Error> {
         if let Some(Once { digest, until }) = holder.attested.once() {
             let first = self.parts.ledger.spend(digest, *until).await.map_err(|why| in_doubt(&why))?;
             if !first {
@@ -108,10 +108,8 @@ impl Broker {
             }
         }
         let Some(proof) = &holder.proof else { return Ok(Spent(())) };
-        let again = Error::ProofInvalid("it was used before");
-        // Ours first: it holds though the store forgets.
-        self.proofs.take(proof, now).map_err(|why| Error::ProofInvalid(why.0))?;
         let first = self.parts.ledger.spend(&proof.replay_id(), proof.worthless_from()).await;
-        if first.map_err(|why| in_doubt(&why))? { Ok(Spent(())) } else { Err(again) }
+        let first = first.map_err(|why| in_doubt(&why))?;
+        if first { Ok(Spent(())) } else { Err(Error::ProofInvalid("it was used before")) }
     }
 }

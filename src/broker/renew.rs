@@ -76,7 +76,7 @@ impl Broker {
         let declared = u32::try_from((task.expires_at - whole_second(task.created_at)).num_seconds());
         let asked = deadline(ttl, declared.unwrap_or(u32::MAX), &weighed.limits, task.created_at, now)?;
         let renewable_until = longest_life(&weighed.limits, task.created_at)?.max(held.expires_at);
-        self.spend(&holder, now).await?;
+        self.spend(&holder).await?;
         // On record before it is so, so that nothing lives longer than the log says.
         let expires_at = asked.max(held.expires_at);
         let call = Call { request: &request.id, task: Some(id), now };

@@ -63,7 +63,7 @@ impl Broker {
         let holder = self.attest(request.presented, &Call { request: &request.id, task: Some(id), now }).await?;
         let attested = &holder.attested;
         self.own_task(attested, id).await?;
-        self.spend(&holder, now).await?;
+        self.spend(&holder).await?;
         let end =
             End { task: id.clone(), state: State::Completed, at: now, reason, by: attested.workload().to_string() };
         let stopped = self.stop(&end, false, &actor_of(attested), &request.id).await?.ok_or(Error::NotFound)?;
@@ -98,7 +98,7 @@ impl Broker {
                 if !holds {
                     return Err(Error::NotFound);
                 }
-                self.spend(&holder, now).await?;
+                self.spend(&holder).await?;
                 (actor_of(attested), attested.workload().to_string(), false)
             }
             Caller::Service(_) => return Err(wrong_role("a service revokes nothing")),
