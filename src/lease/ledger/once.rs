@@ -8,7 +8,7 @@ use super::{
     super::{Claim, InDoubt, Key},
     LEASE_KEPT, Ledger, kept,
 };
-use crate::{clock::Time, jose::Thumbprint};
+use crate::{clock::Time, id::LeaseId, jose::Thumbprint};
 
 /// For how long a nonce is accepted.
 const NONCE_LIFE: TimeDelta = TimeDelta::minutes(5);
@@ -19,6 +19,8 @@ const MOMENT: usize = 8;
 #[serde(deny_unknown_fields)]
 struct Spent {
     until: Time,
+    /// Drawn for this very attempt, so what stands tells whose it is.
+    attempt: LeaseId,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,13 +36,11 @@ impl Ledger {
     /// When the store is in doubt.
     pub async fn spend(&self, digest: &str, until: Time) -> Result<bool, InDoubt> {
         let key = Key::Spent(digest.to_owned());
-        let record = self.0.sealer.seal(&key, &Spent { until })?;
-        // No two records are alike, so what stands tells whose it is.
-        let own = record.0.clone();
+        let attempt = LeaseId::random().map_err(|_| InDoubt("no random bytes".to_owned()))?;
+        let record = self.0.sealer.seal(&key, &Spent { until, attempt: attempt.clone() })?;
         let claim = Claim { key, record, keep_until: Some(until), index: None };
         let standing = self.0.store.claim(&claim).await?;
-        self.0.sealer.open::<Spent>(&claim.key, &standing)?;
-        Ok(standing == own)
+        Ok(self.0.sealer.open::<Spent>(&claim.key, &standing)?.attempt == attempt)
     }
 
     /// The key that evidence (by its digest) serves from now on: this one, or the one that came with it first.

@@ -32,6 +32,8 @@ over_both![
     no_mint_survives_the_end_it_raced,
     tasks_are_listed_newest_first,
     a_retry_finds_the_first_answer,
+    what_serves_once_serves_one,
+    evidence_serves_the_first_key,
     keys_are_published_once,
     a_restart_forgets_nothing,
     no_two_tasks_have_one_place,
@@ -282,6 +284,42 @@ async fn a_retry_finds_the_first_answer(world: World) {
         assert_eq!(world.ledger.remember("digest", remembered.clone(), tomorrow()).await.unwrap(), first);
     }
     assert_eq!(world.ledger.remember("another", other.clone(), tomorrow()).await.unwrap(), other);
+}
+
+async fn what_serves_once_serves_one(world: World) {
+    let others = [world.another(7).await.unwrap(), world.another(7).await.unwrap()];
+    let all = [&world.ledger, &others[0], &others[1]];
+    for digest in ["a", "b", "c"] {
+        let at_once = (0..12).map(|n| all[n % 3].spend(digest, tomorrow()));
+        let spent: Vec<bool> = futures_util::future::try_join_all(at_once).await.unwrap();
+        assert_eq!(spent.iter().filter(|first| **first).count(), 1);
+    }
+    world.tamper(&Key::Spent("a".into()), Some("1 1 1 x {}")).await;
+    assert!(world.ledger.spend("a", tomorrow()).await.is_err(), "what cannot be told is not the first time");
+    // A nonce is every broker's, and nobody else's.
+    let nonce = world.ledger.nonce(now());
+    assert!(all.iter().all(|ledger| ledger.is_fresh(&nonce, now())));
+    assert!(!world.ledger.is_fresh(&nonce, now() + TimeDelta::minutes(6)));
+    assert!(!world.ledger.is_fresh(&nonce, now() - TimeDelta::minutes(1)), "from the future");
+    for foreign in ["", "AAAAAAAAAAAA", &nonce[1..], &format!("{nonce}A")] {
+        assert!(!world.ledger.is_fresh(foreign, now()), "{foreign}");
+    }
+}
+
+async fn evidence_serves_the_first_key(world: World) {
+    let thumbprint = || {
+        let document = crate::jose::SigningKey::generate().unwrap();
+        let jwk = serde_json::to_value(crate::jose::SigningKey::from_pkcs8(&document).unwrap().public()).unwrap();
+        crate::jose::Thumbprint::of(&jwk).unwrap()
+    };
+    let (first, second, other) = (thumbprint(), thumbprint(), world.another(7).await.unwrap());
+    assert_eq!(other.key_of_evidence("digest").await.unwrap(), None);
+    assert_eq!(world.ledger.bind_evidence("digest", &first, tomorrow()).await.unwrap(), first);
+    assert_eq!(other.bind_evidence("digest", &second, tomorrow()).await.unwrap(), first);
+    assert_eq!(other.key_of_evidence("digest").await.unwrap(), Some(first));
+    assert_eq!(world.ledger.bind_evidence("another", &second, tomorrow()).await.unwrap(), second);
+    world.tamper(&Key::Evidence("digest".into()), Some("1 1 1 x {}")).await;
+    assert!(other.key_of_evidence("digest").await.is_err());
 }
 
 async fn keys_are_published_once(world: World) {
