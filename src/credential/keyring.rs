@@ -47,8 +47,15 @@ struct Keys {
     /// When the last that `current` signed expires (Unix seconds). Raised under the read lock, so whoever holds the write lock
     /// has its last value.
     last_expiry: AtomicI64,
-    next: Option<SigningKey>,
+    next: Option<Next>,
     replaced: Option<Replaced>,
+}
+
+#[derive(Debug)]
+struct Next {
+    key: SigningKey,
+    /// When the last that it signed expires (Unix seconds): an earlier process may have died just after it began to sign.
+    last_expiry: i64,
 }
 
 /// A key that signs no more, while that is not on record.
@@ -112,7 +119,7 @@ impl Keyring {
     /// The public half of the key that is prepared for `purpose`, as it is published at `now`.
     #[must_use]
     pub fn next(&self, purpose: Use, now: Time) -> Option<PublishedKey> {
-        self.slot(purpose).read(|keys| keys.next.as_ref().map(|key| published(purpose, key, now)))
+        self.slot(purpose).read(|keys| keys.next.as_ref().map(|next| published(purpose, &next.key, now)))
     }
 
     /// The key that signed for `purpose` until [`Keyring::activate`], while [`Keyring::settle`] is still to come.
@@ -130,7 +137,8 @@ impl Keyring {
         let slot = self.slot(purpose);
         slot.write(|keys| {
             if keys.next.is_none() && keys.replaced.is_none() {
-                keys.next = Some(key_file::load_or_create(&slot.next_file)?.0);
+                let (key, _) = key_file::load_or_create(&slot.next_file)?;
+                keys.next = Some(Next { key, last_expiry: 0 });
             }
             Ok(())
         })
@@ -141,11 +149,11 @@ impl Keyring {
     pub fn activate(&self, purpose: Use) {
         self.slot(purpose).write(|keys| {
             if let (Some(next), None) = (keys.next.take(), &keys.replaced) {
-                let last_expiry = std::mem::take(keys.last_expiry.get_mut());
+                let last_expiry = std::mem::replace(keys.last_expiry.get_mut(), next.last_expiry);
                 let kid = keys.current.kid().to_owned();
                 let last_expiry = DateTime::from_timestamp_secs(last_expiry).unwrap_or(Time::MAX_UTC);
                 keys.replaced = Some(Replaced { kid, last_expiry });
-                keys.current = next;
+                keys.current = next.key;
             }
         });
     }
@@ -170,10 +178,11 @@ impl Slot {
     fn load_or_create(purpose: Use, dir: &Path, now: Time) -> Result<Self, String> {
         let (file, next_file) = files(dir, purpose);
         let (current, is_new) = key_file::load_or_create(&file)?;
-        // What an earlier process signed with it is not known any more.
-        let last_expiry = if is_new { now } else { after(now, LONGEST_LIFE).unwrap_or(Time::MAX_UTC) };
-        let last_expiry = AtomicI64::new(last_expiry.timestamp());
-        let keys = Keys { current, last_expiry, next: key_file::load(&next_file)?, replaced: None };
+        // What an earlier process signed is not known any more.
+        let anything = after(now, LONGEST_LIFE).unwrap_or(Time::MAX_UTC).timestamp();
+        let last_expiry = AtomicI64::new(if is_new { now.timestamp() } else { anything });
+        let next = key_file::load(&next_file)?.map(|key| Next { key, last_expiry: anything });
+        let keys = Keys { current, last_expiry, next, replaced: None };
         Ok(Self { file, next_file, keys: RwLock::new(keys) })
     }
 
@@ -279,6 +288,26 @@ mod tests {
         let ring = open(dir.path());
         ring.activate(PURPOSE);
         assert_eq!(ring.replaced(PURPOSE).unwrap().last_expiry, after(now(), LONGEST_LIFE).unwrap());
+    }
+
+    #[test]
+    fn what_an_earlier_process_signed_with_the_next_key_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let ring = open(dir.path());
+        ring.prepare(PURPOSE).unwrap();
+        ring.activate(PURPOSE);
+        let (kid, exp) = (ring.current(PURPOSE, now()).jwk.kid, after(now(), 3600).unwrap());
+        assert_eq!(signs(&ring, exp), kid);
+        // It died before that was on record: so the old key signs once more, and this one is the next again.
+        let ring = open(dir.path());
+        for _ in 0..2 {
+            ring.activate(PURPOSE);
+            let replaced = ring.replaced(PURPOSE).unwrap();
+            assert!(replaced.kid != kid || replaced.last_expiry >= exp, "{replaced:?}");
+            ring.settle(PURPOSE).unwrap();
+            ring.prepare(PURPOSE).unwrap();
+        }
+        assert_ne!(ring.current(PURPOSE, now()).jwk.kid, kid);
     }
 
     #[test]
