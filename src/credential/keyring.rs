@@ -129,19 +129,18 @@ impl Keyring {
     }
 
     /// Makes the next key for `purpose`, unless there is one. To be called while no key is [`Keyring::replaced`]: the file of the
-    /// next key is still that of the current one then.
+    /// next key is still that of the current one then. One call of this and of [`Keyring::settle`] at a time.
     ///
     /// # Errors
     /// A sentence that names the file and says what to change.
     pub fn prepare(&self, purpose: Use) -> Result<(), String> {
         let slot = self.slot(purpose);
-        slot.write(|keys| {
-            if keys.next.is_none() && keys.replaced.is_none() {
-                let (key, _) = key_file::load_or_create(&slot.next_file)?;
-                keys.next = Some(Next { key, last_expiry: 0 });
-            }
-            Ok(())
-        })
+        if slot.read(|keys| keys.next.is_none() && keys.replaced.is_none()) {
+            // Not while the keys are locked: who signs waits for no disk.
+            let (key, _) = key_file::load_or_create(&slot.next_file)?;
+            slot.write(|keys| keys.next = Some(Next { key, last_expiry: 0 }));
+        }
+        Ok(())
     }
 
     /// From now on the next key signs, if there is one, and the current one is [`Keyring::replaced`]. When this returns, nothing
@@ -164,13 +163,11 @@ impl Keyring {
     /// A sentence that names the file. The key signs no more all the same; try again.
     pub fn settle(&self, purpose: Use) -> Result<(), String> {
         let slot = self.slot(purpose);
-        slot.write(|keys| {
-            if keys.replaced.is_some() {
-                secret_file::replace(&slot.file, &slot.next_file)?;
-                keys.replaced = None;
-            }
-            Ok(())
-        })
+        if slot.read(|keys| keys.replaced.is_some()) {
+            secret_file::replace(&slot.file, &slot.next_file)?;
+            slot.write(|keys| keys.replaced = None);
+        }
+        Ok(())
     }
 }
 
@@ -308,6 +305,29 @@ mod tests {
             ring.prepare(PURPOSE).unwrap();
         }
         assert_ne!(ring.current(PURPOSE, now()).jwk.kid, kid);
+    }
+
+    /// A file that is not there yet and not absent either: whoever opens it waits.
+    #[test]
+    fn a_disk_that_hangs_keeps_nobody_from_signing() {
+        let dir = tempfile::tempdir().unwrap();
+        let ring = open(dir.path());
+        let next = dir.path().join("access-token.next.pem");
+        assert!(std::process::Command::new("mkfifo").arg(&next).status().unwrap().success());
+        std::thread::scope(|scope| {
+            let preparing = scope.spawn(|| ring.prepare(PURPOSE));
+            let (done, signed) = std::sync::mpsc::channel();
+            let ring = &ring;
+            scope.spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(200));
+                done.send(signs(ring, now())).unwrap();
+            });
+            let signed = signed.recv_timeout(std::time::Duration::from_secs(10));
+            // Whoever waits goes on.
+            drop(std::fs::OpenOptions::new().write(true).open(&next).unwrap());
+            assert!(signed.is_ok());
+            assert!(preparing.join().unwrap().is_err());
+        });
     }
 
     #[test]
