@@ -356,6 +356,25 @@ async fn a_service_that_says_nothing_gets_bound_tokens_alone() {
     assert!(minted.len() == 1 && minted[0]["bound_to"]["jkt"] == prover.jkt());
 }
 
+/// A retry re-signs what was minted, and what a service does not take any more is not signed again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_is_no_way_around_a_service_that_takes_bound_tokens_by_now() {
+    let mut stand = Stand::new(Store::Embedded).await;
+    let mut body = reading(&[REGISTRY]);
+    body["credentials"] = json!([{"resource": REGISTRY, "privilege": "read"}]);
+    let declare = async |stand: &Stand| {
+        let evidence = stand.evidence();
+        let request = stand.client.post(stand.url(TASKS)).bearer_auth(evidence).header("idempotency-key", "one");
+        Answer::of(request.json(&body).send().await.unwrap()).await
+    };
+    let first = declare(&stand).await.expect(StatusCode::CREATED);
+    assert_eq!(first["credentials"][0]["token_type"], "Bearer");
+    let config = std::fs::read_to_string(&stand.broker.config).unwrap();
+    std::fs::write(&stand.broker.config, config.replace("\"offered\"", "\"required\"")).unwrap();
+    stand.restart_broker().await;
+    declare(&stand).await.refused(401, "evidence_invalid");
+}
+
 /// A proof that was made ahead of time is worth nothing where nonces are required, and every broker on the store knows a nonce.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_required_nonce_is_given_and_asked_for() {
