@@ -416,6 +416,7 @@ fn unreadable(text: &str, first: toml::de::Error) -> Vec<(usize, toml::de::Error
                 "store" => found.extend(take::<lease::Config>(section)),
                 "files" => found.extend(take::<Files>(section)),
                 "keys" => found.extend(take::<Keys>(section)),
+                "dpop" => found.extend(take::<Dpop>(section)),
                 "policy" => found.extend(take::<Policy>(section)),
                 "attestor" => found.extend(each::<attest::Config>(section)),
                 "service" => found.extend(each::<ServiceConfig>(section)),
@@ -463,6 +464,24 @@ mod tests {
         fs::write(&path, "issuer = 'https://b'\n[[service]]\nname = 'git'\naudiences = []\nbinding = 'none'\ntoken_sha256 = 'hunter2'\n").unwrap();
         let Mistakes(mistakes) = Config::load(&path, Overrides::default()).unwrap_err();
         assert!(mistakes[0].contains("line 6") && !mistakes[0].contains("hunter2"), "{mistakes:?}");
+    }
+
+    #[test]
+    fn every_section_is_known_beside_a_mistake_in_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("broker.toml");
+        fs::write(
+            &path,
+            "issuer = 7\ntrust_domain = 'example.com'\n[listen]\nhttp = '127.0.0.1:1'\n[store]\nurl = 'redb:x'\n\
+             mac_key_file = 'k'\n[files]\nkeys = 'k'\naudit = 'a'\n[keys]\n[dpop]\nnonce = 'offered'\n[policy]\ndir = 'p'\n",
+        )
+        .unwrap();
+        let Mistakes(mistakes) = Config::load(&path, Overrides::default()).unwrap_err();
+        assert!(mistakes.len() == 1 && mistakes[0].contains("line 1:"), "{mistakes:#?}");
+        fs::write(&path, "issuer = 7\n[dpop]\nnonce = 'hunter2'\n").unwrap();
+        let Mistakes(mistakes) = Config::load(&path, Overrides::default()).unwrap_err();
+        assert!(mistakes.iter().any(|mistake| mistake.contains("line 3:")), "{mistakes:#?}");
+        assert!(!mistakes.concat().contains("`dpop`"), "{mistakes:#?}");
     }
 
     #[test]
