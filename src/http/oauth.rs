@@ -23,6 +23,7 @@ use crate::{
     broker::{self, Broker, Introspection, Presented, PresentedTaskToken},
     claims::Claims,
     claims::token_type,
+    clock::{Time, whole_second},
     credential::Credential,
     error::{Error, Part},
     id::TaskId,
@@ -164,21 +165,23 @@ pub(super) async fn token(
     let called = called.map_err(|Problem(error)| failed(EvidenceRole::Client)(error))?;
     let mut form: TokenRequest = form(request).await?;
     let (request, role) = authenticate(&mut form, called)?;
-    let (task, task_token, credentials) = match asked(form).map_err(failed(role))? {
+    let (task, task_token, credentials, now) = match asked(form).map_err(failed(role))? {
         Asked::Mint(task, credential) => {
             tracing::Span::current().record("task", task.as_str());
             let minted = broker.mint(request, &task, std::slice::from_ref(&credential)).await;
-            (task, None, minted.map_err(failed(role))?)
+            (task, None, minted.map_err(failed(role))?, None)
         }
         Asked::Declare { declaration, digest } => {
             let key = idempotency_key(&headers, digest).map_err(failed(role))?;
             let declared = broker.declare_and_mint(request, &declaration, key).await.map_err(failed(role))?;
-            (declared.held.task.id.clone(), declared.task_token, declared.credentials)
+            (declared.held.task.id.clone(), declared.task_token, declared.credentials, Some(whole_second(declared.now)))
         }
     };
     let credential = credentials.first().ok_or_else(|| failed(role)(Error::TaskNotActive))?;
     let task_token = task_token.as_ref().map(TaskToken::of);
-    Ok(Answer(TokenAnswer { task_token, ..answer(&task, credential) }).into_response())
+    // A retry gets what was minted before.
+    let now = now.unwrap_or(credential.lease.issued_at);
+    Ok(Answer(TokenAnswer { task_token, ..answer(&task, credential, now) }).into_response())
 }
 
 /// Who asks: the subject of an exchange, or on the socket the process that the kernel names. Nothing ever falls back from
@@ -241,7 +244,7 @@ fn authenticate(form: &mut TokenRequest, called: Called) -> Result<(broker::Requ
     }
 }
 
-fn answer<'a>(task: &'a TaskId, credential: &'a Credential) -> TokenAnswer<'a> {
+fn answer<'a>(task: &'a TaskId, credential: &'a Credential, now: Time) -> TokenAnswer<'a> {
     let lease = &credential.lease;
     let issued = match lease.kind {
         CredentialType::AccessToken => "access_token",
@@ -251,7 +254,7 @@ fn answer<'a>(task: &'a TaskId, credential: &'a Credential) -> TokenAnswer<'a> {
         access_token: credential.token.expose_secret(),
         issued_token_type: format!("{TYPE}{issued}"),
         token_type: token_type(lease.kind, lease.bound_to.as_ref()),
-        expires_in: (lease.expires_at - lease.issued_at).num_seconds(),
+        expires_in: (lease.expires_at - now).num_seconds(),
         scope: lease.privilege,
         authorization_details: &credential.details,
         task,
