@@ -263,9 +263,7 @@ const ROWS: &[Row] = &[
         &[
             Shown("jwks::a_flood_of_unknown_keys_costs_one_fetch_per_interval"),
             Shown("remit::attest::keys::tests::an_unknown_key_costs_one_fetch_per_interval"),
-            NotYet(
-                "a token under an unknown key of the broker itself costs a look into the store each time a service asks",
-            ),
+            Shown("jwks::a_flood_of_tokens_under_unknown_keys_costs_the_store_one_search_a_second"),
         ],
     ),
     (
