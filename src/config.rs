@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     attest,
+    http::{Network, TlsFiles, TlsVersion},
     id::{TrustDomain, hex, random, sha256_hex},
     lease,
     party::{OperatorConfig, Role, ServiceConfig},
@@ -92,12 +93,85 @@ pub struct Origin {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listen {
-    /// Plain HTTP, on loopback only.
-    pub http: SocketAddr,
+    /// HTTPS, on any address.
+    pub tls: Option<SocketAddr>,
+    /// The certificate of the HTTPS listener, and those that vouch for it, in PEM.
+    pub tls_cert_file: Option<PathBuf>,
+    /// Its private key, in PEM.
+    pub tls_key_file: Option<PathBuf>,
+    /// The oldest version of TLS that is spoken.
+    #[serde(default)]
+    pub tls_min_version: TlsVersion,
+    /// Plain HTTP, on loopback only, or for the proxies of `behind_proxy`.
+    pub http: Option<SocketAddr>,
+    /// The addresses of the proxies in front of a `http` that is not on loopback: nobody else is served there.
+    #[serde(default)]
+    pub behind_proxy: Vec<Network>,
     /// The Unix socket, on which the kernel says who calls.
     pub unix: Option<PathBuf>,
     /// Health alone, for probes; plain HTTP on any address.
     pub ops: Option<SocketAddr>,
+}
+
+impl Listen {
+    /// Where it listens for HTTP, and nothing else.
+    fn only_http(address: SocketAddr) -> Self {
+        Self {
+            tls: None,
+            tls_cert_file: None,
+            tls_key_file: None,
+            tls_min_version: TlsVersion::default(),
+            http: Some(address),
+            behind_proxy: Vec::new(),
+            unix: None,
+            ops: None,
+        }
+    }
+
+    /// Where it listens for HTTPS, and the files of its certificate.
+    #[must_use]
+    pub fn https(&self) -> Option<(SocketAddr, TlsFiles)> {
+        let (certificate, key) = (self.tls_cert_file.clone()?, self.tls_key_file.clone()?);
+        Some((self.tls?, TlsFiles { certificate, key }))
+    }
+
+    /// What is unsafe in it.
+    fn mistakes(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        let exposed = self.http.is_some_and(|http| !http.ip().is_loopback());
+        if self.http.is_none() && self.tls.is_none() {
+            mistakes.push("`[listen]` names no address: set `tls` and its files, or `http` on loopback".into());
+        }
+        if exposed && self.behind_proxy.is_empty() {
+            mistakes.push(
+                "`listen.http` is plain HTTP and must be a loopback address; use `listen.tls` for others, or name the TLS \
+                 proxy in front of it in `listen.behind_proxy`"
+                    .into(),
+            );
+        }
+        if !exposed && !self.behind_proxy.is_empty() {
+            mistakes.push(
+                "`listen.behind_proxy` is for a `listen.http` that is not on loopback, where everybody is served; remove it"
+                    .into(),
+            );
+        }
+        if self.behind_proxy.iter().any(Network::is_everything) {
+            mistakes.push("`listen.behind_proxy` names every address there is; name those of the proxy".into());
+        }
+        match (self.tls, &self.tls_cert_file, &self.tls_key_file) {
+            (Some(_), Some(_), Some(_)) | (None, None, None) => {}
+            (Some(_), _, _) => mistakes.push(
+                "`listen.tls` needs a certificate and its key: set `listen.tls_cert_file` and `listen.tls_key_file` to files in PEM"
+                    .into(),
+            ),
+            (None, _, _) => mistakes.push(
+                "`listen.tls_cert_file` and `listen.tls_key_file` are for `listen.tls`, which says where to serve TLS: set it, \
+                 or remove them"
+                    .into(),
+            ),
+        }
+        mistakes
+    }
 }
 
 /// The `[files]` section: directories of this broker alone.
@@ -259,7 +333,7 @@ impl Config {
         Ok(Self {
             issuer: format!("http://{listen}"),
             trust_domain: "localhost".parse().map_err(|why| Mistakes(vec![format!("{why}")]))?,
-            listen: Listen { http: listen, unix: Some(data.join("remit.sock")), ops: None },
+            listen: Listen { unix: Some(data.join("remit.sock")), ..Listen::only_http(listen) },
             store: lease::Config { url, mac_key_file: keys.join("store.key") },
             files: Files { audit: data.join("audit"), keys },
             keys: Keys::default(),
@@ -312,13 +386,15 @@ impl Config {
             self.files = Files { keys: data.join("keys"), audit: data.join("audit") };
         }
         self.files.keys = over.keys.unwrap_or_else(|| mem::take(&mut self.files.keys));
-        self.listen.http = over.listen.unwrap_or(self.listen.http);
+        self.listen.http = over.listen.or(self.listen.http);
         self.store.url = over.store.unwrap_or_else(|| mem::take(&mut self.store.url));
     }
 
     fn resolve(&mut self, base: &Path) {
         let paths = [&mut self.store.mac_key_file, &mut self.files.keys, &mut self.files.audit];
-        for path in paths.into_iter().chain(&mut self.policy.dir).chain(&mut self.listen.unix) {
+        let Listen { unix, tls_cert_file, tls_key_file, .. } = &mut self.listen;
+        let optional = [&mut self.policy.dir, unix, tls_cert_file, tls_key_file];
+        for path in paths.into_iter().chain(optional.into_iter().flatten()) {
             *path = base.join(&path);
         }
         if let Some(path) = self.store.url.strip_prefix("redb:").filter(|path| !path.is_empty()) {
@@ -348,17 +424,12 @@ impl Config {
                 && (url.scheme() == "https" || url.scheme() == "http" && loopback)
         });
         // Without a file the issuer is the listener's own address, and that is what would have to change.
-        if !shaped && (self.strict || self.listen.http.ip().is_loopback()) {
+        if !shaped && (self.strict || self.listen.http.is_some_and(|http| http.ip().is_loopback())) {
             mistakes.push(
                 "`issuer` is an https URL (http on loopback) without path, query, fragment and trailing slash".into(),
             );
         }
-        if !self.listen.http.ip().is_loopback() {
-            mistakes.push(
-                "`listen.http` is plain HTTP and must be a loopback address; the TLS listener is not available yet"
-                    .into(),
-            );
-        }
+        mistakes.extend(self.listen.mistakes());
         mistakes.extend(self.store.check().err());
         if !(1..=86_400).contains(&self.keys.jwks_max_age) {
             mistakes.push("`keys.jwks_max_age` is 1 to 86400 seconds".into());

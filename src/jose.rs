@@ -74,6 +74,17 @@ impl Thumbprint {
         jwk.thumbprint(ThumbprintHash::SHA256).map(Self).map_err(|_| Invalid("a key is malformed"))
     }
 
+    /// The thumbprint of an X.509 certificate in DER (RFC 8705 section 3.1).
+    #[must_use]
+    pub fn of_certificate(certificate: &[u8]) -> Self {
+        Self::of_octets(certificate)
+    }
+
+    /// SHA-256 of a thing that has one writing in octets.
+    pub(crate) fn of_octets(octets: &[u8]) -> Self {
+        Self(BASE64_URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, octets)))
+    }
+
     /// The text, as it stands in `cnf`.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -2,6 +2,7 @@
 
 mod reload;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::{
     fmt::Display,
     net::SocketAddr,
@@ -23,7 +24,7 @@ use crate::{
     clock::Clock,
     config::{Config, Nonce},
     credential::Keyring,
-    http::{self, Listener},
+    http::{self, Listener, Tls},
     lease::{Ledger, StoreKey},
     metrics::Metrics,
     party::Parties,
@@ -33,11 +34,14 @@ use crate::{
 /// How long requests under way may take after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(8);
 /// How many connections each listener has at a time. Each has room of its own, so that whoever takes all there is of one
-/// keeps nobody from revoking on the Unix socket. Together they fit the 1024 open files that a process may usually have; a
-/// connection on the Unix socket takes two, because its peer is held open too.
+/// keeps nobody from revoking on the Unix socket.
 const MOST_TCP: usize = 384;
+const MOST_TLS: usize = 384;
 const MOST_UNIX: usize = 192;
 const MOST_OPS: usize = 32;
+/// How many open files all of that fits into, and whatever else there is. A connection on the Unix socket takes two, because its peer
+/// is held open too.
+const OPEN_FILES: u64 = 4096;
 /// How often the store is looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -55,7 +59,9 @@ pub enum StartError {
 /// A broker that serves.
 pub struct Running {
     /// Where it listens for HTTP.
-    pub http: SocketAddr,
+    pub http: Option<SocketAddr>,
+    /// Where it listens for HTTPS.
+    pub https: Option<SocketAddr>,
     /// Its Unix socket.
     pub socket: Option<PathBuf>,
     /// The broker itself.
@@ -69,22 +75,22 @@ pub struct Running {
 /// # Errors
 /// Whatever is unsafe, missing or in use, in a sentence.
 pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
+    allow_open_files();
     // Every listener is bound before anything is served on one.
-    let listener = bind(config.listen.http, "`--listen` or `listen.http`").await?;
-    let ops = match config.listen.ops {
-        Some(address) => Some(bind(address, "`listen.ops`").await?),
-        None => None,
-    };
-    let http = listener.local_addr().map_err(|error| failed(&error))?;
+    let plain = bind(config.listen.http, "`--listen` or `listen.http`").await?;
+    let secure = bind(config.listen.https().map(|(address, _)| address), "`listen.tls`").await?;
+    let ops = bind(config.listen.ops, "`listen.ops`").await?;
+    let (http, https) = (address_of(plain.as_ref())?, address_of(secure.as_ref())?);
     let socket = config.listen.unix.clone();
-    if !config.strict && config.listen.http.port() == 0 {
+    if let Some(http) = http.filter(|_| !config.strict && config.listen.http.is_some_and(|asked| asked.port() == 0)) {
         config.issuer = format!("http://{http}");
     }
     let known = match &config.origin {
         Some(origin) => reload::seen(origin).await,
         None => String::new(),
     };
-    let broker = Arc::new(build(config.clone(), clock).await?);
+    let (parts, tls) = check(&config)?;
+    let broker = Arc::new(build(config.clone(), parts, clock).await?);
     let unix = match &socket {
         Some(path) => Some(bind_unix(path).await?),
         None => None,
@@ -95,19 +101,51 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
         tasks.spawn(listener.serve(router, most, stop.clone(), tasks.clone()));
     };
     if let Some(ops) = ops {
-        listen(Listener::Tcp(ops), http::ops_router(broker.clone(), tasks.clone()), MOST_OPS);
+        listen(Listener::Tcp(ops, None), http::ops_router(broker.clone(), tasks.clone()), MOST_OPS);
     }
     if let Some(unix) = unix {
         listen(Listener::Unix(unix), router.clone(), MOST_UNIX);
     }
-    listen(Listener::Tcp(listener), router, MOST_TCP);
+    if let (Some(secure), Some(tls)) = (secure, tls) {
+        tasks.spawn(reload::certificate(tls.clone(), stop.clone()));
+        listen(Listener::Tls(secure, tls), router.clone(), MOST_TLS);
+    }
+    if let Some(plain) = plain {
+        let proxies = Some(config.listen.behind_proxy.clone()).filter(|proxies| !proxies.is_empty());
+        listen(Listener::Tcp(plain, proxies), router, MOST_TCP);
+    }
     tasks.spawn(watch(broker.clone(), stop.clone()));
     if let Some(origin) = config.origin.clone() {
         let hangup = signal(SignalKind::hangup()).map_err(|error| failed(&error))?;
         tasks.spawn(reload::run(origin, config, broker.clone(), known, hangup, stop.clone()));
     }
     tasks.close();
-    Ok(Running { http, socket, broker, stop, tasks })
+    Ok(Running { http, https, socket, broker, stop, tasks })
+}
+
+/// All that is wrong with a configuration and the files that it names, or the parts.
+fn check(config: &Config) -> Result<(Checked, Option<Tls>), StartError> {
+    let mut mistakes = Vec::new();
+    let parts = keep(Checked::new(config), &mut mistakes);
+    let tls = keep(tls(config).transpose().map_err(|mistake| vec![mistake]), &mut mistakes);
+    match (parts, tls) {
+        (Some(mut parts), Some(tls)) => {
+            parts.weaknesses.extend(weaknesses(tls.as_ref(), config));
+            Ok((parts, tls))
+        }
+        _ => Err(StartError::Configuration(mistakes.join("\n"))),
+    }
+}
+
+/// The server certificate, where there is a listener for it.
+fn tls(config: &Config) -> Option<Result<Tls, String>> {
+    let (_, files) = config.listen.https()?;
+    Some(Tls::load(files, config.listen.tls_min_version))
+}
+
+fn weaknesses(tls: Option<&Tls>, config: &Config) -> Vec<String> {
+    let issuer = url::Url::parse(&config.issuer).ok();
+    tls.map(|tls| tls.weaknesses(issuer.as_ref().and_then(url::Url::host_str))).unwrap_or_default()
 }
 
 /// The parts of a broker that need nothing but the configuration and the files that it names.
@@ -163,12 +201,14 @@ impl Checked {
         let parts = keep(Self::new(config), &mut mistakes);
         mistakes.extend(Keyring::check(&config.files.keys).err().into_iter().flatten());
         mistakes.extend(StoreKey::check(&config.store.mac_key_file).err());
-        parts.filter(|_| mistakes.is_empty()).ok_or(mistakes)
+        let tls = keep(tls(config).transpose().map_err(|mistake| vec![mistake]), &mut mistakes);
+        let mut parts = parts.filter(|_| mistakes.is_empty()).ok_or(mistakes)?;
+        parts.weaknesses.extend(weaknesses(tls.flatten().as_ref(), config));
+        Ok(parts)
     }
 }
 
-async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Broker, StartError> {
-    let parts = Checked::new(&config).map_err(|mistakes| StartError::Configuration(mistakes.join("\n")))?;
+async fn build(config: Config, parts: Checked, clock: Arc<dyn Clock>) -> Result<Broker, StartError> {
     for weakness in &parts.weaknesses {
         tracing::warn!("{weakness}");
     }
@@ -233,9 +273,24 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, StartError> {
     Ok(listener)
 }
 
-async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener, StartError> {
+async fn bind(address: Option<SocketAddr>, setting: &str) -> Result<Option<TcpListener>, StartError> {
+    let Some(address) = address else { return Ok(None) };
     let in_use = |error| failed(&format!("{address}: {error}; choose another address with {setting}"));
-    TcpListener::bind(address).await.map_err(in_use)
+    TcpListener::bind(address).await.map(Some).map_err(in_use)
+}
+
+fn address_of(listener: Option<&TcpListener>) -> Result<Option<SocketAddr>, StartError> {
+    listener.map(TcpListener::local_addr).transpose().map_err(|error| failed(&error))
+}
+
+/// Lets the process have as many open files as its listeners have connections, if the system's bound allows it.
+fn allow_open_files() {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if soft < OPEN_FILES.min(hard)
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES.min(hard), hard)
+    {
+        tracing::warn!(%error, soft, "the limit of open files stays low: connections may have to wait");
+    }
 }
 
 impl Running {

@@ -84,7 +84,7 @@ impl Stand {
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.running.http)
+        format!("http://{}{path}", self.running.http.expect("it listens for HTTP"))
     }
 
     /// Declares a task that may read at the service.

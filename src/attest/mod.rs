@@ -2,6 +2,7 @@
 //! the broker believes.
 
 mod attestors;
+mod certificate;
 mod cgroup;
 mod client;
 mod config;
@@ -21,6 +22,7 @@ mod weak;
 
 pub use crate::task::{Kind, Mark};
 pub use attestors::Attestors;
+pub use certificate::ClientCertificate;
 pub use config::{ClientConfig, Config, FactTemplates, OidcConfig, UnixConfig};
 pub use preset::Preset;
 pub use task_token::{Content, Standing, TaskToken};

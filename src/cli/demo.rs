@@ -145,6 +145,7 @@ struct World {
     dir: PathBuf,
     socket: PathBuf,
     audience: Location,
+    http: SocketAddr,
     running: Running,
     service: Service,
     operator: Client,
@@ -171,13 +172,14 @@ impl World {
             token_sha256: vec![sha256_hex(token.as_bytes())],
         });
         let running = start(config, Arc::new(SystemClock)).await.map_err(|why| stopped(&why))?;
-        stage.done(&format!("broker at http://{}, with a store and an audit log in {}", running.http, dir.display()));
-        let service = bound.serve(&format!("http://{}", running.http), SecretString::from(token)).await?;
+        let http = running.http.ok_or_else(|| stopped(&"the broker does not listen for HTTP"))?;
+        stage.done(&format!("broker at http://{http}, with a store and an audit log in {}", dir.display()));
+        let service = bound.serve(&format!("http://{http}"), SecretString::from(token)).await?;
         stage.done(&format!("service at {audience}, with the broker's public keys"));
         let socket = running.socket.clone().ok_or_else(|| stopped(&"the broker has no Unix socket"))?;
         let token = token_in(&dir.join("operator.token"))?;
         let operator = Client::new(Target::Unix(socket.clone()), Caller::Operator, Some(token))?;
-        Ok(Self { dir: dir.to_owned(), socket, audience, running, service, operator })
+        Ok(Self { dir: dir.to_owned(), socket, audience, http, running, service, operator })
     }
 
     /// What `--keep` leaves a person with.
@@ -185,7 +187,7 @@ impl World {
         let (remit, audience) = (program(), &self.audience);
         let file = |name: &str| quoted(&self.dir.join(name).to_string_lossy());
         let (socket, operator, service) = (file("remit.sock"), file("operator.token"), file("service.token"));
-        let http = self.running.http;
+        let http = self.http;
         format!(
             "
 Broker and service stay until Ctrl-C. In another terminal, as an agent:

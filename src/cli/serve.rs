@@ -33,7 +33,7 @@ pub(super) struct Serve {
     /// The broker's own keys [default: `keys` in the data directory]
     #[arg(long, value_name = "DIR")]
     keys: Option<PathBuf>,
-    /// Where to listen for HTTP; a loopback address [default: 127.0.0.1:8420]
+    /// Where to listen for plain HTTP; a loopback address [default: 127.0.0.1:8420]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
     /// Where to keep leases: redis://… or redb:PATH [default: embedded, in the data directory]
@@ -74,7 +74,8 @@ impl Serve {
 fn places(running: &Running, data: Option<&Path>) -> String {
     let path = |path: &Path| path.display().to_string();
     facts(&[
-        ("  HTTP", format!("http://{}", running.http)),
+        ("  HTTPS", running.https.map(|https| format!("https://{https}")).unwrap_or_default()),
+        ("  HTTP", running.http.map(|http| format!("http://{http}")).unwrap_or_default()),
         ("  Unix socket", running.socket.as_deref().map(path).unwrap_or_default()),
         ("  operator token", data.map(|data| path(&data.join("operator.token"))).unwrap_or_default()),
     ])

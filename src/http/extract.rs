@@ -49,7 +49,7 @@ impl<S: Sync> FromRequestParts<S> for Called {
         }
         let peer = match parts.extensions.get::<ConnectInfo<Caller>>() {
             Some(ConnectInfo(Caller::Process(peer))) => peer.clone(),
-            Some(ConnectInfo(Caller::Anybody)) | None => None,
+            Some(ConnectInfo(Caller::Anybody | Caller::Tls(_))) | None => None,
         };
         let id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         let (bearer, task_token) = match authorization {

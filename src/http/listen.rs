@@ -20,16 +20,24 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::Future,
+    io,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpStream, UnixListener},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::timeout,
+    time::{sleep, timeout},
 };
+use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::Caller;
+use super::{Caller, Network, Tls};
 use crate::attest::Peer;
 
 /// How long a connection may be without a request under way: before the first one is there, head and all, and after each
@@ -37,6 +45,12 @@ use crate::attest::Peer;
 const IDLE: Duration = Duration::from_secs(10);
 /// How long a connection that was told to end may take over it.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// How long a connection takes new requests. Then its caller connects anew, to the certificate and the settings of that time.
+const MAX_AGE: Duration = Duration::from_secs(600);
+/// How long a TLS handshake may take, and how many may be under way on a listener: one more ends the oldest, because whoever means
+/// it is done in a moment.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+const MOST_HANDSHAKES: usize = 128;
 /// The largest head of an HTTP/1.1 request, in octets; evidence beyond any sense is still refused as evidence. At most 100
 /// fields in it, and 16 KiB in HTTP/2, are the library's own bounds.
 const MAX_HEAD: usize = 128 * 1024;
@@ -54,10 +68,12 @@ pub(super) struct Room {
 
 /// Where connections come from.
 pub enum Listener {
-    /// TCP.
-    Tcp(TcpListener),
+    /// TCP in the clear; where there are networks, for callers in one of them alone.
+    Tcp(TcpListener, Option<Vec<Network>>),
     /// A Unix socket, where the kernel says who connects.
     Unix(UnixListener),
+    /// TLS on TCP.
+    Tls(TcpListener, Tls),
 }
 
 impl Listener {
@@ -65,14 +81,14 @@ impl Listener {
     /// after `stop`.
     pub async fn serve(self, router: Router, most: usize, stop: CancellationToken, tasks: TaskTracker) {
         let room = Arc::new(Semaphore::new(most));
+        let handshakes = Arc::new(Handshakes::default());
         let accept = async {
-            // Room first: who finds none waits in the system's queue, and costs us no file descriptor.
-            while let Ok(permit) = room.clone().acquire_owned().await {
-                let served = Served { router: router.clone(), permit, stop: stop.clone(), tasks: tasks.clone() };
-                if let Err(error) = self.accept(served).await {
+            loop {
+                let served = Served { router: router.clone(), stop: stop.clone(), tasks: tasks.clone() };
+                if let Err(error) = self.accept(served, &room, &handshakes).await {
                     // Too many open files, usually: it passes, and the listener must outlive it.
                     tracing::error!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(PAUSE).await;
+                    sleep(PAUSE).await;
                 }
             }
         };
@@ -82,39 +98,122 @@ impl Listener {
         }
     }
 
-    async fn accept(&self, served: Served) -> io::Result<()> {
+    async fn accept(&self, served: Served, room: &Arc<Semaphore>, handshakes: &Arc<Handshakes>) -> io::Result<()> {
         let tasks = served.tasks.clone();
+        // Room first: who finds none waits in the system's queue, and costs us no file descriptor.
+        let free = async || room.clone().acquire_owned().await.map_err(io::Error::other);
         match self {
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                // Answers are written whole: waiting for more to send only delays them.
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "a connection is gone already");
+            Self::Tcp(listener, from) => {
+                let permit = free().await?;
+                let (stream, address) = listener.accept().await?;
+                if from.as_ref().is_some_and(|from| !from.iter().any(|network| network.contains(address.ip()))) {
+                    tracing::debug!(%address, "not one of the proxies that `listen.behind_proxy` names");
+                    return Ok(());
                 }
-                tasks.spawn(served.run(stream, Caller::Anybody));
+                at_once(&stream);
+                tasks.spawn(served.run(stream, Caller::Anybody, permit));
             }
             Self::Unix(listener) => {
+                let permit = free().await?;
                 let (stream, _) = listener.accept().await?;
                 // Before anything is read: whoever connected may be gone, or another program, by then.
                 let peer = Peer::of(&stream).inspect_err(|error| tracing::warn!(%error, "a peer is unknown")).ok();
-                tasks.spawn(served.run(stream, Caller::Process(peer)));
+                tasks.spawn(served.run(stream, Caller::Process(peer), permit));
+            }
+            Self::Tls(listener, tls) => {
+                // What is no connection yet takes up no room of those that are.
+                let (stream, _) = listener.accept().await?;
+                at_once(&stream);
+                let (tls, room, under_way) = (tls.clone(), room.clone(), handshakes.begin());
+                tasks.spawn(async move {
+                    let shaken = under_way.carry_out(shake(&tls, stream, room), &served.stop).await;
+                    if let Some((stream, caller, permit)) = shaken {
+                        served.run(stream, caller, permit).await;
+                    }
+                });
             }
         }
         Ok(())
     }
 }
 
+/// Answers are written whole: waiting for more to send only delays them.
+fn at_once(stream: &TcpStream) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection is gone already");
+    }
+}
+
+/// A handshake, and then room for the connection.
+async fn shake(
+    tls: &Tls,
+    stream: TcpStream,
+    room: Arc<Semaphore>,
+) -> Option<(TlsStream<TcpStream>, Caller, OwnedSemaphorePermit)> {
+    let (stream, certificate) =
+        tls.accept(stream).await.inspect_err(|error| tracing::debug!(%error, "a handshake failed")).ok()?;
+    let permit = room.acquire_owned().await.ok()?;
+    Some((stream, Caller::Tls(certificate.map(Arc::new)), permit))
+}
+
+/// The handshakes that are under way on a listener, the oldest first.
+#[derive(Default)]
+struct Handshakes(Mutex<VecDeque<CancellationToken>>);
+
+/// A handshake that is under way, until it is dropped.
+struct Handshake {
+    all: Arc<Handshakes>,
+    cut_off: CancellationToken,
+}
+
+impl Handshakes {
+    fn begin(self: &Arc<Self>) -> Handshake {
+        let cut_off = CancellationToken::new();
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|one| !one.is_cancelled());
+        if all.len() >= MOST_HANDSHAKES
+            && let Some(oldest) = all.pop_front()
+        {
+            oldest.cancel();
+        }
+        all.push_back(cut_off.clone());
+        Handshake { all: self.clone(), cut_off }
+    }
+}
+
+impl Handshake {
+    /// Does the work, unless it takes too long, is cut off or has to `stop`.
+    async fn carry_out<T>(self, work: impl Future<Output = Option<T>>, stop: &CancellationToken) -> Option<T> {
+        tokio::select! {
+            done = timeout(HANDSHAKE, work) => done.ok().flatten(),
+            () = self.cut_off.cancelled() => None,
+            () = stop.cancelled() => None,
+        }
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        self.cut_off.cancel();
+        self.all.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|one| !one.is_cancelled());
+    }
+}
+
 /// What a connection is served with.
 struct Served {
     router: Router,
-    permit: OwnedSemaphorePermit,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Served {
-    async fn run(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, caller: Caller) {
-        let Self { router, permit, stop, tasks } = self;
+    async fn run(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        caller: Caller,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let Self { router, stop, tasks } = self;
         let router = TowerToHyperService::new(router);
         let connection = Arc::new(permit);
         let requests = Arc::new(Semaphore::new(MOST_REQUESTS as usize));
@@ -144,7 +243,14 @@ impl Served {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
-            () = idle(watched) => {
+            () = sleep(MAX_AGE) => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = idle(watched) => timeout(FAREWELL, connection).await.unwrap_or(Ok(())),
+                }
+            }
+            () = idle(watched.clone()) => {
                 connection.as_mut().graceful_shutdown();
                 timeout(FAREWELL, connection).await.unwrap_or(Ok(()))
             }

@@ -5,11 +5,13 @@ mod extract;
 mod health;
 mod keys;
 mod listen;
+mod network;
 mod oauth;
 mod openapi;
 mod rotation;
 mod status;
 mod tasks;
+mod tls;
 mod watch;
 
 use axum::{
@@ -25,13 +27,19 @@ use tracing::Instrument as _;
 use utoipa::OpenApi as _;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{attest::Peer, broker::Broker, id, metrics};
+use crate::{
+    attest::{ClientCertificate, Peer},
+    broker::Broker,
+    id, metrics,
+};
 use error::Fault;
 use listen::Room;
 use openapi::Document;
 
 pub use error::{EvidenceRole, OAUTH, PROBLEM};
 pub use listen::Listener;
+pub use network::Network;
+pub use tls::{Tls, TlsFiles, TlsVersion};
 
 /// The largest body that is read, in octets.
 const MAX_BODY: usize = 64 * 1024;
@@ -44,6 +52,8 @@ static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub enum Caller {
     /// Somebody on TCP.
     Anybody,
+    /// Somebody on TLS, and the certificate that they showed to hold the key of, if they showed one.
+    Tls(Option<Arc<ClientCertificate>>),
     /// A process on this machine, as the kernel saw it when it connected; `None` where the kernel would not say.
     Process(Option<Peer>),
 }

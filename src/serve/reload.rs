@@ -12,6 +12,7 @@ use super::Checked;
 use crate::{
     broker::Broker,
     config::{Config, Mistakes, Origin},
+    http::Tls,
     id::sha256_hex,
 };
 
@@ -62,6 +63,21 @@ pub(super) async fn run(
                 broker.keep_rules();
                 tracing::error!(%file, "the configuration changed, and is refused; the old one stays in force:\n{}", mistakes.join("\n"));
             }
+        }
+    }
+}
+
+/// Shows what the files of the server certificate hold, until `stop`. On its own: a certificate that is renewed does not wait
+/// for a configuration that somebody has to mend.
+pub(super) async fn certificate(tls: Tls, stop: CancellationToken) {
+    while tokio::time::timeout(LOOK, stop.cancelled()).await.is_err() {
+        let tls = tls.clone();
+        match tokio::task::spawn_blocking(move || tls.follow()).await {
+            Ok(Some(Ok(()))) => tracing::info!("the server certificate changed, and is shown from now on"),
+            Ok(Some(Err(why))) => {
+                tracing::error!("the server certificate changed, and is refused; the old one is still shown: {why}");
+            }
+            Ok(None) | Err(_) => {}
         }
     }
 }

@@ -57,6 +57,7 @@ const MODULES: &[Module] = &[
     Module {
         name: "http",
         uses: &[
+            "attest::ClientCertificate",
             "attest::Peer",
             "broker",
             "credential::Credential",
@@ -127,6 +128,11 @@ const LIBRARIES: &[Library] = &[
         names: &["redis"],
         only_in: &["lease/redis.rs", "lease/redis/"],
         because: "Redis is one implementation of the port",
+    },
+    Library {
+        names: &["tokio_rustls"],
+        only_in: &["http/tls.rs", "http/listen.rs"],
+        because: "the rest does not know that it is reached by TLS",
     },
     Library {
         names: &["reqwest"],

@@ -35,7 +35,7 @@ type Row = (u16, &'static str, &'static [By]);
 
 /// The attacks that the table is about.
 const LISTED: &[u16] = &[
-    1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 19, 27, 29, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 44, 45, 47, 48, 49, 57, 61,
+    1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 15, 16, 19, 27, 29, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 44, 45, 47, 48, 49, 57, 61,
     62, 63, 65, 67, 71, 72, 73, 76, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87, 88, 91, 107, 112, 113, 114,
 ];
 
@@ -94,6 +94,17 @@ const ROWS: &[Row] = &[
             Shown("metrics::labels_hold_nothing_of_a_caller"),
         ],
     ),
+    (
+        15,
+        "no TLS, an old one or a weak one on the TLS listener",
+        &[
+            Shown("tls::what_is_no_tls_is_refused_without_harm"),
+            Shown("tls::tls_1_3_alone_unless_the_configuration_says_more"),
+            Shown("tls::tls_1_2_by_configuration_without_its_weak_suites"),
+            Shown("tls::any_certificate_may_be_shown_by_whoever_holds_its_key"),
+        ],
+    ),
+    (16, "a TLS session that is resumed after a change", &[Shown("tls::no_session_is_resumed")]),
     (
         19,
         "evidence for another audience",

@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use crate::support::{Issuer, Server, write_config};
+use crate::support::{Issuer, Server, pki::Authority, write_config};
 
 const REMIT: &str = env!("CARGO_BIN_EXE_remit");
 
@@ -151,6 +151,27 @@ fn every_mistake_is_said_at_once() {
     let said = bench.check(&[]);
     assert_eq!((said.code, &*said.out), (78, ""));
     assert!(mistakes.iter().all(|mistake| said.err.contains(mistake)), "{}", said.err);
+}
+
+/// The certificate that would be shown is looked at, and what is weak about it is said.
+#[test]
+fn the_server_certificate_is_checked_too() {
+    let bench = Bench::new();
+    let (certificate, key) = (bench.dir.path().join("tls.crt"), bench.dir.path().join("tls.key"));
+    let authority = Authority::new("servers");
+    authority.serves(&certificate, &key);
+    bench.edit("[store]", "tls = \"0.0.0.0:8443\"\ntls_cert_file = \"tls.crt\"\ntls_key_file = \"tls.key\"\n[store]");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let about = |word: &str| bench.warnings().iter().any(|warning| warning.contains(word));
+    assert!(about("`listen.tls_key_file`") && !about("`listen.tls_cert_file`"), "{:?}", bench.warnings());
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(!about("`listen.tls"), "{:?}", bench.warnings());
+    bench.edit("issuer = \"http://127.0.0.1", "issuer = \"https://broker.example.com");
+    assert!(about("does not name `broker.example.com`"), "{:?}", bench.warnings());
+    let more = tempfile::tempdir().unwrap();
+    authority.serves(&more.path().join("crt"), &key);
+    let report = bench.json(78);
+    assert!(report["mistakes"].to_string().contains("is not the key of the first certificate"), "{report}");
 }
 
 #[test]

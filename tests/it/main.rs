@@ -72,4 +72,6 @@ mod support;
 #[cfg(test)]
 mod task_token;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod watch;

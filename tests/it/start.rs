@@ -68,6 +68,36 @@ async fn a_bad_configuration_is_refused_in_one_sentence() {
         ("[store]", "[store", &["line 7"]),
         ("http = \"127.0.0.1:", "http = \"0.0.0.0:", &["`listen.http`", "loopback"]),
         ("http = \"127.0.0.1:", "http = \"[::]:", &["`listen.http`", "loopback"]),
+        ("http = \"127.0.0.1:PORT\"\n", "", &["`[listen]`", "`tls`", "`http`"]),
+        (
+            "http = \"127.0.0.1:PORT\"",
+            "behind_proxy = [\"10.0.0.1\"]\nhttp = \"127.0.0.1:PORT\"",
+            &["`listen.behind_proxy`", "remove it"],
+        ),
+        (
+            "http = \"127.0.0.1:PORT\"",
+            "behind_proxy = [\"::/0\"]\nhttp = \"0.0.0.0:PORT\"",
+            &["`listen.behind_proxy`", "every address"],
+        ),
+        ("[listen]", "[listen]\nbehind_proxy = [\"proxy.example.com\"]", &["line 5", "10.1.0.0/16"]),
+        ("[listen]", "[listen]\ntls = \"127.0.0.1:0\"", &["`listen.tls`", "`listen.tls_cert_file`"]),
+        (
+            "[listen]",
+            "[listen]\ntls = \"127.0.0.1:0\"\ntls_key_file = \"a\"",
+            &["`listen.tls`", "`listen.tls_cert_file`"],
+        ),
+        ("[listen]", "[listen]\ntls_key_file = \"tls.key\"", &["`listen.tls_key_file`", "`listen.tls`"]),
+        ("[listen]", "[listen]\ntls_min_version = \"1.1\"", &["line 5", "`1.2`", "`1.3`"]),
+        (
+            "[listen]",
+            "[listen]\ntls = \"127.0.0.1:0\"\ntls_cert_file = \"no.pem\"\ntls_key_file = \"no.pem\"",
+            &["`listen.tls_cert_file`", "no.pem cannot be read"],
+        ),
+        (
+            "[listen]",
+            "[listen]\ntls = \"127.0.0.1:0\"\ntls_cert_file = \"bad.toml\"\ntls_key_file = \"bad.toml\"",
+            &["`listen.tls_cert_file`", "bad.toml holds no certificate in PEM"],
+        ),
         ("issuer = \"http://127.0.0.1:PORT\"", "issuer = \"http://broker.example.com\"", &["`issuer`", "https"]),
         (
             "issuer = \"http://127.0.0.1:PORT\"",
@@ -131,8 +161,8 @@ async fn a_bad_configuration_is_refused_in_one_sentence() {
         let find = find.replace("PORT", &port.to_string()).replace("POLICIES", &policies);
         assert!(good.contains(&find), "{find} is not in the configuration");
         // All of them where an attestor is taken away, one otherwise.
-        let bad =
-            if *replace == "[[x-attestor]]" { good.replace(&find, replace) } else { good.replacen(&find, replace, 1) };
+        let put = replace.replace("PORT", &port.to_string());
+        let bad = if put == "[[x-attestor]]" { good.replace(&find, &put) } else { good.replacen(&find, &put, 1) };
         let path = dir.path().join("bad.toml");
         fs::write(&path, bad).unwrap();
         let (code, said) = ends(&path).await;

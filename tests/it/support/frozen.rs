@@ -31,7 +31,7 @@ impl Frozen {
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.running.http)
+        format!("{}{path}", self.running.broker.issuer())
     }
 
     /// The broker's time.

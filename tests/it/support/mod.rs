@@ -4,6 +4,7 @@ mod documented;
 mod edited;
 mod frozen;
 mod issuer;
+pub(crate) mod pki;
 mod process;
 mod prover;
 mod redis;
