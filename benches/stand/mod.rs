@@ -84,7 +84,7 @@ impl Stand {
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.running.http.expect("it listens for HTTP"))
+        format!("{}{path}", self.running.broker.issuer())
     }
 
     /// Declares a task that may read at the service.

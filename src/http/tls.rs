@@ -176,14 +176,14 @@ impl Read {
         }
         let private = PrivateKeyDer::from_pem_slice(&self.key)
             .map_err(|_| format!("`listen.tls_key_file`: {key} holds no private key in PEM"))?;
-        CertifiedKey::from_der(chain, private, &ring::default_provider()).map_err(|error| match error {
-            Error::InconsistentKeys(_) => {
+        CertifiedKey::from_der(chain, private, &ring::default_provider()).map_err(|error| {
+            if let Error::InconsistentKeys(_) = error {
                 format!("`listen.tls_key_file`: {key} is not the key of the first certificate in {certificate}")
+            } else if let Error::InvalidCertificate(_) = error {
+                format!("`listen.tls_cert_file`: {certificate} holds a certificate that cannot be used: {error}")
+            } else {
+                format!("`listen.tls_key_file`: {key} holds no key that TLS can use (RSA, P-256, P-384 or Ed25519)")
             }
-            Error::InvalidCertificate(_) => {
-                format!("`listen.tls_cert_file`: {certificate} holds no certificate that is one")
-            }
-            _ => format!("`listen.tls_key_file`: {key} holds no key that TLS can use (RSA, P-256, P-384 or Ed25519)"),
         })
     }
 }
