@@ -53,7 +53,7 @@ use std::time::Instant;
 use tokio::sync::Semaphore;
 
 use crate::{
-    attest::{Attested, Attestors, Evidence, Peer, Rejected},
+    attest::{Attested, Attestors, ClientCertificate, Evidence, Peer, Rejected},
     audit::{Actor, Audit, Entry, Event},
     claims::Claims,
     clock::{Clock, Time, after},
@@ -146,12 +146,14 @@ struct Kept {
 
 /// What came with a request that says who is calling; none of it believed yet.
 pub struct Presented {
-    /// `Authorization: Bearer`. Beats the kernel.
+    /// `Authorization: Bearer`. Beats all else.
     pub bearer: Option<SecretString>,
     /// What a client authenticates with at the token endpoint, and its `client_id` where that came along.
     pub assertion: Option<(SecretString, Option<String>)>,
     /// `Authorization: DPoP`, or the subject of a token exchange. Stands for evidence, and never beside a bearer token.
     pub task_token: Option<PresentedTaskToken>,
+    /// The certificate that came with the connection. Beats the kernel.
+    pub certificate: Option<Arc<ClientCertificate>>,
     /// The peer of a Unix socket.
     pub peer: Option<Peer>,
     /// `DPoP`.
@@ -379,7 +381,7 @@ impl Broker {
         self.parts.clock.now()
     }
 
-    /// Who is calling: an explicit `Authorization` beats the kernel.
+    /// Who is calling: an explicit `Authorization` beats a client certificate, which beats the kernel.
     async fn identify(&self, presented: Presented, call: &Call<'_>) -> Result<Caller, Error> {
         let &Call { request, now, .. } = call;
         let proof = self.prove(&presented, now);
@@ -394,8 +396,9 @@ impl Broker {
                 Some(Party::Operator(operator)) => return Ok(Caller::Operator(operator)),
                 None => Evidence::Jwt(token),
             },
+            Presented { certificate: Some(certificate), .. } => Evidence::Certificate(certificate),
             Presented { peer: Some(peer), .. } => Evidence::Peer(peer),
-            Presented { task_token: None, assertion: None, bearer: None, peer: None, .. } => {
+            Presented { task_token: None, assertion: None, bearer: None, certificate: None, peer: None, .. } => {
                 tracing::info!(request, "no evidence");
                 self.parts.metrics.refused("none", "invalid");
                 return Err(Error::EvidenceInvalid);
@@ -404,6 +407,7 @@ impl Broker {
         let attestor = match &evidence {
             Evidence::Jwt(_) => "oidc",
             Evidence::Assertion { .. } => "client",
+            Evidence::Certificate(_) => "x509",
             Evidence::Peer(_) => "unix",
         };
         match self.rules().attestors.attest(&evidence, &self.issuer, now).await {

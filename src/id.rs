@@ -213,6 +213,22 @@ pub struct SpiffeId(String);
 text!(SpiffeId);
 
 impl SpiffeId {
+    /// The name of its trust domain.
+    #[must_use]
+    pub fn trust_domain(&self) -> &str {
+        self.split().0
+    }
+
+    /// What comes after the trust domain, without the first `/`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.split().1
+    }
+
+    fn split(&self) -> (&str, &str) {
+        self.0.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/')).unwrap_or_default()
+    }
+
     /// The SPIFFE ID of `task` when this workload holds it: `<workload>/task/<task id>`.
     #[must_use]
     pub fn of_task(&self, task: &TaskId) -> SpiffeId {

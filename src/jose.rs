@@ -235,6 +235,7 @@ pub struct Unverified<'a> {
     token: &'a str,
     header: TokenHeader,
     issuer: Option<String>,
+    subject: Option<String>,
 }
 
 /// The header members that are understood. Others are tolerated only where they cannot redirect trust.
@@ -288,8 +289,8 @@ impl<'a> Unverified<'a> {
             return Err(Invalid("the header names a key, an encoding or an extension"));
         }
         let payload: serde_json::Value = strict_json(&decode(payload)?)?;
-        let issuer = payload.get("iss").and_then(serde_json::Value::as_str).map(str::to_owned);
-        Ok(Self { token, header, issuer })
+        let claim = |name: &str| payload.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
+        Ok(Self { token, header, issuer: claim("iss"), subject: claim("sub") })
     }
 
     /// What the signature is over.
@@ -331,6 +332,12 @@ impl<'a> Unverified<'a> {
     #[must_use]
     pub fn issuer(&self) -> Option<&str> {
         self.issuer.as_deref()
+    }
+
+    /// The subject it claims.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        self.subject.as_deref()
     }
 
     /// Whether the header has no member but `alg`, `kid` and `typ`, as in everything the broker writes.

@@ -6,10 +6,11 @@ use std::collections::{HashMap, HashSet};
 use tokio::time::Instant;
 
 use super::{
-    Attested, Config, Evidence, Rejected, Standing, client,
+    Attested, ClientCertificate, Config, Evidence, Rejected, Standing, client,
     oidc::{self, Verified},
     settings::Settings,
-    unix, weak,
+    svid::Svid,
+    unix, weak, x509,
 };
 use crate::{
     clock::Time,
@@ -27,7 +28,11 @@ pub struct Attestors {
     oidc: HashMap<String, oidc::Attestor>,
     /// By `client_id`.
     clients: HashMap<String, client::Attestor>,
-    /// What was verified, by the token's SHA-256. What was refused is never in it.
+    /// By trust domain.
+    x509: HashMap<String, x509::Attestor>,
+    /// This broker's own.
+    domain: TrustDomain,
+    /// What was verified, by the SHA-256 of the token or the certificates. What was refused is never in it.
     seen: Cache<String, Verified>,
     weaknesses: Vec<String>,
 }
@@ -39,8 +44,15 @@ impl Attestors {
     /// # Errors
     /// Every mistake at once, each a sentence that names the attestor and says what to change.
     pub fn build(configs: &[Config], trust_domain: &TrustDomain) -> Result<Self, Vec<String>> {
-        let (oidc, clients) = (HashMap::new(), HashMap::new());
-        let mut attestors = Self { unix: None, oidc, clients, seen: Cache::new(REMEMBERED), weaknesses: Vec::new() };
+        let mut attestors = Self {
+            unix: None,
+            oidc: HashMap::new(),
+            clients: HashMap::new(),
+            x509: HashMap::new(),
+            domain: trust_domain.clone(),
+            seen: Cache::new(REMEMBERED),
+            weaknesses: Vec::new(),
+        };
         let (mut mistakes, mut names, mut shapes) = (Vec::new(), HashSet::new(), Vec::new());
         for config in configs {
             let name = config.name();
@@ -94,12 +106,30 @@ impl Attestors {
                     }
                     Err(found) => mistakes.extend(found),
                 },
+                Config::X509(config) => match x509::Attestor::build(config, trust_domain) {
+                    Ok(attestor) => {
+                        let who = "every workload of its trust domain";
+                        attestors.weaknesses.extend(weak::of_workload(name, &attestor.workload, who));
+                        attestors.weaknesses.extend(weak::of_instance(name, &attestor.workload, &attestor.instance));
+                        attestors.weaknesses.extend(weak::of_shape(name, &attestor.workload.shape(), &shapes));
+                        shapes.push((name.to_owned(), attestor.workload.shape()));
+                        if let Some(other) = attestors.x509.insert(config.trust_domain.to_string(), attestor) {
+                            let other = other.name;
+                            mistakes.push(format!("attestor `{name}`: attestor `{other}` has the same `trust_domain`"));
+                        }
+                    }
+                    Err(found) => mistakes.extend(found),
+                },
             }
         }
         for (client_id, client) in &attestors.clients {
             if let Some(other) = attestors.oidc.get(client_id) {
                 let (name, other) = (&client.name, &other.settings.name);
                 mistakes.push(format!("attestor `{name}`: its `client_id` is the `issuer` of attestor `{other}`"));
+            }
+            if let Some(other) = attestors.of_spiffe_id(client_id) {
+                let (name, other) = (&client.name, &other.name);
+                mistakes.push(format!("attestor `{name}`: its `client_id` is for attestor `{other}` to vouch for"));
             }
         }
         if mistakes.is_empty() { Ok(attestors) } else { Err(mistakes) }
@@ -117,11 +147,17 @@ impl Attestors {
                 attestor.keys.inherit(&before.keys);
             }
         }
+        for (domain, attestor) in &self.x509 {
+            if let Some(before) = before.x509.get(domain) {
+                attestor.bundle.inherit(&before.bundle);
+            }
+        }
     }
 
     /// The issuers and clients that vouch for workloads. None of them can vouch for an operator.
     pub fn issuers(&self) -> impl Iterator<Item = &str> {
-        self.oidc.keys().chain(self.clients.keys()).map(String::as_str)
+        let domains = self.x509.values().map(|attestor| &attestor.issuer);
+        self.oidc.keys().chain(self.clients.keys()).chain(domains).map(String::as_str)
     }
 
     /// What is allowed and weak about them, each a sentence that names the attestor and says what to change.
@@ -147,6 +183,7 @@ impl Attestors {
                 let client = self.client(&token).ok_or_else(|| Rejected::Refused("the client is unknown".into()))?;
                 client.attest(&token, issuer, now, at).await
             }
+            Evidence::Certificate(certificate) => self.attest_certificate(certificate, now, at).await,
             Evidence::Peer(peer) => match &self.unix {
                 Some(unix) => unix.attest(peer).await,
                 None => Err(Rejected::Refused("no attestor of type `unix` is configured".into())),
@@ -159,9 +196,10 @@ impl Attestors {
     pub fn still_vouches(&self, standing: Standing) -> Option<Standing> {
         let Standing { mut attested, attested_at, task, key } = standing;
         let (name, owners) = if let Some(issuer) = attested.issuer() {
-            match (self.oidc.get(issuer), self.clients.get(issuer)) {
-                (Some(oidc), _) => (&oidc.settings.name, &oidc.settings.owners),
-                (None, client) => client.map(|client| (&client.name, &client.owners))?,
+            match (self.oidc.get(issuer), self.clients.get(issuer), self.of_spiffe_id(issuer)) {
+                (Some(oidc), _, _) => (&oidc.settings.name, &oidc.settings.owners),
+                (None, Some(client), _) => (&client.name, &client.owners),
+                (None, None, domain) => domain.map(|domain| (&domain.name, &domain.owners))?,
             }
         } else {
             let unix = self.unix.as_ref()?;
@@ -180,25 +218,70 @@ impl Attestors {
 
     async fn attest_token(&self, token: &str, issuer: &str, now: Time, at: Instant) -> Result<Attested, Rejected> {
         let digest = sha256_hex(token.as_bytes());
-        if let Some(seen) = self.seen.get(&digest) {
-            let issuer = seen.attested.issuer().and_then(|issuer| self.oidc.get(issuer));
-            if issuer.is_some_and(|issuer| issuer.settings.keys.still(&seen.keys, at)) {
-                seen.window.admits(now)?;
-                return Ok(seen.attested);
-            }
+        if let Some(attested) = self.remembered(&digest, now, at)? {
+            return Ok(attested);
         }
         let token = Unverified::parse(token).map_err(|invalid| Rejected::Refused(invalid.to_string()))?;
         if let Some(client) = self.client(&token) {
             return client.attest(&token, issuer, now, at).await;
         }
-        // The issuer only chooses whose keys are tried; what it says is believed after the signature.
-        let attestor = token
-            .issuer()
-            .and_then(|issuer| self.oidc.get(issuer))
-            .ok_or_else(|| Rejected::Refused("no attestor has the token's issuer".into()))?;
-        let verified = attestor.attest(&token, &digest, now, at).await?;
+        // The issuer only chooses whose keys are tried; what it says is believed after the signature. A JWT-SVID need not name one.
+        let verified = if let Some(attestor) = token.issuer().and_then(|issuer| self.oidc.get(issuer)) {
+            attestor.attest(&token, &digest, now, at).await?
+        } else if let Some(attestor) = token.subject().and_then(|subject| self.of_spiffe_id(subject)) {
+            attestor.attest_token(&token, &digest, now, at).await?
+        } else {
+            return Err(Rejected::Refused("no attestor has the token's issuer".into()));
+        };
         self.seen.insert(digest, verified.clone());
         Ok(verified.attested)
+    }
+
+    async fn attest_certificate(
+        &self,
+        certificate: &ClientCertificate,
+        now: Time,
+        at: Instant,
+    ) -> Result<Attested, Rejected> {
+        if let Some(attested) = self.remembered(certificate.digest(), now, at)? {
+            return Ok(attested);
+        }
+        let svid = Svid::read(certificate).map_err(|invalid| Rejected::Refused(invalid.to_string()))?;
+        if svid.id.trust_domain() == self.domain.as_str() {
+            return Err(Rejected::Refused(
+                "the certificate is of this broker's own trust domain, and no evidence".into(),
+            ));
+        }
+        let attestor = self.of_spiffe_id(svid.id.as_str());
+        let attestor =
+            attestor.ok_or_else(|| Rejected::Refused("no attestor has the certificate's trust domain".into()))?;
+        let verified = attestor.attest_certificate(certificate, &svid, now, at).await?;
+        self.seen.insert(certificate.digest().to_owned(), verified.clone());
+        Ok(verified.attested)
+    }
+
+    /// The attestor for the trust domain that a SPIFFE ID names.
+    fn of_spiffe_id(&self, id: &str) -> Option<&x509::Attestor> {
+        self.x509.get(id.strip_prefix("spiffe://")?.split('/').next()?)
+    }
+
+    /// What this evidence proved before, if it would be judged by the same keys now.
+    ///
+    /// # Errors
+    /// When it would, and its time is over.
+    fn remembered(&self, digest: &str, now: Time, at: Instant) -> Result<Option<Attested>, Rejected> {
+        let Some(seen) = self.seen.get(digest) else { return Ok(None) };
+        let Some(issuer) = seen.attested.issuer() else { return Ok(None) };
+        let still = match (self.oidc.get(issuer), self.of_spiffe_id(issuer)) {
+            (Some(attestor), _) => attestor.settings.keys.still(&seen.keys, at),
+            (None, Some(attestor)) => attestor.bundle.still(&seen.keys, at),
+            (None, None) => false,
+        };
+        if !still {
+            return Ok(None);
+        }
+        seen.window.admits(now)?;
+        Ok(Some(seen.attested))
     }
 }
 

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
 use super::{Kind, preset::Preset};
+use crate::id::TrustDomain;
 
 /// One `[[attestor]]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -15,6 +16,8 @@ pub enum Config {
     Oidc(Box<OidcConfig>),
     /// `type = "private_key_jwt"`: a client that is known by its keys authenticates with them.
     PrivateKeyJwt(Box<ClientConfig>),
+    /// `type = "x509"`: another SPIFFE trust domain vouches, with certificates that its workloads show in TLS handshakes.
+    X509(Box<X509Config>),
 }
 
 /// The kernel as attestor.
@@ -104,6 +107,39 @@ pub struct OidcConfig {
     pub refetch_interval: u32,
 }
 
+/// Another SPIFFE trust domain as attestor. Templates know the segments of a SPIFFE ID's path as `{1}`, `{2}` and so on, all of
+/// them as `{path/*}`, and `{trust_domain}` and `{key}`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct X509Config {
+    /// What it is called in tokens, policies and the audit.
+    pub name: String,
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// A file with its bundle: SPIFFE's JSON, or certificates in PEM; or
+    pub bundle_file: Option<PathBuf>,
+    /// the HTTPS address of its bundle.
+    pub bundle_url: Option<String>,
+    /// The certificate authorities (PEM) that may vouch for `bundle_url`, instead of the machine's.
+    pub ca_file: Option<PathBuf>,
+    /// The shortest time between two fetches of `bundle_url`, in seconds; default 30.
+    #[serde(default = "thirty")]
+    pub refetch_interval: u32,
+    /// What its JWT-SVIDs for this broker have as `aud`; left out, there are none.
+    pub audience: Option<String>,
+    /// What sort of thing its workloads are.
+    pub kind: Kind,
+    /// The workload path.
+    pub workload: String,
+    /// Which instance of the workload; default `{key}`, the SHA-256 of the certificate's public key. A JWT-SVID stands for itself there.
+    #[serde(default = "key")]
+    pub instance: String,
+    /// The owners that its workloads may name; left out, policy decides.
+    pub owners: Option<Vec<String>>,
+    /// What its SPIFFE IDs say about the work.
+    pub facts: Option<FactTemplates>,
+}
+
 /// Templates of the facts about the work. A fact whose claim a token does not have is absent.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -127,12 +163,13 @@ impl Config {
 
     /// Takes relative paths as relative to `base`.
     pub(crate) fn resolve(&mut self, base: &Path) {
-        let paths = match self {
+        let (first, second) = match self {
             Self::Unix(_) => return,
-            Self::Oidc(config) => config.keys_file.iter_mut().chain(&mut config.ca_file),
-            Self::PrivateKeyJwt(config) => config.keys_file.iter_mut().chain(&mut config.ca_file),
+            Self::Oidc(config) => (&mut config.keys_file, &mut config.ca_file),
+            Self::PrivateKeyJwt(config) => (&mut config.keys_file, &mut config.ca_file),
+            Self::X509(config) => (&mut config.bundle_file, &mut config.ca_file),
         };
-        for path in paths {
+        for path in first.iter_mut().chain(second) {
             *path = base.join(&path);
         }
     }
@@ -145,6 +182,7 @@ impl Config {
             Self::PrivateKeyJwt(config) => {
                 config.keys_file.iter().chain(&config.ca_file).map(PathBuf::as_path).collect()
             }
+            Self::X509(config) => config.bundle_file.iter().chain(&config.ca_file).map(PathBuf::as_path).collect(),
         }
     }
 
@@ -155,13 +193,14 @@ impl Config {
             Self::Unix(config) => &config.name,
             Self::Oidc(config) => &config.name,
             Self::PrivateKeyJwt(config) => &config.name,
+            Self::X509(config) => &config.name,
         }
     }
 
     /// Whose tokens it takes, where it says so.
     pub(crate) fn issuer(&self) -> Option<&str> {
         match self {
-            Self::Unix(_) => None,
+            Self::Unix(_) | Self::X509(_) => None,
             Self::Oidc(config) => config.issuer.as_deref(),
             Self::PrivateKeyJwt(config) => Some(&config.client_id),
         }
@@ -173,6 +212,7 @@ impl Config {
             Self::Unix(config) => config.owners.as_deref(),
             Self::Oidc(config) => config.owners.as_deref(),
             Self::PrivateKeyJwt(config) => config.owners.as_deref(),
+            Self::X509(config) => config.owners.as_deref(),
         }
     }
 }
@@ -186,6 +226,9 @@ fn ai_agent() -> Kind {
 }
 fn unix_workload() -> String {
     "/unix/{uid}".into()
+}
+fn key() -> String {
+    "{key}".into()
 }
 fn hour() -> u32 {
     3600

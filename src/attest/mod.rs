@@ -2,6 +2,7 @@
 //! the broker believes.
 
 mod attestors;
+mod bundle;
 mod certificate;
 mod cgroup;
 mod client;
@@ -15,21 +16,23 @@ mod peer;
 mod preset;
 mod process;
 mod settings;
+mod svid;
 mod task_token;
 mod template;
 mod unix;
 mod weak;
+mod x509;
 
 pub use crate::task::{Kind, Mark};
 pub use attestors::Attestors;
 pub use certificate::ClientCertificate;
-pub use config::{ClientConfig, Config, FactTemplates, OidcConfig, UnixConfig};
+pub use config::{ClientConfig, Config, FactTemplates, OidcConfig, UnixConfig, X509Config};
 pub use preset::Preset;
 pub use task_token::{Content, Standing, TaskToken};
 pub use unix::Peer;
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{clock::Time, id::SpiffeId};
 
@@ -63,6 +66,8 @@ pub enum Evidence {
         /// `client_id`, where it came along.
         client_id: Option<String>,
     },
+    /// A certificate, by whoever holds its key.
+    Certificate(Arc<ClientCertificate>),
     /// The process at the other end of a Unix socket.
     Peer(Peer),
 }

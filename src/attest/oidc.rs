@@ -36,13 +36,13 @@ pub(super) struct Verified {
     pub(super) keys: String,
 }
 
-/// When a token is believed.
+/// When evidence is believed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
-    from: Time,
-    until: Time,
+    pub(super) from: Time,
+    pub(super) until: Time,
     /// The last moment at which it is not too old.
-    oldest: Time,
+    pub(super) oldest: Time,
 }
 
 /// The claims that every token must have; RFC 7519 lets `exp` be fractional and `aud` be anything, we do not.
@@ -61,11 +61,21 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u
     u64::deserialize(deserializer).map(Some)
 }
 
+/// For whom a token is.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Audience {
+pub(super) enum Audience {
     One(String),
     Several(Vec<String>),
+}
+
+impl Audience {
+    pub(super) fn holds(&self, audience: &str) -> bool {
+        match self {
+            Self::One(one) => one == audience,
+            Self::Several(all) => all.len() <= MAX_AUDIENCES && all.iter().any(|one| one == audience),
+        }
+    }
 }
 
 fn refused(why: impl Into<String>) -> Rejected {
@@ -77,11 +87,11 @@ impl Window {
     /// When a token that says so is not to be believed `now`.
     pub(super) fn admits(&self, now: Time) -> Result<(), Rejected> {
         if now < self.from {
-            Err(refused("the token was issued in the future or is not valid yet"))
+            Err(refused("it was issued in the future or is not valid yet"))
         } else if now >= self.until {
-            Err(refused("the token has expired"))
+            Err(refused("it has expired"))
         } else if now > self.oldest {
-            Err(refused("the token was issued too long ago"))
+            Err(refused("it was issued too long ago"))
         } else {
             Ok(())
         }
@@ -94,13 +104,6 @@ impl Claims {
         let (iat, exp) = (time(self.iat)?, time(self.exp)?);
         let start = self.nbf.map_or(Some(iat), |nbf| Some(time(nbf)?.max(iat)))?;
         Some(Window { from: start.checked_sub_signed(leeway)?, until: exp, oldest: iat.checked_add_signed(max_age)? })
-    }
-
-    fn is_for(&self, audience: &str) -> bool {
-        match &self.aud {
-            Audience::One(one) => one == audience,
-            Audience::Several(all) => all.len() <= MAX_AUDIENCES && all.iter().any(|one| one == audience),
-        }
     }
 }
 
@@ -134,7 +137,7 @@ impl Attestor {
         if claims.iss != settings.issuer {
             return Err(refused("the token is of another issuer"));
         }
-        if !claims.is_for(&settings.audience) {
+        if !claims.aud.holds(&settings.audience) {
             return Err(refused("the token is for another audience"));
         }
         let window = claims

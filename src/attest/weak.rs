@@ -33,7 +33,8 @@ pub(super) fn of_workload(name: &str, workload: &PathTemplate, who: &str) -> Opt
     })
 }
 
-fn of_instance(name: &str, workload: &PathTemplate, instance: &TextTemplate) -> Option<String> {
+/// What is weak about an instance template: that it says nothing of which run it is.
+pub(super) fn of_instance(name: &str, workload: &PathTemplate, instance: &TextTemplate) -> Option<String> {
     let workload: Vec<_> = workload.claims().map(plain).collect();
     let claims: Vec<_> = instance.claims().map(plain).collect();
     let lasting = |claim: &String| LASTING.contains(&claim.as_str()) || workload.contains(claim);

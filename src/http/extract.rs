@@ -47,9 +47,10 @@ impl<S: Sync> FromRequestParts<S> for Called {
                 return Err(if authorized { Error::invalid(ONE_PLACE) } else { Error::EvidenceInvalid }.into());
             }
         }
-        let peer = match parts.extensions.get::<ConnectInfo<Caller>>() {
-            Some(ConnectInfo(Caller::Process(peer))) => peer.clone(),
-            Some(ConnectInfo(Caller::Anybody | Caller::Tls(_))) | None => None,
+        let (certificate, peer) = match parts.extensions.get::<ConnectInfo<Caller>>() {
+            Some(ConnectInfo(Caller::Process(peer))) => (None, peer.clone()),
+            Some(ConnectInfo(Caller::Tls(certificate))) => (certificate.clone(), None),
+            Some(ConnectInfo(Caller::Anybody)) | None => (None, None),
         };
         let id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         let (bearer, task_token) = match authorization {
@@ -57,7 +58,7 @@ impl<S: Sync> FromRequestParts<S> for Called {
             Some(Authorization::Dpop(token)) => (None, Some(PresentedTaskToken { token, named: true })),
             None => (None, None),
         };
-        let presented = Presented { bearer, assertion: None, task_token, peer, proof };
+        let presented = Presented { bearer, assertion: None, task_token, certificate, peer, proof };
         Ok(Self { request: broker::Request { presented, id }, authorized })
     }
 }

@@ -35,8 +35,9 @@ type Row = (u16, &'static str, &'static [By]);
 
 /// The attacks that the table is about.
 const LISTED: &[u16] = &[
-    1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 15, 16, 19, 27, 29, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 44, 45, 47, 48, 49, 57, 61,
-    62, 63, 65, 67, 71, 72, 73, 76, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87, 88, 91, 107, 112, 113, 114,
+    1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 15, 16, 19, 26, 27, 29, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 44, 45, 47, 48,
+    49, 57, 61, 62, 63, 65, 67, 71, 72, 73, 76, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87, 88, 91, 93, 107, 112, 113,
+    114,
 ];
 
 const ROWS: &[Row] = &[
@@ -110,6 +111,7 @@ const ROWS: &[Row] = &[
         "evidence for another audience",
         &[Live(workloads::evidence_for_another), Shown("oidc::claims_are_required_and_typed")],
     ),
+    (26, "a certificate that costs a lot to look at", &[Shown("x509::expensive_certificates_are_turned_away_early")]),
     (27, "evidence from another time", &[Live(workloads::evidence_from_another_time)]),
     (
         29,
@@ -320,6 +322,11 @@ const ROWS: &[Row] = &[
         ],
     ),
     (91, "a token that is too long", &[Live(tokens::long_tokens)]),
+    (
+        93,
+        "a certificate that is none of a workload that is known",
+        &[Shown("x509::what_is_no_svid_of_the_trust_domain_is_refused"), Shown("x509::authorities_below_the_bundle")],
+    ),
     (
         107,
         "what operators do, done by others",

@@ -12,15 +12,15 @@ use tokio::process::{Child, Command};
 use crate::support::{Answer, GIT, Issuer, Stand, Store, declaration, wait_for, write_config};
 
 /// An issuer's key server, with the certificate that vouches for it and one that does not.
-struct KeyServer {
-    dir: tempfile::TempDir,
-    port: String,
-    child: Child,
+pub(crate) struct KeyServer {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) port: String,
+    pub(crate) child: Child,
 }
 
 impl KeyServer {
     /// Serves the keys of nobody until it is told whose.
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("openssl.cnf"), OPENSSL).unwrap();
         for (key, certificate) in [("key.pem", "cert.pem"), ("other-key.pem", "other.pem")] {
@@ -53,7 +53,7 @@ impl KeyServer {
     }
 
     /// How often a path was asked for.
-    fn hits(&self, path: &str) -> usize {
+    pub(crate) fn hits(&self, path: &str) -> usize {
         let hits = std::fs::read_to_string(self.dir.path().join("hits")).unwrap_or_default();
         hits.lines().filter(|line| *line == path).count()
     }

@@ -75,3 +75,5 @@ mod task_token;
 mod tls;
 #[cfg(test)]
 mod watch;
+#[cfg(test)]
+mod x509;

@@ -58,6 +58,12 @@ async fn a_bad_configuration_is_refused_in_one_sentence() {
     let viewer = remit::id::sha256_hex(VIEWER.as_bytes());
     let git = remit::id::sha256_hex(crate::support::GIT_TOKEN.as_bytes());
     let kernel = "[[attestor]]\ntype = \"unix\"\nname = \"more\"\n[[service]]";
+    let domain = |name: &str, bundle: &str| {
+        format!(
+            "[[attestor]]\ntype = \"x509\"\nname = \"spire\"\ntrust_domain = \"{name}\"\nkind = \"ci\"\nworkload = \"/spire/{{path/*}}\"\n\
+             {bundle}\n[[service]]"
+        )
+    };
     let table: &[Mistake] = &[
         ("trust_domain =", "secret_thing = \"hunter2\"\ntrust_domain =", &["line 3", "unknown field `secret_thing`"]),
         ("[listen]", "[listen]\nhtpp = 1", &["line 5", "unknown field `htpp`"]),
@@ -115,6 +121,23 @@ async fn a_bad_configuration_is_refused_in_one_sentence() {
         ("[[service]]", attestor, &["attestor `again`", "same `issuer`"]),
         ("[[service]]", kernel, &["attestor `more`", "one kernel"]),
         ("name = \"ci\"", "name = \"kernel\"", &["attestor `kernel`", "rename"]),
+        (
+            "[[service]]",
+            &domain("example.com", "bundle_url = \"https://spire\""),
+            &["attestor `spire`", "`trust_domain`", "own"],
+        ),
+        ("[[service]]", &domain("example.org", ""), &["attestor `spire`", "`bundle_file`", "`bundle_url`"]),
+        (
+            "[[service]]",
+            &domain("example.org", "bundle_url = \"http://spire\""),
+            &["attestor `spire`", "`bundle_url`", "https"],
+        ),
+        (
+            "[[service]]",
+            &domain("example.org", "bundle_file = \"none.pem\""),
+            &["attestor `spire`", "`bundle_file`", "none.pem"],
+        ),
+        ("[[service]]", &domain("example.org", "bundle_file = \"bad.toml\""), &["attestor `spire`", "bad.toml", "PEM"]),
         ("algorithms = [\"ES256\"]", "algorithms = [\"none\"]", &["attestor `ci`", "`algorithms`"]),
         ("algorithms = [\"ES256\"]", "algorithms = [\"HS256\"]", &["attestor `ci`", "`algorithms`"]),
         ("owners = [", "owners = [\"\", ", &["attestor `ci`", "`owners`"]),
