@@ -43,7 +43,7 @@ mod status;
 mod task_token;
 
 use arc_swap::ArcSwap;
-use prove::{Holder, Spent};
+use prove::{Holder, Shown, Spent};
 use secrecy::{ExposeSecret as _, SecretString};
 use std::sync::{
     Arc,
@@ -92,6 +92,8 @@ pub struct Parts {
     pub keys: Keyring,
     /// Whether a proof has to carry a nonce of ours.
     pub require_nonce: bool,
+    /// Where it is reached by TLS of its own, which client certificates need: under its name, or another; `None` where it is not.
+    pub tls_origin: Option<String>,
     /// How long keys are kept by verifiers, and by the broker itself.
     pub key_life: KeyLife,
     /// What happened.
@@ -139,6 +141,7 @@ struct Kept {
     keys: Keyring,
     key_life: KeyLife,
     require_nonce: bool,
+    tls_origin: Option<String>,
     audit: Audit,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
@@ -195,12 +198,12 @@ impl Broker {
     /// Assembles a broker.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { issuer, rules, ledger, keys, require_nonce, key_life, audit, metrics, clock } = parts;
+        let Parts { issuer, rules, ledger, keys, require_nonce, tls_origin, key_life, audit, metrics, clock } = parts;
         Self {
             issuer,
             rules: ArcSwap::from_pointee(rules),
             outdated: AtomicBool::new(false),
-            parts: Kept { ledger, keys, key_life, require_nonce, audit, metrics, clock },
+            parts: Kept { ledger, keys, key_life, require_nonce, tls_origin, audit, metrics, clock },
             ends: EndSet::default(),
             status_lists: StatusLists::default(),
             vouched: AtomicBool::new(true),
@@ -218,6 +221,24 @@ impl Broker {
     #[must_use]
     pub fn issuer(&self) -> &str {
         &self.issuer
+    }
+
+    /// Whether tokens are bound to client certificates (RFC 8705).
+    #[must_use]
+    pub fn binds_certificates(&self) -> bool {
+        self.parts.tls_origin.is_some()
+    }
+
+    /// Whether a client certificate can be evidence.
+    #[must_use]
+    pub fn takes_certificates(&self) -> bool {
+        self.binds_certificates() && self.rules().attestors.take_certificates()
+    }
+
+    /// Where client certificates can be shown, if that is not under the name of the issuer (RFC 8705 section 5).
+    #[must_use]
+    pub fn tls_alias(&self) -> Option<&str> {
+        self.parts.tls_origin.as_deref().filter(|origin| *origin != self.issuer)
     }
 
     /// Mints credentials for a task: all of them or none.
@@ -385,6 +406,7 @@ impl Broker {
     async fn identify(&self, presented: Presented, call: &Call<'_>) -> Result<Caller, Error> {
         let &Call { request, now, .. } = call;
         let proof = self.prove(&presented, now);
+        let certificate = presented.certificate.clone();
         let evidence = match presented {
             Presented { task_token: Some(task_token), .. } => {
                 let holder = self.stand_in(&task_token, proof?, call).await?;
@@ -411,7 +433,10 @@ impl Broker {
             Evidence::Peer(_) => "unix",
         };
         match self.rules().attestors.attest(&evidence, &self.issuer, now).await {
-            Ok(attested) => Ok(Caller::Workload(Box::new(self.hold(attested, proof?, now).await?))),
+            Ok(attested) => {
+                let shown = proof?.map(Shown::Proof).or_else(|| certificate.map(Shown::Certificate));
+                Ok(Caller::Workload(Box::new(self.hold(attested, shown, now).await?)))
+            }
             Err(Rejected::Refused(why)) => {
                 tracing::info!(request, %why, "evidence refused");
                 self.parts.metrics.refused(attestor, "invalid");
@@ -497,8 +522,9 @@ impl Broker {
                 Ask { words: Words::from(task), location: &request.resource, privilege: request.privilege, details };
             match self.decide_one(attested, ask, now)? {
                 Verdict::Permit(permit) => {
-                    let evidence = attested.expires_at();
                     let bound_to = rules.parties.binding(&request.resource).of(request.kind, holder.binding())?;
+                    let ends = [attested.expires_at(), holder.holds_until(bound_to.as_ref())];
+                    let evidence = ends.into_iter().flatten().min();
                     let bounds = Bounds { task, deadline, evidence, ttl: request.ttl, form: request.kind, bound_to };
                     drafts.push(Draft::prepare(permit, &bounds, now)?);
                 }

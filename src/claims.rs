@@ -55,6 +55,10 @@ pub enum Confirmation {
     #[serde(rename = "jkt")]
     #[cfg_attr(feature = "broker", schema(value_type = String))]
     Key(Thumbprint),
+    /// By the thumbprint of a certificate: its holder shows that in the TLS handshake (RFC 8705 section 3.1).
+    #[serde(rename = "x5t#S256")]
+    #[cfg_attr(feature = "broker", schema(value_type = String))]
+    Certificate(Thumbprint),
 }
 
 /// How a token is presented (RFC 6749 section 7.1; RFC 8693 section 2.2.1 for what is no access token).
@@ -62,7 +66,8 @@ pub enum Confirmation {
 pub fn token_type(form: CredentialType, bound_to: Option<&Confirmation>) -> &'static str {
     match (form, bound_to) {
         (CredentialType::Jwt, _) => "N_A",
-        (CredentialType::AccessToken, None) => "Bearer",
+        // Which connection it comes over says what it is bound to (RFC 8705 section 3).
+        (CredentialType::AccessToken, None | Some(Confirmation::Certificate(_))) => "Bearer",
         (CredentialType::AccessToken, Some(Confirmation::Key(_))) => "DPoP",
     }
 }

@@ -102,6 +102,8 @@ pub struct Listen {
     /// The oldest version of TLS that is spoken.
     #[serde(default)]
     pub tls_min_version: TlsVersion,
+    /// The origin by which clients reach the HTTPS listener, where it is another than the issuer's.
+    pub tls_origin: Option<String>,
     /// Plain HTTP, on loopback only, or for the proxies of `behind_proxy`.
     pub http: Option<SocketAddr>,
     /// The addresses of the proxies in front of a `http` that is not on loopback: nobody else is served there.
@@ -121,6 +123,7 @@ impl Listen {
             tls_cert_file: None,
             tls_key_file: None,
             tls_min_version: TlsVersion::default(),
+            tls_origin: None,
             http: Some(address),
             behind_proxy: Vec::new(),
             unix: None,
@@ -157,6 +160,15 @@ impl Listen {
         }
         if self.behind_proxy.iter().any(Network::is_everything) {
             mistakes.push("`listen.behind_proxy` names every address there is; name those of the proxy".into());
+        }
+        if let Some(origin) = &self.tls_origin
+            && !(self.tls.is_some() && origin.starts_with("https://") && is_origin(origin))
+        {
+            mistakes.push(
+                "`listen.tls_origin` is for a `listen.tls` that is not reached under the issuer's name: an https URL without path, \
+                 query, fragment and trailing slash"
+                    .into(),
+            );
         }
         match (self.tls, &self.tls_cert_file, &self.tls_key_file) {
             (Some(_), Some(_), Some(_)) | (None, None, None) => {}
@@ -463,6 +475,11 @@ impl Config {
         }
         mistakes
     }
+}
+
+/// Whether it is a URL of scheme, host and port alone, as a parser would write it.
+fn is_origin(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == text)
 }
 
 /// Everything in the text that is no configuration, each with where it starts, in the order of the text: a mistake in one

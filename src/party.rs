@@ -54,9 +54,9 @@ impl Binding {
             (Self::Required, CredentialType::Jwt, _) => Err(Error::invalid(
                 "this service takes bound tokens alone, and a JWT-SVID is never bound: ask for an access token",
             )),
-            (Self::Required, CredentialType::AccessToken, None) => {
-                Err(Error::ProofInvalid("this service takes bound tokens alone, so send one"))
-            }
+            (Self::Required, CredentialType::AccessToken, None) => Err(Error::ProofInvalid(
+                "this service takes bound tokens alone, so send one, or show a client certificate in the TLS handshake",
+            )),
             (Self::Required | Self::Offered, CredentialType::AccessToken, key) => Ok(key),
         }
     }

@@ -144,7 +144,7 @@ fn tls(config: &Config) -> Option<Result<Tls, String>> {
 }
 
 fn weaknesses(tls: Option<&Tls>, config: &Config) -> Vec<String> {
-    let issuer = url::Url::parse(&config.issuer).ok();
+    let issuer = url::Url::parse(config.listen.tls_origin.as_ref().unwrap_or(&config.issuer)).ok();
     tls.map(|tls| tls.weaknesses(issuer.as_ref().and_then(url::Url::host_str))).unwrap_or_default()
 }
 
@@ -221,7 +221,9 @@ async fn build(config: Config, parts: Checked, clock: Arc<dyn Clock>) -> Result<
     let ledger = ledger
         .await
         .map_err(|why| StartError::Failed(format!("the store (`store.url` or `--store`) cannot be used: {why}")))?;
+    let origin = config.listen.tls_origin.unwrap_or_else(|| config.issuer.clone());
     let broker = Broker::new(Parts {
+        tls_origin: config.listen.tls.map(|_| origin),
         issuer: config.issuer,
         rules,
         ledger,

@@ -160,6 +160,12 @@ impl Attestors {
         self.oidc.keys().chain(self.clients.keys()).chain(domains).map(String::as_str)
     }
 
+    /// Whether a certificate can be evidence.
+    #[must_use]
+    pub fn take_certificates(&self) -> bool {
+        !self.x509.is_empty()
+    }
+
     /// What is allowed and weak about them, each a sentence that names the attestor and says what to change.
     #[must_use]
     pub fn weaknesses(&self) -> &[String] {

@@ -1,16 +1,19 @@
-//! Whose key it is: proofs of possession (RFC 9449) that come with a request, and what they bind.
+//! Whose key it is: proofs of possession (RFC 9449) that come with a request, or the certificate that came with its connection
+//! (RFC 8705), and what they bind. Where both come, the proof counts: it is for this one request, and made for it.
 //!
 //! Checked when the caller is identified → the evidence serves the first key that came with it → used up, by one step of the store
 //! just before something is written or told, so that a proof that was overheard does nothing a second time.
 
 use secrecy::ExposeSecret as _;
+use std::sync::Arc;
 
 use super::{Broker, Presented, in_doubt};
 use crate::{
-    attest::{Attested, Once, Standing},
+    attest::{Attested, ClientCertificate, Once, Standing},
     claims::Confirmation,
     clock::Time,
     error::Error,
+    jose::Thumbprint,
     proof::{Occasion, Proof},
 };
 
@@ -31,7 +34,27 @@ pub(super) struct Holder {
     pub(super) attested: Attested,
     /// When evidence was last presented for it.
     pub(super) attested_at: Time,
-    proof: Option<Proof>,
+    shown: Option<Shown>,
+}
+
+/// What showed that a workload holds a key.
+#[derive(Debug)]
+pub(super) enum Shown {
+    /// A proof.
+    Proof(Proof),
+    /// The handshake of its connection.
+    Certificate(Arc<ClientCertificate>),
+}
+
+impl Shown {
+    /// The key, by a digest that no other has.
+    fn key(&self) -> &Thumbprint {
+        match self {
+            Self::Proof(proof) => proof.key(),
+            // That of the key: the evidence outlives a certificate that is renewed for it.
+            Self::Certificate(certificate) => certificate.key(),
+        }
+    }
 }
 
 /// That the proof of a request, if there was one, was used up by it. Only [`Broker::spend`] makes one, and nothing is released to
@@ -46,12 +69,25 @@ impl Holder {
         if key != Confirmation::Key(proof.key().clone()) {
             return Err(Error::ProofInvalid("the token is bound to another key"));
         }
-        Ok(Self { attested, attested_at, proof: Some(proof) })
+        Ok(Self { attested, attested_at, shown: Some(Shown::Proof(proof)) })
     }
 
     /// What its credentials are to be bound to.
     pub(super) fn binding(&self) -> Option<Confirmation> {
-        self.proof.as_ref().map(|proof| Confirmation::Key(proof.key().clone()))
+        self.shown.as_ref().map(|shown| match shown {
+            Shown::Proof(proof) => Confirmation::Key(proof.key().clone()),
+            Shown::Certificate(certificate) => Confirmation::Certificate(certificate.thumbprint().clone()),
+        })
+    }
+
+    /// When what is bound to it ends at the latest: nobody can present it after that.
+    pub(super) fn holds_until(&self, bound_to: Option<&Confirmation>) -> Option<Time> {
+        match (bound_to, &self.shown) {
+            (Some(Confirmation::Certificate(_)), Some(Shown::Certificate(certificate))) => {
+                Some(certificate.not_after())
+            }
+            _ => None,
+        }
     }
 }
 
@@ -65,11 +101,14 @@ impl Broker {
     /// Checks the proof of a request.
     pub(super) fn prove(&self, presented: &Presented, now: Time) -> Result<Option<Proof>, Error> {
         let Some(ProofOf { text, method, path }) = &presented.proof else { return Ok(None) };
-        let uri = format!("{}{path}", self.issuer);
         let named = presented.task_token.as_ref().filter(|task_token| task_token.named);
         let token = named.map(|task_token| task_token.token.expose_secret());
-        let proof =
-            Proof::check(text, Occasion { method, uri: &uri, token }, now).map_err(|why| Error::ProofInvalid(why.0))?;
+        let at = |origin: &str| {
+            let uri = format!("{origin}{path}");
+            Proof::check(text, Occasion { method, uri: &uri, token }, now)
+        };
+        let proof = at(&self.issuer).or_else(|why| self.tls_alias().map_or(Err(why), at));
+        let proof = proof.map_err(|why| Error::ProofInvalid(why.0))?;
         match proof.nonce() {
             Some(nonce) if !self.parts.ledger.is_fresh(nonce, now) => Err(Error::ProofNonce),
             None if self.parts.require_nonce => Err(Error::ProofNonce),
@@ -81,21 +120,22 @@ impl Broker {
     pub(super) async fn hold(
         &self,
         attested: Attested,
-        proof: Option<Proof>,
+        shown: Option<Shown>,
         attested_at: Time,
     ) -> Result<Holder, Error> {
         if let (Some(digest), Some(expires_at)) = (attested.reusable(), attested.expires_at()) {
             let ledger = &self.parts.ledger;
-            let serves = match &proof {
-                Some(proof) => ledger.bind_evidence(digest, proof.key(), expires_at).await.map(Some),
+            let key = shown.as_ref().map(Shown::key);
+            let serves = match key {
+                Some(key) => ledger.bind_evidence(digest, key, expires_at).await.map(Some),
                 None => ledger.key_of_evidence(digest).await,
             };
-            if serves.map_err(|why| in_doubt(&why))?.as_ref() != proof.as_ref().map(Proof::key) {
+            if serves.map_err(|why| in_doubt(&why))?.as_ref() != key {
                 tracing::info!("the evidence serves another key than the one that it came with");
                 return Err(Error::EvidenceInvalid);
             }
         }
-        Ok(Holder { attested, attested_at, proof })
+        Ok(Holder { attested, attested_at, shown })
     }
 
     /// Uses up the proof, and evidence that serves once.
@@ -107,7 +147,7 @@ impl Broker {
                 return Err(Error::EvidenceInvalid);
             }
         }
-        let Some(proof) = &holder.proof else { return Ok(Spent(())) };
+        let Some(Shown::Proof(proof)) = &holder.shown else { return Ok(Spent(())) };
         let first = self.parts.ledger.spend(&proof.replay_id(), proof.worthless_from()).await;
         let first = first.map_err(|why| in_doubt(&why))?;
         if first { Ok(Spent(())) } else { Err(Error::ProofInvalid("it was used before")) }

@@ -7,7 +7,7 @@ use super::{Broker, Call, Entry, Holder, entry};
 use crate::{
     attest::{Content, TaskToken},
     audit::{Actor, Event},
-    claims::Status,
+    claims::{Confirmation, Status},
     clock::{Time, after},
     credential::task_claim,
     error::{Error, Input},
@@ -57,7 +57,8 @@ impl Broker {
         (task, deadline): (&Task, Time),
         attest_every: Option<u32>,
     ) -> Result<Option<(Unsigned, Entry)>, Error> {
-        let Some(key) = holder.binding() else { return Ok(None) };
+        // Whoever shows it sends a proof, so it is bound to nothing else.
+        let Some(key @ Confirmation::Key(_)) = holder.binding() else { return Ok(None) };
         let attest_by = after(holder.attested_at, attest_every.unwrap_or(ATTEST_EVERY)).unwrap_or(deadline);
         let expires_at = deadline.min(attest_by);
         let id = LeaseId::random().map_err(|_| Error::Unavailable(Input::Store))?;

@@ -208,6 +208,7 @@ fn accepted(verified: &Verified, heard: &Heard<'_>, output: Output, now: Time) -
     let claims_json = json!(claims);
     let bound_to = match &claims.cnf {
         Some(Confirmation::Key(key)) => format!("the key {key}, which came with a proof"),
+        Some(Confirmation::Certificate(thumbprint)) => format!("the certificate {thumbprint}"),
         None => "nothing: whoever has it may use it".to_owned(),
     };
     let facts = show::facts(&[

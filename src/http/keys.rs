@@ -111,8 +111,8 @@ pub(super) struct Metadata {
     issuer: String,
     jwks_uri: String,
     token_endpoint: String,
-    /// `none`: the evidence is the `subject_token`, or the kernel's word.
-    token_endpoint_auth_methods_supported: [&'static str; 2],
+    /// `none`: the evidence is the `subject_token`, or the kernel's word; `tls_client_auth` where a client certificate can be evidence.
+    token_endpoint_auth_methods_supported: Vec<&'static str>,
     /// What an attestor of type `private_key_jwt` can be configured to take; RS256 and ES256 where nothing is said.
     token_endpoint_auth_signing_alg_values_supported: [&'static str; 10],
     introspection_endpoint: String,
@@ -125,6 +125,11 @@ pub(super) struct Metadata {
     authorization_details_types_supported: [&'static str; 2],
     /// What a `DPoP` proof may be signed with (RFC 9449 section 5.1).
     dpop_signing_alg_values_supported: [&'static str; 6],
+    /// Whether tokens are bound to the certificate that a client shows (RFC 8705 section 3.3).
+    tls_client_certificate_bound_access_tokens: bool,
+    /// The endpoints for clients that show a certificate, where they are others (RFC 8705 section 5).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtls_endpoint_aliases: Option<Aliases>,
     subject_types_supported: [&'static str; 1],
     id_token_signing_alg_values_supported: [&'static str; 1],
     request_uri_parameter_supported: bool,
@@ -136,14 +141,38 @@ pub(super) struct Metadata {
     remit_openapi_uri: String,
 }
 
+/// Endpoints for clients that show a certificate.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EndpointAliases)]
+struct Aliases {
+    token_endpoint: String,
+    introspection_endpoint: String,
+    remit_tasks_endpoint: String,
+}
+
+impl Aliases {
+    fn at(origin: &str) -> Self {
+        Self {
+            token_endpoint: format!("{origin}/oauth2/token"),
+            introspection_endpoint: format!("{origin}/oauth2/introspect"),
+            remit_tasks_endpoint: format!("{origin}/v1/tasks"),
+        }
+    }
+}
+
 impl Metadata {
     /// Every member whose default would be wrong is stated.
-    fn of(issuer: &str) -> Self {
+    fn of(broker: &Broker) -> Self {
+        let issuer = broker.issuer();
+        let by_certificate = broker.takes_certificates().then_some("tls_client_auth");
         Self {
             issuer: issuer.to_owned(),
             jwks_uri: format!("{issuer}/jwks"),
             token_endpoint: format!("{issuer}/oauth2/token"),
-            token_endpoint_auth_methods_supported: ["none", "private_key_jwt"],
+            token_endpoint_auth_methods_supported: ["none", "private_key_jwt"]
+                .into_iter()
+                .chain(by_certificate)
+                .collect(),
             token_endpoint_auth_signing_alg_values_supported: [
                 "ES256", "ES384", "Ed25519", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512",
             ],
@@ -156,6 +185,8 @@ impl Metadata {
             scopes_supported: ["read", "write", "secret"],
             authorization_details_types_supported: ["remit:task", "remit:declaration"],
             dpop_signing_alg_values_supported: ALGORITHMS,
+            tls_client_certificate_bound_access_tokens: broker.binds_certificates(),
+            mtls_endpoint_aliases: broker.tls_alias().map(Aliases::at),
             subject_types_supported: ["public"],
             id_token_signing_alg_values_supported: ["ES256"],
             request_uri_parameter_supported: false,
@@ -178,7 +209,7 @@ impl Metadata {
     extensions(("x-remit-callers" = json!(["anyone"]))),
 )]
 pub(super) async fn metadata(State(broker): State<Arc<Broker>>) -> Document<Metadata> {
-    cacheable(&broker, Metadata::of(broker.issuer()))
+    cacheable(&broker, Metadata::of(&broker))
 }
 
 /// The same, where clients of OpenID Connect look for it.

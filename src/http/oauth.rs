@@ -1,4 +1,4 @@
-//! `/oauth2/*`: token exchange (RFC 8693), `client_credentials` on the socket (RFC 6749 section 4.4), introspection (RFC 7662).
+//! `/oauth2/*`: token exchange (RFC 8693), `client_credentials` on the socket or by TLS (RFC 6749 section 4.4, RFC 8705 section 2), introspection (RFC 7662).
 
 mod asked;
 
@@ -75,7 +75,8 @@ async fn form<T: DeserializeOwned>(request: Request) -> Result<T, Refusal> {
 /// A token request. What is not understood (`actor_token`, `audience`, the authentication of a client) is refused, never passed over.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct TokenRequest {
-    /// `urn:ietf:params:oauth:grant-type:token-exchange`, or `client_credentials` with a `client_assertion` or on the Unix socket.
+    /// `urn:ietf:params:oauth:grant-type:token-exchange`, or `client_credentials` with a `client_assertion`, with a client certificate or on
+    /// the Unix socket.
     #[schema(value_type = String, required = true)]
     grant_type: Option<String>,
     /// The evidence. With a token exchange alone.
@@ -139,7 +140,7 @@ pub(super) struct TokenAnswer<'a> {
     task_token: Option<TaskToken<'a>>,
 }
 
-/// Get a token: by token exchange (RFC 8693), or by `client_credentials` on the Unix socket.
+/// Get a token: by token exchange (RFC 8693), or by `client_credentials` on the Unix socket and with a client certificate.
 ///
 /// A token holds one service and one privilege. The task is named, or declared in the same call. An unknown task, another's and an
 /// ended one are the same `invalid_grant`.
@@ -184,7 +185,7 @@ pub(super) async fn token(
     Ok(Answer(TokenAnswer { task_token, ..answer(&task, credential, now) }).into_response())
 }
 
-/// Who asks: the subject of an exchange, or on the socket the process that the kernel names. Nothing ever falls back from
+/// Who asks: the subject of an exchange, or whoever showed a certificate, or on the socket the process that the kernel names. Nothing ever falls back from
 /// one to the other.
 fn authenticate(form: &mut TokenRequest, called: Called) -> Result<(broker::Request, EvidenceRole), Refusal> {
     let Called { request: broker::Request { presented, id }, authorized } = called;

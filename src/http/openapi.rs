@@ -59,7 +59,8 @@ impl Modify for Schemes {
                 "evidence",
                 bearer(
                     "A workload: a JWT of an issuer that the configuration names. On the Unix socket the kernel's word for the calling \
-                     process stands for it, and nothing is sent: that is the empty requirement beside it.",
+                     process stands for it, and over TLS a client certificate of a trust domain that the configuration names, and nothing is \
+                     sent: that is the empty requirement beside it.",
                 )
                 .bearer_format("JWT"),
             ),

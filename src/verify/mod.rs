@@ -25,7 +25,7 @@ use crate::{
     claims::{Claims, Confirmation, Purpose},
     clock::Time,
     id::Location,
-    jose::{Invalid, Unverified, VerifyingKey, strict_json},
+    jose::{Invalid, Thumbprint, Unverified, VerifyingKey, strict_json},
     proof::{Occasion, Proof, Seen},
     task::CredentialType,
 };
@@ -118,11 +118,12 @@ impl Signed {
     /// It was presented as a bearer token (RFC 6750): whoever has one of those holds it.
     ///
     /// # Errors
-    /// When it is bound to a key.
+    /// When it is bound to a key or a certificate.
     pub fn by_bearer(self) -> Result<Verified, Refused> {
         match self.claims.cnf {
             None => Ok(Verified { claims: self.claims, form: self.form }),
-            Some(_) => Err(Refused("it is bound to a key, and no bearer token")),
+            Some(Confirmation::Key(_)) => Err(Refused("it is bound to a key, and no bearer token")),
+            Some(Confirmation::Certificate(_)) => Err(Refused("it is bound to a certificate, and no bearer token")),
         }
     }
 
@@ -134,7 +135,23 @@ impl Signed {
         match &self.claims.cnf {
             Some(Confirmation::Key(key)) if key == proof.key() => Ok(Verified { claims: self.claims, form: self.form }),
             Some(Confirmation::Key(_)) => Err(Refused("it is bound to another key than the proof's")),
+            Some(Confirmation::Certificate(_)) => Err(Refused("it is bound to a certificate, and not to a key")),
             None => Err(Refused("it is bound to no key")),
+        }
+    }
+
+    /// It came over a TLS connection whose client showed this certificate (RFC 8705).
+    ///
+    /// # Errors
+    /// When it is bound to another certificate, or to none.
+    pub fn by_certificate(self, thumbprint: &Thumbprint) -> Result<Verified, Refused> {
+        match &self.claims.cnf {
+            Some(Confirmation::Certificate(bound)) if bound == thumbprint => {
+                Ok(Verified { claims: self.claims, form: self.form })
+            }
+            Some(Confirmation::Certificate(_)) => Err(Refused("it is bound to another certificate")),
+            Some(Confirmation::Key(_)) => Err(Refused("it is bound to a key, and not to a certificate")),
+            None => Err(Refused("it is bound to no certificate")),
         }
     }
 
@@ -249,6 +266,14 @@ pub enum Presented<'a> {
         /// Its URI, as its sender knows it.
         uri: &'a str,
     },
+    /// `Authorization: Bearer TOKEN`, over a TLS connection of one's own whose client showed a certificate and proved to hold its
+    /// key. Never what a header says of a certificate, unless the proxy that writes it is the only one who can.
+    Certificate {
+        /// The token.
+        token: &'a str,
+        /// The client's certificate, in DER.
+        certificate: &'a [u8],
+    },
 }
 
 /// Checks tokens for one service. Clones remember the same proofs.
@@ -289,7 +314,8 @@ impl Verifier {
         self.signed(token, now)?.by_bearer()
     }
 
-    /// Checks a token and, where it is bound to a key, that whoever presents it holds that. A proof serves once.
+    /// Checks a token and, where it is bound, that whoever presents it holds the key. A proof serves once. Whoever takes bound and
+    /// unbound tokens on one connection asks again with [`Presented::Bearer`]: what is bound is refused there.
     ///
     /// # Errors
     /// As [`Verifier::verify`], or when the proof does not fit or was used before.
@@ -297,6 +323,9 @@ impl Verifier {
         let (token, proof, method, uri) = match presented {
             Presented::Bearer(token) => return self.verify(token, now),
             Presented::Dpop { token, proof, method, uri } => (token, proof, method, uri),
+            Presented::Certificate { token, certificate } => {
+                return self.signed(token, now)?.by_certificate(&Thumbprint::of_certificate(certificate));
+            }
         };
         let signed = self.signed(token, now)?;
         let proof = Proof::check(proof, Occasion { method, uri, token: Some(token) }, now)?;

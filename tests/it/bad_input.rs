@@ -36,8 +36,8 @@ type Row = (u16, &'static str, &'static [By]);
 /// The attacks that the table is about.
 const LISTED: &[u16] = &[
     1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 15, 16, 19, 26, 27, 29, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 44, 45, 47, 48,
-    49, 57, 61, 62, 63, 65, 67, 71, 72, 73, 76, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87, 88, 91, 93, 107, 112, 113,
-    114,
+    49, 57, 61, 62, 63, 65, 67, 71, 72, 73, 76, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87, 88, 89, 91, 93, 107, 112,
+    113, 114,
 ];
 
 const ROWS: &[Row] = &[
@@ -319,6 +319,15 @@ const ROWS: &[Row] = &[
         &[
             Shown("dpop::a_bound_token_serves_its_holder_alone"),
             Shown("dpop::clients_that_are_not_ours_prove_possession"),
+        ],
+    ),
+    (
+        89,
+        "a token that is bound to a certificate, over another connection",
+        &[
+            Shown("mtls::a_bound_token_is_accepted_with_its_certificate_alone"),
+            Shown("mtls::evidence_serves_the_key_that_it_came_with"),
+            Shown("x509::an_explicit_authorization_beats_the_certificate"),
         ],
     ),
     (91, "a token that is too long", &[Live(tokens::long_tokens)]),

@@ -36,6 +36,8 @@ mod metrics;
 #[cfg(test)]
 mod mint;
 #[cfg(test)]
+mod mtls;
+#[cfg(test)]
 mod oauth;
 #[cfg(test)]
 mod oauth_clients;

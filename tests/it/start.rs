@@ -92,6 +92,7 @@ async fn a_bad_configuration_is_refused_in_one_sentence() {
             "[listen]\ntls = \"127.0.0.1:0\"\ntls_key_file = \"a\"",
             &["`listen.tls`", "`listen.tls_cert_file`"],
         ),
+        ("[listen]", "[listen]\ntls_origin = \"https://mtls.example.com\"", &["`listen.tls_origin`", "`listen.tls`"]),
         ("[listen]", "[listen]\ntls_key_file = \"tls.key\"", &["`listen.tls_key_file`", "`listen.tls`"]),
         ("[listen]", "[listen]\ntls_min_version = \"1.1\"", &["line 5", "`1.2`", "`1.3`"]),
         (
