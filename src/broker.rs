@@ -60,6 +60,7 @@ use crate::{
     credential::{Bounds, Credential, DEFAULT_TTL, Draft, Keyring},
     error::{Denied, Error, Input, Limit},
     id::TaskId,
+    jose::Unverified,
     lease::{Held, InDoubt, Ledger, Written},
     metrics::{Action, Metrics, Now, Outcome},
     party::{Operator, Parties, Party, Service},
@@ -78,7 +79,7 @@ pub use renew::Renewed;
 pub use revoke::{Reach, Revoked};
 pub use rotate::{KeyLife, KeyState, ListedKey};
 pub use status::StatusList;
-pub use task_token::{Issued as TaskToken, Presented as PresentedTaskToken};
+pub use task_token::{Issued as TaskToken, Manner, Presented as PresentedTaskToken};
 
 /// Everything a broker is made of.
 pub struct Parts {
@@ -409,13 +410,19 @@ impl Broker {
         let certificate = presented.certificate.clone();
         let evidence = match presented {
             Presented { task_token: Some(task_token), .. } => {
-                let holder = self.stand_in(&task_token, proof?, call).await?;
+                let holder = self.stand_in(&task_token, proof?, certificate, call).await?;
                 return Ok(Caller::Workload(Box::new(holder)));
             }
             Presented { assertion: Some((token, client_id)), .. } => Evidence::Assertion { token, client_id },
             Presented { bearer: Some(token), .. } => match self.rules().parties.by_token(token.expose_secret()) {
                 Some(Party::Service(service)) => return Ok(Caller::Service(service)),
                 Some(Party::Operator(operator)) => return Ok(Caller::Operator(operator)),
+                // What we signed ourselves stands for evidence where it is a task token, and is none otherwise.
+                None if Unverified::parse(token.expose_secret()).is_ok_and(|t| t.issuer() == Some(&self.issuer)) => {
+                    let task_token = PresentedTaskToken { token, manner: Manner::Bearer };
+                    let holder = self.stand_in(&task_token, None, certificate, call).await?;
+                    return Ok(Caller::Workload(Box::new(holder)));
+                }
                 None => Evidence::Jwt(token),
             },
             Presented { certificate: Some(certificate), .. } => Evidence::Certificate(certificate),

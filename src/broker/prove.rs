@@ -7,7 +7,7 @@
 use secrecy::ExposeSecret as _;
 use std::sync::Arc;
 
-use super::{Broker, Presented, in_doubt};
+use super::{Broker, Presented, in_doubt, task_token::Manner};
 use crate::{
     attest::{Attested, ClientCertificate, Once, Standing},
     claims::Confirmation,
@@ -55,6 +55,14 @@ impl Shown {
             Self::Certificate(certificate) => certificate.key(),
         }
     }
+
+    /// What is bound to it is bound to this.
+    fn binds_to(&self) -> Confirmation {
+        match self {
+            Self::Proof(proof) => Confirmation::Key(proof.key().clone()),
+            Self::Certificate(certificate) => Confirmation::Certificate(certificate.thumbprint().clone()),
+        }
+    }
 }
 
 /// That the proof of a request, if there was one, was used up by it. Only [`Broker::spend`] makes one, and nothing is released to
@@ -64,20 +72,18 @@ pub(super) struct Spent(());
 
 impl Holder {
     /// Whoever holds the key of a task token.
-    pub(super) fn of_task_token(standing: Standing, proof: Proof) -> Result<Self, Error> {
+    pub(super) fn of_task_token(standing: Standing, shown: Option<Shown>) -> Result<Self, Error> {
         let Standing { attested, attested_at, key, .. } = standing;
-        if key != Confirmation::Key(proof.key().clone()) {
-            return Err(Error::ProofInvalid("the token is bound to another key"));
+        match shown {
+            None => Err(Error::ProofInvalid("a task token comes with a proof of the key that it is bound to")),
+            Some(shown) if shown.binds_to() != key => Err(Error::ProofInvalid("the token is bound to another key")),
+            Some(shown) => Ok(Self { attested, attested_at, shown: Some(shown) }),
         }
-        Ok(Self { attested, attested_at, shown: Some(Shown::Proof(proof)) })
     }
 
     /// What its credentials are to be bound to.
     pub(super) fn binding(&self) -> Option<Confirmation> {
-        self.shown.as_ref().map(|shown| match shown {
-            Shown::Proof(proof) => Confirmation::Key(proof.key().clone()),
-            Shown::Certificate(certificate) => Confirmation::Certificate(certificate.thumbprint().clone()),
-        })
+        self.shown.as_ref().map(Shown::binds_to)
     }
 
     /// When what is bound to it ends at the latest: nobody can present it after that.
@@ -101,7 +107,7 @@ impl Broker {
     /// Checks the proof of a request.
     pub(super) fn prove(&self, presented: &Presented, now: Time) -> Result<Option<Proof>, Error> {
         let Some(ProofOf { text, method, path }) = &presented.proof else { return Ok(None) };
-        let named = presented.task_token.as_ref().filter(|task_token| task_token.named);
+        let named = presented.task_token.as_ref().filter(|task_token| task_token.manner == Manner::Dpop);
         let token = named.map(|task_token| task_token.token.expose_secret());
         let at = |origin: &str| {
             let uri = format!("{origin}{path}");

@@ -3,11 +3,13 @@
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{Broker, Call, Entry, Holder, entry};
+use std::sync::Arc;
+
+use super::{Broker, Call, Entry, Holder, entry, prove::Shown};
 use crate::{
-    attest::{Content, TaskToken},
+    attest::{ClientCertificate, Content, TaskToken},
     audit::{Actor, Event},
-    claims::{Confirmation, Status},
+    claims::Status,
     clock::{Time, after},
     credential::task_claim,
     error::{Error, Input},
@@ -26,9 +28,19 @@ const ATTEST_EVERY: u32 = 3600;
 pub struct Presented {
     /// The token.
     pub token: SecretString,
-    /// Whether the proof has to name it (`ath`): where it opens a resource it has to, at the token endpoint it is no more than
-    /// a subject (RFC 9449 sections 5 and 7).
-    pub named: bool,
+    /// How it was presented.
+    pub manner: Manner,
+}
+
+/// How a task token is presented, and what has to show that its holder presents it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// `Authorization: DPoP`, with a proof that names it (RFC 9449 section 7).
+    Dpop,
+    /// `Authorization: Bearer`, on a connection with the certificate that it is bound to (RFC 8705 section 3).
+    Bearer,
+    /// The subject of a token exchange, with a proof or on such a connection.
+    Subject,
 }
 
 /// A task token, to be handed to its workload and forgotten.
@@ -57,10 +69,10 @@ impl Broker {
         (task, deadline): (&Task, Time),
         attest_every: Option<u32>,
     ) -> Result<Option<(Unsigned, Entry)>, Error> {
-        // Whoever shows it sends a proof, so it is bound to nothing else.
-        let Some(key @ Confirmation::Key(_)) = holder.binding() else { return Ok(None) };
+        let Some(key) = holder.binding() else { return Ok(None) };
         let attest_by = after(holder.attested_at, attest_every.unwrap_or(ATTEST_EVERY)).unwrap_or(deadline);
         let expires_at = deadline.min(attest_by);
+        let expires_at = holder.holds_until(Some(&key)).map_or(expires_at, |until| expires_at.min(until));
         let id = LeaseId::random().map_err(|_| Error::Unavailable(Input::Store))?;
         let bound_to = key.clone();
         let event = Event::TaskTokenIssued { lease: id.clone(), expires_at, bound_to };
@@ -91,6 +103,7 @@ impl Broker {
         &self,
         presented: &Presented,
         proof: Option<Proof>,
+        certificate: Option<Arc<ClientCertificate>>,
         call: &Call<'_>,
     ) -> Result<Holder, Error> {
         let refused = |why: &str| {
@@ -113,8 +126,11 @@ impl Broker {
         }
         let standing = self.rules().attestors.still_vouches(standing);
         let standing = standing.ok_or_else(|| refused("its attestor is not configured any more"))?;
-        let proof =
-            proof.ok_or(Error::ProofInvalid("a task token comes with a proof of the key that it is bound to"))?;
-        Holder::of_task_token(standing, proof)
+        let shown = match presented.manner {
+            Manner::Dpop => proof.map(Shown::Proof),
+            Manner::Bearer => certificate.map(Shown::Certificate),
+            Manner::Subject => proof.map(Shown::Proof).or_else(|| certificate.map(Shown::Certificate)),
+        };
+        Holder::of_task_token(standing, shown)
     }
 }

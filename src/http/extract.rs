@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::{Caller, MAX_BODY, RequestId, error::Problem};
 use crate::{
-    broker::{self, Presented, PresentedTaskToken, ProofOf},
+    broker::{self, Manner, Presented, PresentedTaskToken, ProofOf},
     error::Error,
     id::TaskId,
     jose::NoRepeats,
@@ -55,7 +55,7 @@ impl<S: Sync> FromRequestParts<S> for Called {
         let id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         let (bearer, task_token) = match authorization {
             Some(Authorization::Bearer(token)) => (Some(token), None),
-            Some(Authorization::Dpop(token)) => (None, Some(PresentedTaskToken { token, named: true })),
+            Some(Authorization::Dpop(token)) => (None, Some(PresentedTaskToken { token, manner: Manner::Dpop })),
             None => (None, None),
         };
         let presented = Presented { bearer, assertion: None, task_token, certificate, peer, proof };

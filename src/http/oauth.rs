@@ -20,7 +20,7 @@ use super::{
     tasks::{bodies::TaskToken, idempotency_key},
 };
 use crate::{
-    broker::{self, Broker, Introspection, Presented, PresentedTaskToken},
+    broker::{self, Broker, Introspection, Manner, Presented, PresentedTaskToken},
     claims::Claims,
     claims::token_type,
     clock::{Time, whole_second},
@@ -222,7 +222,7 @@ fn authenticate(form: &mut TokenRequest, called: Called) -> Result<(broker::Requ
         }
         // The task token is the one access token that this broker takes.
         (Some(TOKEN_EXCHANGE), (Some(token), Some(kind))) if kind == format!("{TYPE}access_token") => {
-            let task_token = Some(PresentedTaskToken { token, named: false });
+            let task_token = Some(PresentedTaskToken { token, manner: Manner::Subject });
             let presented = Presented { task_token, peer: None, ..presented };
             Ok((broker::Request { presented, id }, EvidenceRole::Subject))
         }

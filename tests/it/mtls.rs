@@ -110,6 +110,35 @@ fn reading(locations: &[&str]) -> Value {
 }
 
 both! {
+    /// The task token of whoever showed a certificate goes with that certificate, and with nothing else.
+    async fn a_task_token_is_bound_to_the_certificate_too(stand) {
+        let (place, mine, thief) = (Place::of(stand).await, own(), own());
+        let evidence = place.stand.evidence();
+        let declared = place.call(Some(&mine), Some(&evidence), "/v1/tasks", reading(&[GIT])).await.expect(StatusCode::CREATED);
+        let (task, token) = (text(&declared, "task"), text(&declared, "task_token"));
+        assert_eq!(crate::support::claims(&token)["cnf"], json!({"x5t#S256": thumbprint(&mine)}));
+        place.mint(Some(&mine), Some(&token), &task, GIT).await.expect(StatusCode::OK);
+        let renewed = place.call(Some(&mine), Some(&token), &format!("/v1/tasks/{task}/renew"), json!({})).await;
+        assert!(renewed.expect(StatusCode::OK)["task_token"].is_string());
+        place.mint(Some(&thief), Some(&token), &task, GIT).await.refused(401, "evidence_invalid");
+        place.mint(None, Some(&token), &task, GIT).await.refused(401, "evidence_invalid");
+        let path = format!("/v1/tasks/{task}/credentials");
+        let body = json!({"credentials": [{"resource": GIT, "privilege": "read"}]});
+        place.stand.post(&path, &token, body.clone()).await.refused(401, "evidence_invalid");
+        // A proof of any key does not stand for the certificate.
+        let prover = Prover::new();
+        let proof = prover.proof("POST", &place.url(&path), json!({"ath": sha256_base64url(token.as_bytes())}));
+        let request = mine.client(&place.servers).post(place.url(&path)).header("authorization", format!("DPoP {token}"));
+        Answer::of(request.header("dpop", proof).json(&body).send().await.unwrap()).await.refused(401, "evidence_invalid");
+        // As the subject of an exchange.
+        let scope = format!("{task} read");
+        let form = [("grant_type", EXCHANGE), ("subject_token", &*token),
+            ("subject_token_type", "urn:ietf:params:oauth:token-type:access_token"), ("resource", GIT), ("scope", &*scope)];
+        let exchange = |identity: &Identity| identity.client(&place.servers).post(place.url("/oauth2/token")).form(&form).send();
+        Answer::of(exchange(&mine).await.unwrap()).await.expect(StatusCode::OK);
+        Answer::of(exchange(&thief).await.unwrap()).await.oauth_refused(400, "invalid_dpop_proof");
+    }
+
     async fn a_token_is_bound_to_the_certificate_that_was_shown(stand) {
         let place = Place::of(stand).await;
         let (agent, evidence) = (own(), place.stand.evidence());
