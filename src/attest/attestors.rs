@@ -67,60 +67,7 @@ impl Attestors {
                     "attestor `{name}`: `owners` lists nobody or an empty name; leave it out to let policy decide"
                 ));
             }
-            match config {
-                Config::Unix(config) => match unix::Attestor::build(config, trust_domain) {
-                    Ok(_) if attestors.unix.is_some() => {
-                        mistakes.push(format!("attestor `{name}`: there is one kernel; remove all but one `unix`"));
-                    }
-                    Ok(unix) => {
-                        let who = "every process of the machine";
-                        attestors.weaknesses.extend(weak::of_workload(name, &unix.workload, who));
-                        attestors.weaknesses.extend(weak::of_shape(name, &unix.workload.shape(), &shapes));
-                        shapes.push((name.to_owned(), unix.workload.shape()));
-                        attestors.unix = Some(unix);
-                    }
-                    Err(mistake) => mistakes.push(mistake),
-                },
-                Config::Oidc(config) => match Settings::check(config, trust_domain) {
-                    Ok(settings) => {
-                        attestors.weaknesses.extend(weak::of_oidc(&settings));
-                        attestors.weaknesses.extend(weak::of_shape(name, &settings.workload.shape(), &shapes));
-                        shapes.push((name.to_owned(), settings.workload.shape()));
-                        let issuer = settings.issuer.clone();
-                        let attestor = oidc::Attestor::new(settings, trust_domain.clone());
-                        if let Some(other) = attestors.oidc.insert(issuer, attestor) {
-                            let other = other.settings.name;
-                            mistakes.push(format!("attestor `{name}`: attestor `{other}` has the same `issuer`"));
-                        }
-                    }
-                    Err(found) => mistakes.extend(found),
-                },
-                Config::PrivateKeyJwt(config) => match client::Attestor::build(config, trust_domain) {
-                    Ok(client) => {
-                        attestors.weaknesses.extend(weak::of_shape(name, &client.path.shape(), &shapes));
-                        shapes.push((name.to_owned(), client.path.shape()));
-                        if let Some(other) = attestors.clients.insert(client.client_id.clone(), client) {
-                            let other = other.name;
-                            mistakes.push(format!("attestor `{name}`: attestor `{other}` has the same `client_id`"));
-                        }
-                    }
-                    Err(found) => mistakes.extend(found),
-                },
-                Config::X509(config) => match x509::Attestor::build(config, trust_domain) {
-                    Ok(attestor) => {
-                        let who = "every workload of its trust domain";
-                        attestors.weaknesses.extend(weak::of_workload(name, &attestor.workload, who));
-                        attestors.weaknesses.extend(weak::of_instance(name, &attestor.workload, &attestor.instance));
-                        attestors.weaknesses.extend(weak::of_shape(name, &attestor.workload.shape(), &shapes));
-                        shapes.push((name.to_owned(), attestor.workload.shape()));
-                        if let Some(other) = attestors.x509.insert(config.trust_domain.to_string(), attestor) {
-                            let other = other.name;
-                            mistakes.push(format!("attestor `{name}`: attestor `{other}` has the same `trust_domain`"));
-                        }
-                    }
-                    Err(found) => mistakes.extend(found),
-                },
-            }
+            mistakes.extend(attestors.add(config, trust_domain, &mut shapes).err().into_iter().flatten());
         }
         for (client_id, client) in &attestors.clients {
             if let Some(other) = attestors.oidc.get(client_id) {
@@ -133,6 +80,56 @@ impl Attestors {
             }
         }
         if mistakes.is_empty() { Ok(attestors) } else { Err(mistakes) }
+    }
+
+    /// Adds one. `shapes` holds the names of those before it, and what their workloads look like.
+    fn add(
+        &mut self,
+        config: &Config,
+        trust_domain: &TrustDomain,
+        shapes: &mut Vec<(String, String)>,
+    ) -> Result<(), Vec<String>> {
+        let name = config.name();
+        let (weaknesses, shape, replaced) = match config {
+            Config::Unix(config) => {
+                let unix = unix::Attestor::build(config, trust_domain).map_err(|mistake| vec![mistake])?;
+                let weaknesses = weak::of_workload(name, &unix.workload, "every process of the machine");
+                let shape = unix.workload.shape();
+                if self.unix.replace(unix).is_some() {
+                    return Err(vec![format!("attestor `{name}`: there is one kernel; remove all but one `unix`")]);
+                }
+                (weaknesses.into_iter().collect(), shape, None)
+            }
+            Config::Oidc(config) => {
+                let settings = Settings::check(config, trust_domain)?;
+                let (weaknesses, shape) = (weak::of_oidc(&settings), settings.workload.shape());
+                let issuer = settings.issuer.clone();
+                let other = self.oidc.insert(issuer, oidc::Attestor::new(settings, trust_domain.clone()));
+                (weaknesses, shape, other.map(|other| (other.settings.name, "issuer")))
+            }
+            Config::PrivateKeyJwt(config) => {
+                let client = client::Attestor::build(config, trust_domain)?;
+                let shape = client.path.shape();
+                let other = self.clients.insert(client.client_id.clone(), client);
+                (Vec::new(), shape, other.map(|other| (other.name, "client_id")))
+            }
+            Config::X509(config) => {
+                let attestor = x509::Attestor::build(config, trust_domain)?;
+                let weaknesses = weak::of_workload(name, &attestor.workload, "every workload of its trust domain");
+                let weaknesses =
+                    weaknesses.into_iter().chain(weak::of_instance(name, &attestor.workload, &attestor.instance));
+                let (weaknesses, shape) = (weaknesses.collect(), attestor.workload.shape());
+                let other = self.x509.insert(config.trust_domain.to_string(), attestor);
+                (weaknesses, shape, other.map(|other| (other.name, "trust_domain")))
+            }
+        };
+        if let Some((other, what)) = replaced {
+            return Err(vec![format!("attestor `{name}`: attestor `{other}` has the same `{what}`")]);
+        }
+        self.weaknesses.extend(weaknesses);
+        self.weaknesses.extend(weak::of_shape(name, &shape, shapes));
+        shapes.push((name.to_owned(), shape));
+        Ok(())
     }
 
     /// Takes over the keys that `before` has fetched: an issuer that is down just now takes nothing with it that was known.

@@ -145,17 +145,20 @@ pub(super) struct Metadata {
 #[derive(Serialize, ToSchema)]
 #[schema(as = EndpointAliases)]
 struct Aliases {
-    token_endpoint: String,
-    introspection_endpoint: String,
-    remit_tasks_endpoint: String,
+    #[serde(rename = "token_endpoint")]
+    token: String,
+    #[serde(rename = "introspection_endpoint")]
+    introspection: String,
+    #[serde(rename = "remit_tasks_endpoint")]
+    tasks: String,
 }
 
 impl Aliases {
     fn at(origin: &str) -> Self {
         Self {
-            token_endpoint: format!("{origin}/oauth2/token"),
-            introspection_endpoint: format!("{origin}/oauth2/introspect"),
-            remit_tasks_endpoint: format!("{origin}/v1/tasks"),
+            token: format!("{origin}/oauth2/token"),
+            introspection: format!("{origin}/oauth2/introspect"),
+            tasks: format!("{origin}/v1/tasks"),
         }
     }
 }

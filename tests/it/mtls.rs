@@ -65,7 +65,7 @@ impl Place {
             None => builder(&self.servers).build().unwrap(),
         };
         let request = client.post(self.url(path)).json(&body);
-        let request = evidence.into_iter().fold(request, |request, evidence| request.bearer_auth(evidence));
+        let request = evidence.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
         Answer::of(request.send().await.expect("an answer")).await
     }
 
