@@ -53,7 +53,7 @@ use std::time::Instant;
 use tokio::sync::Semaphore;
 
 use crate::{
-    attest::{Attested, Attestors, ClientCertificate, Evidence, Peer, Rejected},
+    attest::{Asserted, Attested, Attestors, ClientCertificate, Evidence, Peer, Rejected},
     audit::{Actor, Audit, Entry, Event},
     claims::Claims,
     clock::{Clock, Time, after},
@@ -152,8 +152,10 @@ struct Kept {
 pub struct Presented {
     /// `Authorization: Bearer`. Beats all else.
     pub bearer: Option<SecretString>,
-    /// What a client authenticates with at the token endpoint, and its `client_id` where that came along.
-    pub assertion: Option<(SecretString, Option<String>)>,
+    /// What a client authenticates with at the token endpoint.
+    pub assertion: Option<(SecretString, Asserted)>,
+    /// Who a client says to be that authenticates with an assertion or a certificate.
+    pub client_id: Option<String>,
     /// `Authorization: DPoP`, or the subject of a token exchange. Stands for evidence, and never beside a bearer token.
     pub task_token: Option<PresentedTaskToken>,
     /// The certificate that came with the connection. Beats the kernel.
@@ -407,13 +409,13 @@ impl Broker {
     async fn identify(&self, presented: Presented, call: &Call<'_>) -> Result<Caller, Error> {
         let &Call { request, now, .. } = call;
         let proof = self.prove(&presented, now);
-        let certificate = presented.certificate.clone();
+        let (certificate, client_id) = (presented.certificate.clone(), presented.client_id.clone());
         let evidence = match presented {
             Presented { task_token: Some(task_token), .. } => {
                 let holder = self.stand_in(&task_token, proof?, certificate, call).await?;
                 return Ok(Caller::Workload(Box::new(holder)));
             }
-            Presented { assertion: Some((token, client_id)), .. } => Evidence::Assertion { token, client_id },
+            Presented { assertion: Some((token, of)), .. } => Evidence::Assertion { token, of },
             Presented { bearer: Some(token), .. } => match self.rules().parties.by_token(token.expose_secret()) {
                 Some(Party::Service(service)) => return Ok(Caller::Service(service)),
                 Some(Party::Operator(operator)) => return Ok(Caller::Operator(operator)),
@@ -440,6 +442,11 @@ impl Broker {
             Evidence::Peer(_) => "unix",
         };
         match self.rules().attestors.attest(&evidence, &self.issuer, now).await {
+            Ok(attested) if client_id.as_deref().is_some_and(|id| !attested.is_client(id)) => {
+                tracing::info!(request, "`client_id` names another client");
+                self.parts.metrics.refused(attestor, "invalid");
+                Err(Error::EvidenceInvalid)
+            }
             Ok(attested) => {
                 let shown = proof?.map(Shown::Proof).or_else(|| certificate.map(Shown::Certificate));
                 Ok(Caller::Workload(Box::new(self.hold(attested, shown, now).await?)))

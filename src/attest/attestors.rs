@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use tokio::time::Instant;
 
 use super::{
-    Attested, ClientCertificate, Config, Evidence, Rejected, Standing, client,
+    Asserted, Attested, ClientCertificate, Config, Evidence, Rejected, Standing, client,
     oidc::{self, Verified},
     settings::Settings,
     svid::Svid,
@@ -177,14 +177,19 @@ impl Attestors {
         let at = Instant::now();
         match evidence {
             Evidence::Jwt(token) => self.attest_token(token.expose_secret(), issuer, now, at).await,
-            Evidence::Assertion { token, client_id } => {
+            Evidence::Assertion { token, of } => {
+                let digest = sha256_hex(token.expose_secret().as_bytes());
                 let token =
                     Unverified::parse(token.expose_secret()).map_err(|why| Rejected::Refused(why.to_string()))?;
-                if client_id.as_deref().is_some_and(|named| token.issuer() != Some(named)) {
-                    return Err(Rejected::Refused("`client_id` is another client than the assertion's".into()));
+                let unknown = || Rejected::Refused("the client is unknown".into());
+                match of {
+                    Asserted::Client => self.client(&token).ok_or_else(unknown)?.attest(&token, issuer, now, at).await,
+                    Asserted::Spiffe => {
+                        let domain = token.subject().and_then(|subject| self.of_spiffe_id(subject));
+                        let domain = domain.ok_or_else(unknown)?;
+                        Ok(domain.attest_token(&token, &digest, Some(issuer), now, at).await?.attested)
+                    }
                 }
-                let client = self.client(&token).ok_or_else(|| Rejected::Refused("the client is unknown".into()))?;
-                client.attest(&token, issuer, now, at).await
             }
             Evidence::Certificate(certificate) => self.attest_certificate(certificate, now, at).await,
             Evidence::Peer(peer) => match &self.unix {
@@ -232,7 +237,7 @@ impl Attestors {
         let verified = if let Some(attestor) = token.issuer().and_then(|issuer| self.oidc.get(issuer)) {
             attestor.attest(&token, &digest, now, at).await?
         } else if let Some(attestor) = token.subject().and_then(|subject| self.of_spiffe_id(subject)) {
-            attestor.attest_token(&token, &digest, now, at).await?
+            attestor.attest_token(&token, &digest, None, now, at).await?
         } else {
             return Err(Rejected::Refused("no attestor has the token's issuer".into()));
         };

@@ -10,6 +10,7 @@ use super::{
     Attested, Facts, Kind, Once, Rejected,
     config::ClientConfig,
     keys::Keys,
+    oidc::Audience,
     settings::{self, Mistakes},
     template::PathTemplate,
 };
@@ -50,14 +51,6 @@ struct Claims {
     iat: Option<i64>,
     nbf: Option<i64>,
     jti: Option<String>,
-}
-
-/// The authorization server and nobody else: an assertion that others take as well is one that others can pass on.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Audience {
-    One(String),
-    Only([String; 1]),
 }
 
 fn refused(why: impl Into<String>) -> Rejected {
@@ -128,8 +121,7 @@ impl Attestor {
         if claims.iss != self.client_id || claims.sub != self.client_id {
             return Err(refused("`iss` and `sub` are not the client"));
         }
-        let (Audience::One(aud) | Audience::Only([aud])) = &claims.aud;
-        if aud != issuer {
+        if !claims.aud.is_only(issuer) {
             return Err(refused("the assertion is for another audience than the issuer alone"));
         }
         let seconds = now.timestamp();

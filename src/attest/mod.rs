@@ -59,17 +59,26 @@ pub struct Facts {
 pub enum Evidence {
     /// A JWT of some issuer.
     Jwt(secrecy::SecretString),
-    /// What a registered client authenticates with (RFC 7523 section 2.2).
+    /// What a client authenticates with (RFC 7523 section 2.2).
     Assertion {
         /// The assertion.
         token: secrecy::SecretString,
-        /// `client_id`, where it came along.
-        client_id: Option<String>,
+        /// Whose it says to be.
+        of: Asserted,
     },
     /// A certificate, by whoever holds its key.
     Certificate(Arc<ClientCertificate>),
     /// The process at the other end of a Unix socket.
     Peer(Peer),
+}
+
+/// Whose an assertion says to be, by the `client_assertion_type` that comes with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asserted {
+    /// `jwt-bearer`: a registered client's.
+    Client,
+    /// `jwt-spiffe`: a workload's, in a JWT-SVID (draft-ietf-oauth-spiffe-client-auth).
+    Spiffe,
 }
 
 /// Why evidence was not accepted. The text is for the audit; callers learn only that it was not.
@@ -171,6 +180,11 @@ impl Attested {
     #[must_use]
     pub fn once(&self) -> Option<&Once> {
         self.once.as_ref()
+    }
+    /// Whether it is the client of that name: by registration, or by its SPIFFE ID where it has one of its own.
+    #[must_use]
+    pub fn is_client(&self, id: &str) -> bool {
+        self.selectors.contains(&format!("client:id:{id}")) || self.selectors.contains(&format!("spiffe:id:{id}"))
     }
     /// SHA-256 of the evidence, for the audit.
     #[must_use]

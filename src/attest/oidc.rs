@@ -76,6 +76,14 @@ impl Audience {
             Self::Several(all) => all.len() <= MAX_AUDIENCES && all.iter().any(|one| one == audience),
         }
     }
+
+    /// It and nobody else: what others take as well they can pass on. As a list of one, it is the same.
+    pub(super) fn is_only(&self, audience: &str) -> bool {
+        match self {
+            Self::One(one) => one == audience,
+            Self::Several(all) => matches!(all.as_slice(), [one] if one == audience),
+        }
+    }
 }
 
 fn refused(why: impl Into<String>) -> Rejected {

@@ -127,7 +127,8 @@ impl Attestor {
         Ok(Verified { attested, window, keys: crate::attest::fetched::Document::fingerprint(bundle).to_owned() })
     }
 
-    /// Judges a JWT-SVID that says to be of this trust domain. `digest` is its SHA-256.
+    /// Judges a JWT-SVID that says to be of this trust domain. `digest` is its SHA-256; `only` is who it has to be for and nobody
+    /// else, where it authenticates a client.
     ///
     /// # Errors
     /// When it is not to be believed, or the bundle is out of reach.
@@ -135,6 +136,7 @@ impl Attestor {
         &self,
         token: &Unverified<'_>,
         digest: &str,
+        only: Option<&str>,
         now: Time,
         at: Instant,
     ) -> Result<Verified, Rejected> {
@@ -164,7 +166,7 @@ impl Attestor {
         if claims.sub.trust_domain() != self.trust_domain.as_str() {
             return Err(no("the token is of another trust domain"));
         }
-        if !claims.aud.holds(audience) {
+        if !claims.aud.holds(audience) || only.is_some_and(|only| !claims.aud.is_only(only)) {
             return Err(no("the token is for another audience"));
         }
         let window = claims.window().ok_or_else(|| no("a time in the token is out of range"))?;

@@ -58,7 +58,7 @@ impl<S: Sync> FromRequestParts<S> for Called {
             Some(Authorization::Dpop(token)) => (None, Some(PresentedTaskToken { token, manner: Manner::Dpop })),
             None => (None, None),
         };
-        let presented = Presented { bearer, assertion: None, task_token, certificate, peer, proof };
+        let presented = Presented { bearer, assertion: None, client_id: None, task_token, certificate, peer, proof };
         Ok(Self { request: broker::Request { presented, id }, authorized })
     }
 }

@@ -20,6 +20,7 @@ use super::{
     tasks::{bodies::TaskToken, idempotency_key},
 };
 use crate::{
+    attest::Asserted,
     broker::{self, Broker, Introspection, Manner, Presented, PresentedTaskToken},
     claims::Claims,
     claims::token_type,
@@ -32,7 +33,7 @@ use crate::{
 use asked::{Asked, asked};
 
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
-const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+const ASSERTION: &str = "urn:ietf:params:oauth:client-assertion-type:";
 const TYPE: &str = "urn:ietf:params:oauth:token-type:";
 
 /// Why a request was refused: as OAuth says it, or by a status alone, because the body was not even read.
@@ -107,7 +108,8 @@ pub(super) struct TokenRequest {
     /// A JWT that a registered client signed for this request (RFC 7523 section 2.2). With `client_credentials` alone.
     #[schema(value_type = String, required = false)]
     client_assertion: Option<String>,
-    /// `urn:ietf:params:oauth:client-assertion-type:jwt-bearer`
+    /// `urn:ietf:params:oauth:client-assertion-type:jwt-bearer`, or `…:jwt-spiffe` for a JWT-SVID of a trust domain that an attestor
+    /// names.
     #[schema(value_type = String, required = false)]
     client_assertion_type: Option<String>,
     /// The client, where an assertion comes along: the same as the assertion's. Everybody else is known by their evidence.
@@ -202,10 +204,14 @@ fn authenticate(form: &mut TokenRequest, called: Called) -> Result<(broker::Requ
     }
     match (form.grant_type.as_deref(), assertion) {
         (_, (None, None)) => {}
-        (Some("client_credentials"), (Some(token), Some(kind)))
-            if kind == JWT_BEARER && !actor && matches!(subject, (None, None)) =>
-        {
-            let presented = Presented { assertion: Some((token, client_id)), bearer: None, peer: None, ..presented };
+        (Some("client_credentials"), (Some(token), Some(kind))) if !actor && matches!(subject, (None, None)) => {
+            let of = match kind.strip_prefix(ASSERTION) {
+                Some("jwt-bearer") => Asserted::Client,
+                Some("jwt-spiffe") => Asserted::Spiffe,
+                _ => return Err(failed(EvidenceRole::Client)(Error::EvidenceInvalid)),
+            };
+            let presented =
+                Presented { assertion: Some((token, of)), client_id, bearer: None, peer: None, ..presented };
             return Ok((broker::Request { presented, id }, EvidenceRole::Client));
         }
         _ => return Err(failed(EvidenceRole::Client)(Error::EvidenceInvalid)),
@@ -231,7 +237,9 @@ fn authenticate(form: &mut TokenRequest, called: Called) -> Result<(broker::Requ
              or :access_token for a task token",
         ))),
         (Some("client_credentials"), (None, None)) if !actor => {
-            let presented = Presented { bearer: None, ..presented };
+            // On the socket whoever calls is known by what the kernel says, and by no name that they give.
+            let client_id = client_id.filter(|_| presented.certificate.is_some());
+            let presented = Presented { bearer: None, client_id, ..presented };
             Ok((broker::Request { presented, id }, EvidenceRole::Client))
         }
         (Some("client_credentials"), _) => {

@@ -58,6 +58,7 @@ const MODULES: &[Module] = &[
         name: "http",
         uses: &[
             "attest::ClientCertificate",
+            "attest::Asserted",
             "attest::Peer",
             "broker",
             "credential::Credential",

@@ -415,3 +415,64 @@ async fn a_jwt_svid_is_evidence_where_the_attestor_has_an_audience() {
     }
     declare(&Issuer::new().key.sign("JWT", &claims).unwrap()).await.refused(401, "evidence_invalid");
 }
+
+/// A workload of the trust domain as an OAuth client: by its certificate (RFC 8705 section 2.1), or by a JWT-SVID
+/// (draft-ietf-oauth-spiffe-client-auth). It is called by its SPIFFE ID, and may leave that out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workload_of_another_trust_domain_is_an_oauth_client() {
+    let place = Place::new().await;
+    let path = place.stand.broker.config.clone();
+    let own = format!("trust_domain = \"{DOMAIN}\"");
+    let config = fs::read_to_string(&path).unwrap();
+    let mut place = place;
+    fs::write(&path, config.replace(&own, &format!("{own}\naudience = \"{}\"", place.stand.broker.url))).unwrap();
+    place.stand.restart_broker().await;
+    let mut detail = declaration();
+    detail["type"] = json!("remit:declaration");
+    let details = json!([detail]).to_string();
+    let form = |more: &[(&str, &str)]| {
+        let base = [("grant_type", "client_credentials"), ("authorization_details", &*details)];
+        base.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<Vec<_>>()
+    };
+    let with_certificate = async |identity: &Identity, more: &[(&str, &str)]| {
+        let request = identity.client(&place.servers).post(place.url("/oauth2/token")).form(&form(more));
+        Answer::of(request.send().await.expect("an answer")).await
+    };
+    let elsewhere = Authority::new("elsewhere").identity(&svid(AGENT));
+    for more in [&[][..], &[("client_id", AGENT)]] {
+        let answer = with_certificate(&place.agent(), more).await.expect(StatusCode::OK);
+        let token = crate::support::claims(&text(&answer, "access_token"));
+        assert_eq!(token["client_id"], "spiffe://example.com/spire/ns/payments/sa/agent");
+        with_certificate(&elsewhere, more).await.oauth_refused(401, "invalid_client");
+    }
+    with_certificate(&place.agent(), &[("client_id", "spiffe://spire.example.org/other")])
+        .await
+        .oauth_refused(401, "invalid_client");
+
+    let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe";
+    let asserted = async |kind: &str, token: &str, more: &[(&str, &str)]| {
+        let named = [("client_assertion_type", kind), ("client_assertion", token)];
+        let form = form(&named.iter().chain(more).copied().collect::<Vec<_>>());
+        let request = place.stand.client.post(place.stand.url("/oauth2/token")).form(&form);
+        Answer::of(request.send().await.expect("an answer")).await
+    };
+    let url = &place.stand.broker.url;
+    for (over, more) in [(json!({}), &[][..]), (json!({"aud": url}), &[("client_id", AGENT)])] {
+        let answer = asserted(kind, &place.jwt_svid(&over), more).await.expect(StatusCode::OK);
+        assert!(answer["task"].is_string());
+    }
+    for (over, more) in [
+        (json!({"aud": [url, "https://other.example.com"]}), &[][..]),
+        (json!({"aud": format!("{url}/oauth2/token")}), &[]),
+        (json!({"exp": now() - 1}), &[]),
+        (json!({"sub": "spiffe://elsewhere.example.org/a"}), &[]),
+        (json!({}), &[("client_id", "billing")]),
+        (json!({}), &[("client_secret", "secret")]),
+    ] {
+        asserted(kind, &place.jwt_svid(&over), more).await.oauth_refused(401, "invalid_client");
+    }
+    // One kind of assertion is not the other, and evidence of an issuer is neither.
+    let bearer = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+    asserted(bearer, &place.jwt_svid(&json!({})), &[]).await.oauth_refused(401, "invalid_client");
+    asserted(kind, &place.stand.evidence(), &[]).await.oauth_refused(401, "invalid_client");
+}
