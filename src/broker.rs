@@ -74,12 +74,12 @@ pub use declare::{Declared, IdempotencyKey};
 pub use follow::{Following, Turn};
 pub use keys::PublicKeys;
 pub use look::{Filter, Page};
-pub use prove::ProofOf;
+pub use prove::{Manner, PresentedTaskToken, ProofOf};
 pub use renew::Renewed;
 pub use revoke::{Reach, Revoked};
 pub use rotate::{KeyLife, KeyState, ListedKey};
 pub use status::StatusList;
-pub use task_token::{Issued as TaskToken, Manner, Presented as PresentedTaskToken};
+pub use task_token::Issued as TaskToken;
 
 /// Everything a broker is made of.
 pub struct Parts {

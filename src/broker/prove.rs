@@ -4,10 +4,10 @@
 //! Checked when the caller is identified → the evidence serves the first key that came with it → used up, by one step of the store
 //! just before something is written or told, so that a proof that was overheard does nothing a second time.
 
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use std::sync::Arc;
 
-use super::{Broker, Presented, in_doubt, task_token::Manner};
+use super::{Broker, Presented, in_doubt};
 use crate::{
     attest::{Attested, ClientCertificate, Once, Standing},
     claims::Confirmation,
@@ -26,6 +26,26 @@ pub struct ProofOf {
     pub method: String,
     /// The path.
     pub path: String,
+}
+
+/// A task token that was presented; none of it believed yet.
+#[derive(Debug)]
+pub struct PresentedTaskToken {
+    /// The token.
+    pub token: SecretString,
+    /// How it was presented.
+    pub manner: Manner,
+}
+
+/// How a task token is presented, and what has to show that its holder presents it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// `Authorization: DPoP`, with a proof that names it (RFC 9449 section 7).
+    Dpop,
+    /// `Authorization: Bearer`, on a connection with the certificate that it is bound to (RFC 8705 section 3).
+    Bearer,
+    /// The subject of a token exchange, with a proof or on such a connection.
+    Subject,
 }
 
 /// A workload, and the key that it was seen to hold, if it brought one.

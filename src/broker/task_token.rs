@@ -5,7 +5,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use std::sync::Arc;
 
-use super::{Broker, Call, Entry, Holder, entry, prove::Shown};
+use super::{
+    Broker, Call, Entry, Holder, entry,
+    prove::{Manner, PresentedTaskToken, Shown},
+};
 use crate::{
     attest::{ClientCertificate, Content, TaskToken},
     audit::{Actor, Event},
@@ -22,26 +25,6 @@ use crate::{
 
 /// How long a task token stands for the evidence where no policy says less, in seconds.
 const ATTEST_EVERY: u32 = 3600;
-
-/// A task token that was presented; none of it believed yet.
-#[derive(Debug)]
-pub struct Presented {
-    /// The token.
-    pub token: SecretString,
-    /// How it was presented.
-    pub manner: Manner,
-}
-
-/// How a task token is presented, and what has to show that its holder presents it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manner {
-    /// `Authorization: DPoP`, with a proof that names it (RFC 9449 section 7).
-    Dpop,
-    /// `Authorization: Bearer`, on a connection with the certificate that it is bound to (RFC 8705 section 3).
-    Bearer,
-    /// The subject of a token exchange, with a proof or on such a connection.
-    Subject,
-}
 
 /// A task token, to be handed to its workload and forgotten.
 #[derive(Debug)]
@@ -101,7 +84,7 @@ impl Broker {
     /// Whoever holds the key of a task token, as what was attested when it was issued.
     pub(super) async fn stand_in(
         &self,
-        presented: &Presented,
+        presented: &PresentedTaskToken,
         proof: Option<Proof>,
         certificate: Option<Arc<ClientCertificate>>,
         call: &Call<'_>,

@@ -1,6 +1,5 @@
 //! A workload's own key on the command line: proofs that it holds it (RFC 9449), for the broker and for whoever takes a bound token.
 
-use clap::Args;
 use reqwest::{
     Request, Response,
     header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE},
@@ -8,16 +7,11 @@ use reqwest::{
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
-use url::Url;
 
-use super::{
-    connection::{Connection, token_in},
-    exit::Failure,
-    show::say,
-};
+use super::exit::Failure;
 use crate::{
     clock::{Clock as _, SystemClock},
     id::{LeaseId, sha256_base64url},
@@ -44,7 +38,13 @@ impl Holder {
     }
 
     /// A proof for a request.
-    fn proof(&self, method: &str, uri: &str, token: Option<&str>, nonce: Option<&str>) -> Result<String, Failure> {
+    pub(super) fn proof(
+        &self,
+        method: &str,
+        uri: &str,
+        token: Option<&str>,
+        nonce: Option<&str>,
+    ) -> Result<String, Failure> {
         let stopped = |why: &str| Failure::Stopped(format!("no proof: {why}"));
         let jti = LeaseId::random().map_err(|_| stopped("the system gives no random bytes"))?;
         let mut claims = json!({"jti": jti, "htm": method, "htu": uri, "iat": SystemClock.now().timestamp()});
@@ -82,41 +82,5 @@ impl Holder {
         }
         let challenge = text(response.headers(), WWW_AUTHENTICATE.as_str());
         challenge.is_some_and(|challenge| challenge.contains("use_dpop_nonce"))
-    }
-}
-
-/// Prints the header `DPoP` for one request, to be sent within a minute, once.
-#[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
-pub(super) struct ProofCommand {
-    /// Where the request goes, as the service knows itself; query and fragment do not count.
-    #[arg(value_name = "URL")]
-    to: Url,
-    /// The method of the request.
-    #[arg(long, default_value = "GET")]
-    method: String,
-    /// A file with the token that the request presents. Left out at a token endpoint.
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// What the server asked for in its `DPoP-Nonce`.
-    #[arg(long)]
-    nonce: Option<String>,
-}
-
-const EXAMPLES: &str = "Example:
-  curl https://git.example.com/acme -H \"authorization: DPoP $(cat token)\" \\
-    -H \"dpop: $(remit proof https://git.example.com/acme --key agent.key --token-file token)\"";
-
-impl ProofCommand {
-    pub(super) fn run(self, connection: &Connection) -> Result<(), Failure> {
-        let Self { mut to, method, token_file, nonce } = self;
-        let holder =
-            connection.holder()?.ok_or_else(|| Failure::Input("which key? Name its file with --key".to_owned()))?;
-        to.set_query(None);
-        to.set_fragment(None);
-        let token = token_file.map(|file| token_in(&file)).transpose()?;
-        let token = token.as_ref().map(ExposeSecret::expose_secret);
-        say(&holder.proof(&method, to.as_str(), token, nonce.as_deref())?);
-        Ok(())
     }
 }

@@ -14,6 +14,7 @@ mod keys;
 mod mint;
 mod openapi;
 mod policy;
+mod proof;
 mod serve;
 mod show;
 mod task;
@@ -68,7 +69,7 @@ enum Command {
     #[command(subcommand)]
     Keys(keys::KeysCommand),
     /// Prove that a key is held, for one request (RFC 9449).
-    Proof(holder::ProofCommand),
+    Proof(proof::ProofCommand),
     /// Check a token as the service that it was presented to.
     Verify(verify::Verify),
     /// Look at a configuration without starting a broker with it.
