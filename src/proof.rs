@@ -78,8 +78,13 @@ impl Proof {
         let key = VerifyingKey::from_jwk(jwk, algorithm)?;
         let claims: ProofClaims = proof.verify(&key)?;
         let now = now.timestamp();
-        if claims.htm != occasion.method || !same_target(&claims.htu, occasion.uri) {
-            return Err(Invalid("it is for another request"));
+        if claims.htm != occasion.method {
+            return Err(Invalid("its `htm` is not the method of this request"));
+        }
+        if !same_target(&claims.htu, occasion.uri) {
+            return Err(Invalid(
+                "its `htu` is not the URI of this request, as the server knows itself (a broker: its issuer and the path)",
+            ));
         }
         if claims.iat > now.saturating_add(AHEAD) || now.saturating_sub(claims.iat) > WINDOW {
             return Err(Invalid("it is too old, or from the future"));

@@ -88,7 +88,7 @@ fn errors(set: u32, unread: Error) -> Vec<(&'static str, Error)> {
         (MALFORMED, "malformed", Error::invalid("more than one `Authorization` header")),
         (BODY, "unread", unread),
         (EVIDENCE, "evidence", Error::EvidenceInvalid),
-        (EVIDENCE, "proof", Error::ProofInvalid("it is for another request")),
+        (EVIDENCE, "proof", Error::ProofInvalid("its `htm` is not the method of this request")),
         (EVIDENCE, "nonce", Error::ProofNonce),
         (ROLE, "role", limit(Limit::Role, Vec::new(), "only an attested workload holds tasks and credentials")),
         (POLICY, "policy", limit(Limit::Policy, denied, "policy does not allow it")),
