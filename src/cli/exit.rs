@@ -157,7 +157,9 @@ pub(super) fn next_step(code: &str, caller: Caller) -> Option<&'static str> {
         ("evidence_invalid" | "invalid_client", Caller::Service) => {
             "the broker knows no service with the token in --service-token-file"
         }
-        ("policy_denied", Caller::Operator) => "this takes the token of an operator with the right role",
+        ("policy_denied", Caller::Operator) => {
+            "take the token of an operator with that role, or add it to `roles` of the [[operator]] in the configuration"
+        }
         ("policy_denied", _) => {
             "ask for less (a declaration can go on with what is granted: --partial), or have the policy or the [[service]] list changed"
         }
