@@ -27,7 +27,7 @@ const EVIDENCE_HELP: &str =
     "What a workload proves itself with: file:PATH or env:VAR (a JWT), socket (the kernel's word),
 or task-token:PATH with --key [default: socket on a Unix socket, otherwise nothing]";
 const KEY_HELP: &str = "A key of the workload's own (PEM), made where there is none: credentials are bound to it,
-and the evidence serves that key alone from then on";
+and a JWT as evidence serves that key alone from then on";
 const OPERATOR_HELP: &str = "A file with an operator's token, to list, show and revoke with
 (declare, complete and mint never use it)";
 
