@@ -3,9 +3,10 @@
 //! **Declare** (`broker/declare.rs`): attest → policy decides on every (location, privilege) → on record → task and first leases
 //! written in one step → as a mint.
 //!
-//! **Mint** (here): one `now` → attest → is the task this instance's, and active? → policy decides → leases written, atomically with
-//! the check that the task and all its ancestors are active → the mint durable in the audit log ‖ signatures → look once more whether
-//! anything that this broker knows of ended it → send. A crash leaves a lease without a credential, never the reverse.
+//! **Mint** (here): one `now` → attest → is the task this instance's, and active? → policy decides → the proof, if there is one, used
+//! up → leases written, atomically with the check that the task and all its ancestors are active → the mint durable in the audit
+//! log ‖ signatures → look once more whether anything that this broker knows of ended it → send. A crash leaves a lease without a
+//! credential, never the reverse.
 //!
 //! **Introspect** (here): signature and times → is the caller one who may see it? → lease, task and lineage as they stand now.
 //!
