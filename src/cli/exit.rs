@@ -150,6 +150,10 @@ pub(super) fn next_step(code: &str, caller: Caller) -> Option<&'static str> {
         ("evidence_invalid", Caller::Evidence) => {
             "the evidence must be unexpired, for this broker (`aud`), and from an issuer in its configuration"
         }
+        ("evidence_invalid", Caller::TaskToken) => {
+            "a task token serves its one task, with the key that it is bound to, until it expires; `remit task renew` with fresh \
+             evidence and --key --task-token FILE gets the next one"
+        }
         ("evidence_invalid", Caller::Nobody) => {
             "present evidence: --evidence file:PATH or env:VAR with a JWT of a trusted issuer, or --url unix:SOCKET for the \
              kernel's word; operators: --operator-token-file"
