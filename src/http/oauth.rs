@@ -187,8 +187,8 @@ pub(super) async fn token(
     Ok(Answer(TokenAnswer { task_token, ..answer(&task, credential, now) }).into_response())
 }
 
-/// Who asks: the subject of an exchange, or whoever showed a certificate, or on the socket the process that the kernel names. Nothing ever falls back from
-/// one to the other.
+/// Who asks: the subject of an exchange, the client whose assertion or certificate it is, or on the socket the process that the
+/// kernel names. Nothing ever falls back from one to another.
 fn authenticate(form: &mut TokenRequest, called: Called) -> Result<(broker::Request, EvidenceRole), Refusal> {
     let Called { request: broker::Request { presented, id }, authorized } = called;
     if authorized {
