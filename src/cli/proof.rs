@@ -29,9 +29,11 @@ pub(super) struct ProofCommand {
     nonce: Option<String>,
 }
 
-const EXAMPLES: &str = "Example:
+const EXAMPLES: &str = "Examples:
   curl https://git.example.com/acme -H \"authorization: DPoP $(cat token)\" \\
-    -H \"dpop: $(remit proof https://git.example.com/acme --key agent.key --token-file token)\"";
+    -H \"dpop: $(remit proof https://git.example.com/acme --key agent.key --token-file token)\"
+  remit proof http://127.0.0.1:8420/oauth2/token --method POST --key agent.key
+                                             for a broker: its issuer and the path, on its socket too";
 
 impl ProofCommand {
     pub(super) fn run(self, connection: &Connection) -> Result<(), Failure> {
