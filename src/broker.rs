@@ -16,7 +16,7 @@
 //! **Complete, revoke** (`broker/revoke.rs`): durable intent in the audit log → one atomic step on the tree, whatever the number of
 //! credentials → outcome in the audit log → answer.
 //!
-//! **Status lists** (`broker/status.rs`): the bits of the store, after that is the store a last look that it is still itself → signed.
+//! **Status lists** (`broker/status.rs`): the bits of the store and of the ends known here → a last look whether the store is still itself → signed.
 //!
 //! **Task token** (`broker/task_token.rs`): whoever showed a key gets one when declaring and renewing; on its task it stands for the evidence.
 //!
