@@ -64,11 +64,13 @@ impl Place {
         wait_for(state, || async { self.configuration().await == (StatusCode::OK, state.to_owned()) }).await;
     }
 
-    /// Until the broker has adopted this many sets since it was made.
+    /// Until this many sets are in force that the broker has adopted since it was made. The audit log says so before it is so.
     async fn adopted(&self, sets: usize) {
-        let adopted = || self.stand.audit().iter().filter(|line| line["event"] == "configuration_adopted").count();
-        wait_for("the new configuration", || async { adopted() >= sets }).await;
-        assert_eq!(adopted(), sets);
+        let log = || fs::read_to_string(&self.log).unwrap();
+        let in_force = || log().matches("the configuration changed, and is in force").count();
+        wait_for("the new configuration", || async { in_force() >= sets }).await;
+        let recorded = self.stand.audit().iter().filter(|line| line["event"] == "configuration_adopted").count();
+        assert_eq!((in_force(), recorded), (sets, sets));
     }
 
     fn said(&self, words: &[&str]) -> bool {
@@ -236,12 +238,18 @@ async fn a_bad_set_is_refused_whole_and_the_old_one_stays() {
 async fn what_takes_a_start_is_left_alone() {
     let place = Place::new().await;
     let stand = &place.stand;
-    place.edit(|config| config.replace("trust_domain = \"example.com\"", "trust_domain = \"example.org\""));
-    place.policy(NOBODY);
+    let other = stand.dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("own.cedar"), NOBODY).unwrap();
+    // Both in one file: the broker may look between any two.
+    place.edit(|config| {
+        let config = config.replace("trust_domain = \"example.com\"", "trust_domain = \"example.org\"");
+        with_policies(&config, &other.display().to_string())
+    });
     place.adopted(1).await;
     assert!(place.said(&["trust_domain", "next start"]));
     stand.declare(declaration()).await.refused(403, "policy_denied");
-    place.policy(ALL);
+    replace(&other.join("own.cedar"), ALL);
     place.adopted(2).await;
     let declared = stand.declare(declaration()).await.expect(StatusCode::CREATED);
     assert!(text(&declared, "workload").starts_with("spiffe://example.com/"));
