@@ -53,7 +53,10 @@ pub(super) async fn run(
                 for weakness in &checked.weaknesses {
                     tracing::warn!("{weakness}");
                 }
-                broker.adopt(checked.into_rules()).await.map_err(|error| vec![error.to_string()])
+                let adopted = broker.adopt(checked.into_rules()).await;
+                // There is nothing wrong with it: what could not be recorded now can be later.
+                again = adopted.is_err();
+                adopted.map_err(|error| vec![error.to_string()])
             }
             Err(mistakes) => Err(mistakes),
         };

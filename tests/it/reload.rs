@@ -259,3 +259,18 @@ async fn what_takes_a_start_is_left_alone() {
     place.adopted(3).await;
     stand.declare(declaration()).await.expect(StatusCode::CREATED);
 }
+
+/// A change that cannot be recorded is not made, and is made as soon as it can be: nobody writes the files again for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_set_that_cannot_be_recorded_is_tried_again() {
+    let mut place = Place::new().await;
+    let config = place.stand.broker.config.clone();
+    place.stand.broker.stop().await;
+    place.stand.broker = Server::start_limitable(&config).await;
+    place.stand.broker.limit_files(Some(1)).await;
+    place.policy(NOBODY);
+    wait_for("the refusal", || async { place.configuration().await.1 == "refused" }).await;
+    place.stand.broker.limit_files(None).await;
+    place.until("current").await;
+    place.stand.declare(declaration()).await.refused(403, "policy_denied");
+}
