@@ -90,11 +90,20 @@ async fn make(origin: &Origin, running: &Config) -> Result<Checked, Vec<String>>
     let (origin, running) = (origin.clone(), running.clone());
     let made = tokio::task::spawn_blocking(move || {
         let config = Config::read(&origin.file, origin.over).map_err(|Mistakes(mistakes)| mistakes)?;
+        // Of what only a start can change too: a start that fails is too late to be told.
+        let mut mistakes = config.mistakes();
         let (config, changed) = config.under(&running);
         if !changed.is_empty() {
             tracing::warn!("changes of {} take effect at the next start", changed.join(", "));
         }
-        Checked::new(&config)
+        let checked = Checked::new(&config);
+        if mistakes.is_empty() {
+            return checked;
+        }
+        let more = checked.err().unwrap_or_default().into_iter();
+        let more: Vec<_> = more.filter(|mistake| !mistakes.contains(mistake)).collect();
+        mistakes.extend(more);
+        Err(mistakes)
     });
     made.await.unwrap_or_else(|_| Err(vec!["the new configuration could not be read: a defect of the broker".into()]))
 }

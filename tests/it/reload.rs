@@ -274,3 +274,14 @@ async fn a_set_that_cannot_be_recorded_is_tried_again() {
     place.until("current").await;
     place.stand.declare(declaration()).await.refused(403, "policy_denied");
 }
+
+/// What the next start would refuse is told while the broker runs, though nothing but a start would bring it into force.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_set_that_no_start_would_take_is_refused() {
+    let place = Place::new().await;
+    place.edit(|config| config.replace("jwks_max_age = 1", "jwks_max_age = 0"));
+    place.until("refused").await;
+    assert!(place.said(&["`keys.jwks_max_age` is 1 to 86400 seconds"]));
+    place.edit(|config| config.replace("jwks_max_age = 0", "jwks_max_age = 1"));
+    place.until("current").await;
+}
