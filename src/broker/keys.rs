@@ -126,8 +126,12 @@ impl Broker {
         }
         let mut all = self.parts.ledger.keys().await.map_err(in_doubt)?;
         for purpose in Use::ALL {
-            let kid = self.parts.keys.current(purpose, self.now()).jwk.kid;
-            if all.iter().any(|standing| standing.key.jwk.kid == kid && standing.retirement.is_some()) {
+            // In the files of an old backup the next key may be a retired one too.
+            loop {
+                let kid = self.parts.keys.current(purpose, self.now()).jwk.kid;
+                if !all.iter().any(|standing| standing.key.jwk.kid == kid && standing.retirement.is_some()) {
+                    break;
+                }
                 tracing::info!(kid, "this key was retired: another one takes its place");
                 self.parts.keys.prepare(purpose)?;
                 self.parts.keys.activate(purpose);

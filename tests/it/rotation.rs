@@ -223,6 +223,32 @@ async fn a_crash_in_the_middle_is_taken_up() {
     assert!(published(&stand, "/jwks").await.contains(&another));
 }
 
+/// A backup may be of a moment when the next keys were prepared: by now those are retired too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_an_old_backup_sign_nothing() {
+    let mut stand = Stand::new(Store::Embedded).await;
+    let mut retired = vec![signer(&stand).await];
+    rotate(&stand).await;
+    let kept = FILES.map(|name| ["pem", "next.pem"].map(|kind| file(&stand, &format!("{name}.{kind}"))));
+    let kept: Vec<_> = kept.into_iter().flatten().map(|path| (std::fs::read(&path).unwrap(), path)).collect();
+    for _ in 0..2 {
+        rotated(&stand).await;
+        retired.push(signer(&stand).await);
+        rotate(&stand).await;
+    }
+    kill_broker(&mut stand).await;
+    for (text, path) in kept {
+        std::fs::write(path, text).unwrap();
+    }
+    start_broker(&mut stand).await;
+    let (task, token) = stand.task_with_token().await;
+    let signer = text(&part(&token, 0), "kid");
+    assert!(!retired.contains(&signer), "{signer} of {retired:?}");
+    assert_eq!(stand.introspect(&token).await["active"], true, "{task}");
+    let signing = in_state(&list(&stand).await, "signing");
+    assert_eq!(signing.len(), 3);
+}
+
 async fn kill_broker(stand: &mut Stand) {
     stand.broker.child.kill().await.expect("killed");
 }
