@@ -88,27 +88,29 @@ pub struct PublicKeys {
     pub keys: Vec<PublishedKey>,
     /// Rises whenever the set changes, and is the same on every broker.
     pub sequence: usize,
+    /// How long a verifier may keep them, in seconds; `None` where another broker may have published more.
+    pub max_age: Option<u32>,
 }
 
 impl Broker {
     /// The public keys of one kind, of all brokers on the store; where the store does not answer, those that were known before.
     pub async fn public_keys(&self, purpose: Use) -> PublicKeys {
         let now = self.now();
-        self.learn_keys().await;
+        let learned = self.learn_keys().await && self.vouched.load(Ordering::Acquire);
         let all = self.known_keys.all(purpose);
         let known = all.len();
         let keys: Vec<_> = all.into_iter().filter(|key| key.is_published(now)).map(|key| key.key).collect();
         // Once for every key that came, and once more for every key that went.
         let sequence = known + (known - keys.len());
-        PublicKeys { keys, sequence }
+        PublicKeys { keys, sequence, max_age: learned.then(|| self.jwks_max_age()) }
     }
 
-    /// Looks which keys the store holds.
-    pub(super) async fn learn_keys(&self) {
-        match self.parts.ledger.keys().await {
-            Ok(standing) => self.known_keys.learn(standing),
-            Err(why) => tracing::error!(%why, "the store is in doubt: going by the keys that were known before"),
-        }
+    /// Looks which keys the store holds, and says whether it told.
+    pub(super) async fn learn_keys(&self) -> bool {
+        let standing = self.parts.ledger.keys().await.inspect_err(|why| {
+            tracing::error!(%why, "the store is in doubt: going by the keys that were known before");
+        });
+        standing.map(|standing| self.known_keys.learn(standing)).is_ok()
     }
 
     /// Publishes our public keys, finishes what a rotation before the start had begun, and finds out from when on our keys may sign:

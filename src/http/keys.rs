@@ -21,11 +21,12 @@ use crate::{
 
 type Document<T> = ([(HeaderName, HeaderValue); 1], Json<T>);
 
-fn cacheable<T>(broker: &Broker, document: T) -> Document<T> {
-    let max_age = broker.jwks_max_age();
-    let header =
-        HeaderValue::from_str(&format!("public, max-age={max_age}")).unwrap_or(HeaderValue::from_static("no-cache"));
-    ([(header::CACHE_CONTROL, header)], Json(document))
+/// How long a verifier that gets no certain answer waits before it asks again, in seconds.
+const SOON: u32 = 1;
+
+fn cacheable<T>(max_age: Option<u32>, document: T) -> Document<T> {
+    let header = max_age.and_then(|max_age| HeaderValue::from_str(&format!("public, max-age={max_age}")).ok());
+    ([(header::CACHE_CONTROL, header.unwrap_or(HeaderValue::from_static("no-cache")))], Json(document))
 }
 
 /// A public key (RFC 7517).
@@ -59,14 +60,15 @@ pub(super) struct SpiffeBundle {
     keys: Vec<Jwk>,
 }
 
-async fn keys(broker: &Broker, purpose: Use) -> (Vec<Jwk>, usize) {
+/// The keys, the sequence of their set, and how long it may be kept.
+async fn keys(broker: &Broker, purpose: Use) -> (Vec<Jwk>, usize, Option<u32>) {
     let (word, signs) = match purpose {
         Use::AccessToken => ("sig", Some(Purpose::AccessToken)),
         Use::JwtSvid => ("jwt-svid", None),
         Use::StatusList => ("sig", Some(Purpose::StatusList)),
     };
-    let PublicKeys { keys, sequence } = broker.public_keys(purpose).await;
-    (keys.into_iter().map(|key| Jwk { key: key.jwk, r#use: word, purpose: signs }).collect(), sequence)
+    let PublicKeys { keys, sequence, max_age } = broker.public_keys(purpose).await;
+    (keys.into_iter().map(|key| Jwk { key: key.jwk, r#use: word, purpose: signs }).collect(), sequence, max_age)
 }
 
 /// The public keys of access tokens and status lists.
@@ -81,9 +83,10 @@ async fn keys(broker: &Broker, purpose: Use) -> (Vec<Jwk>, usize) {
     extensions(("x-remit-callers" = json!(["anyone"]))),
 )]
 pub(super) async fn jwks(State(broker): State<Arc<Broker>>) -> Document<JwkSet> {
-    let (mut all, _) = keys(&broker, Use::AccessToken).await;
-    all.extend(keys(&broker, Use::StatusList).await.0);
-    cacheable(&broker, JwkSet { keys: all })
+    let (mut all, _, max_age) = keys(&broker, Use::AccessToken).await;
+    let (others, _, also) = keys(&broker, Use::StatusList).await;
+    all.extend(others);
+    cacheable(max_age.and(also), JwkSet { keys: all })
 }
 
 /// The SPIFFE bundle: the public keys of JWT-SVIDs.
@@ -98,9 +101,9 @@ pub(super) async fn jwks(State(broker): State<Arc<Broker>>) -> Document<JwkSet> 
     extensions(("x-remit-callers" = json!(["anyone"]))),
 )]
 pub(super) async fn bundle(State(broker): State<Arc<Broker>>) -> Document<SpiffeBundle> {
-    let (keys, spiffe_sequence) = keys(&broker, Use::JwtSvid).await;
-    let spiffe_refresh_hint = broker.jwks_max_age();
-    cacheable(&broker, SpiffeBundle { spiffe_sequence, spiffe_refresh_hint, keys })
+    let (keys, spiffe_sequence, max_age) = keys(&broker, Use::JwtSvid).await;
+    let spiffe_refresh_hint = max_age.unwrap_or(SOON);
+    cacheable(max_age, SpiffeBundle { spiffe_sequence, spiffe_refresh_hint, keys })
 }
 
 /// What the authorization server is and where its endpoints are (RFC 8414).
@@ -212,7 +215,7 @@ impl Metadata {
     extensions(("x-remit-callers" = json!(["anyone"]))),
 )]
 pub(super) async fn metadata(State(broker): State<Arc<Broker>>) -> Document<Metadata> {
-    cacheable(&broker, Metadata::of(&broker))
+    cacheable(Some(broker.jwks_max_age()), Metadata::of(&broker))
 }
 
 /// The same, where clients of OpenID Connect look for it.

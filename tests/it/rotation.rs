@@ -276,6 +276,21 @@ async fn a_store_out_of_reach_puts_a_rotation_off() {
     assert_ne!(signer(&stand).await, old);
 }
 
+/// What a store in doubt may not know, nobody keeps for as long as what is certain: another broker may be publishing its next keys.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_not_kept_where_the_store_is_in_doubt() {
+    let mut stand = Stand::new(Store::Redis).await;
+    let kept = async |stand: &Stand, path: &str| {
+        let answer = stand.call(Method::GET, path, None, None).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        answer.headers["cache-control"].to_str().unwrap().to_owned()
+    };
+    assert_eq!(kept(&stand, "/jwks").await, "public, max-age=1");
+    stand.redis.as_mut().unwrap().kill().await;
+    assert_eq!([kept(&stand, "/jwks").await, kept(&stand, "/spiffe/bundle").await], ["no-cache", "no-cache"]);
+    assert_eq!(kept(&stand, "/.well-known/oauth-authorization-server").await, "public, max-age=1");
+}
+
 impl Frozen {
     async fn get(&self, path: &str) -> Value {
         Answer::of(client().get(self.url(path)).bearer_auth(VIEWER).send().await.unwrap()).await.expect(StatusCode::OK)
