@@ -88,6 +88,9 @@ impl Broker {
         let _turn = self.turning_keys.lock().await;
         let actor = Actor::Operator { name: operator.name().to_owned() };
         self.prepare_keys(&Use::ALL, &actor, &id, reason).await?;
+        if !self.vouched.load(Ordering::Acquire) {
+            return Err(Error::Unavailable(Input::Store));
+        }
         Ok(self.listed(now).into_iter().filter(|key| key.own).collect())
     }
 

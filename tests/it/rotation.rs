@@ -291,6 +291,18 @@ async fn keys_are_not_kept_where_the_store_is_in_doubt() {
     assert_eq!(kept(&stand, "/.well-known/oauth-authorization-server").await, "public, max-age=1");
 }
 
+/// A store that forgot everything gets nothing new, keys included.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_forgot_everything_gets_no_keys() {
+    let stand = Stand::new(Store::Redis).await;
+    let redis = stand.redis.as_ref().unwrap();
+    redis.cli(&["FLUSHALL"]).await;
+    let ready = async || stand.client.get(stand.url("/readyz")).send().await.unwrap().status() == StatusCode::OK;
+    wait_for("the doubt", async || !ready().await).await;
+    stand.post("/v1/keys/rotate", ADMIN, json!({})).await.refused(503, "temporarily_unavailable");
+    assert!(!file(&stand, "access-token.next.pem").exists());
+}
+
 impl Frozen {
     async fn get(&self, path: &str) -> Value {
         Answer::of(client().get(self.url(path)).bearer_auth(VIEWER).send().await.unwrap()).await.expect(StatusCode::OK)
