@@ -132,7 +132,8 @@ pub struct Broker {
     followers: Arc<Semaphore>,
     live: live::Live,
     known_keys: keys::KnownKeys,
-    turning_keys: tokio::sync::Mutex<()>,
+    /// One turn of the keys at a time, and when a rotation could not begin.
+    turning_keys: tokio::sync::Mutex<Option<Time>>,
     /// From when on every verifier knows our keys (Unix milliseconds).
     signs_from: AtomicI64,
 }

@@ -20,6 +20,9 @@ use crate::{
 /// How much longer than the last credential its key stays published: verifiers allow clocks to differ by as much.
 const GRACE: TimeDelta = TimeDelta::seconds(60);
 
+/// How long after a rotation that could not begin the next one does, unless an operator asks.
+const AGAIN: TimeDelta = TimeDelta::seconds(60);
+
 /// How long keys are kept, in seconds.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyLife {
@@ -85,12 +88,12 @@ impl Broker {
             let why = "this takes an operator with the role `admin`";
             return Err(self.refuse_operator(&operator, &call, why).await?);
         }
-        let _turn = self.turning_keys.lock().await;
-        let actor = Actor::Operator { name: operator.name().to_owned() };
-        self.prepare_keys(&Use::ALL, &actor, &id, reason).await?;
         if !self.vouched.load(Ordering::Acquire) {
             return Err(Error::Unavailable(Input::Store));
         }
+        let _turn = self.turning_keys.lock().await;
+        let actor = Actor::Operator { name: operator.name().to_owned() };
+        self.prepare_keys(&Use::ALL, &actor, &id, reason).await?;
         Ok(self.listed(now).into_iter().filter(|key| key.own).collect())
     }
 
@@ -106,9 +109,17 @@ impl Broker {
         if !self.vouched.load(Ordering::Acquire) {
             return;
         }
-        let _turn = self.turning_keys.lock().await;
+        let mut failed_at = self.turning_keys.lock().await;
+        let now = self.now();
+        let begins = failed_at.is_none_or(|at| !(TimeDelta::zero()..AGAIN).contains(&(now - at)));
         for purpose in Use::ALL {
-            if let Err(why) = self.turn(purpose).await {
+            let mut turned = self.turn(purpose).await;
+            if turned.is_ok() && begins && self.is_due(purpose, now) {
+                turned = self.prepare_keys(&[purpose], &Actor::Broker, "", None).await;
+                // On record each time, so not every second.
+                *failed_at = turned.is_err().then_some(now).or(*failed_at);
+            }
+            if let Err(why) = turned {
                 tracing::warn!(%why, ?purpose, "a rotation of keys waits");
             }
         }
@@ -122,8 +133,6 @@ impl Broker {
             if now >= self.known_by_all(&next) {
                 self.activate(purpose, &next, now).await?;
             }
-        } else if self.is_old(purpose, now) {
-            self.prepare_keys(&[purpose], &Actor::Broker, "", None).await?;
         }
         Ok(())
     }
@@ -174,11 +183,13 @@ impl Broker {
         known_by_all(key, self.parts.key_life.jwks_max_age)
     }
 
-    fn is_old(&self, purpose: Use, now: Time) -> bool {
+    /// Whether the key that signs is old, and none is prepared.
+    fn is_due(&self, purpose: Use, now: Time) -> bool {
         let current = self.parts.keys.current(purpose, now);
         let life = TimeDelta::seconds(i64::from(self.parts.key_life.rotate_every));
         let published_at = self.known_keys.published_at(purpose, &current.jwk.kid);
-        published_at.is_some_and(|published_at| now - published_at >= life)
+        let is_old = published_at.is_some_and(|published_at| now - published_at >= life);
+        is_old && self.parts.keys.next(purpose, now).is_none()
     }
 
     fn listed(&self, now: Time) -> Vec<ListedKey> {

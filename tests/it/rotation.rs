@@ -303,6 +303,30 @@ async fn a_store_that_forgot_everything_gets_no_keys() {
     assert!(!file(&stand, "access-token.next.pem").exists());
 }
 
+/// A disk that takes no key is tried now and then: the audit log is not filled with what did not happen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_cannot_be_made_is_not_asked_for_every_second() {
+    let rotating = "jwks_max_age = 300\nrotate_every = 86400";
+    let frozen = Frozen::start(|config| config.replace("jwks_max_age = 1", rotating)).await;
+    for name in FILES {
+        std::fs::create_dir(frozen.dir.path().join("broker-keys").join(format!("{name}.next.pem"))).unwrap();
+    }
+    frozen.clock.advance(TimeDelta::hours(24));
+    let asked = || {
+        let audit = std::fs::read_to_string(frozen.dir.path().join("broker-audit/audit.jsonl")).unwrap();
+        audit.matches("key_rotation_requested").count()
+    };
+    wait_for("the first attempt", || async { asked() >= 3 }).await;
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    assert_eq!(asked(), 3);
+    for name in FILES {
+        std::fs::remove_dir(frozen.dir.path().join("broker-keys").join(format!("{name}.next.pem"))).unwrap();
+    }
+    frozen.clock.advance(TimeDelta::seconds(60));
+    frozen.until("the next keys", |list| in_state(list, "prepared").len() == 3).await;
+    frozen.running.stop().await;
+}
+
 impl Frozen {
     async fn get(&self, path: &str) -> Value {
         Answer::of(client().get(self.url(path)).bearer_auth(VIEWER).send().await.unwrap()).await.expect(StatusCode::OK)

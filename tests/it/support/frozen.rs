@@ -13,7 +13,7 @@ pub(crate) struct Frozen {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) running: serve::Running,
     pub(crate) issuer: Issuer,
-    _dir: tempfile::TempDir,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Frozen {
@@ -27,7 +27,7 @@ impl Frozen {
         let config = Config::load(&path, Overrides::default()).expect("a configuration");
         let clock = Arc::new(ManualClock::at(SystemClock.now()));
         let running = serve::start(config, clock.clone()).await.expect("a broker");
-        Self { clock, running, issuer, _dir: dir }
+        Self { clock, running, issuer, dir }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
