@@ -127,7 +127,8 @@ pub struct Broker {
     status_lists: StatusLists,
     /// Whether the store was itself when it was last looked at ([`Broker::watch`]).
     vouched: AtomicBool,
-    watching: tokio::sync::Mutex<()>,
+    /// When the last look began, and what it saw.
+    watching: tokio::sync::Mutex<Option<(Instant, bool)>>,
     unseen: revoke::Quota,
     followers: Arc<Semaphore>,
     live: live::Live,
@@ -369,8 +370,13 @@ impl Broker {
     /// Looks whether the store is still the one that was opened. In between, what it was the last time holds: a store in doubt
     /// is refused at once, instead of after its deadline, and a store that forgot everything gets nothing new.
     pub async fn watch(&self) -> bool {
-        // One look at a time, so that an older answer never overtakes a newer one.
-        let _turn = self.watching.lock().await;
+        // One look at a time, so that an older answer never overtakes a newer one; and one for all who came before it began.
+        let came = Instant::now();
+        let mut last = self.watching.lock().await;
+        if let Some((_, vouched)) = last.filter(|(begun, _)| *begun >= came) {
+            return vouched;
+        }
+        let begun = Instant::now();
         let vouched = match self.parts.ledger.check().await {
             Ok(()) => true,
             Err(why) => {
@@ -379,6 +385,7 @@ impl Broker {
             }
         };
         self.vouched.store(vouched, Ordering::Release);
+        *last = Some((begun, vouched));
         vouched
     }
 

@@ -3,6 +3,9 @@
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
+use futures_util::future::join_all;
+use std::time::{Duration, Instant};
+
 use crate::support::{Stand, Store, client, free_port, write_config};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -23,4 +26,18 @@ async fn health_has_a_listener_of_its_own_and_nothing_else_is_there() {
     for path in ["/v1/tasks", "/oauth2/token", "/jwks", "/"] {
         assert_eq!(get(path).await.status(), StatusCode::NOT_FOUND, "{path}");
     }
+}
+
+/// However many ask whether the broker is ready, which anybody may: the store is asked for all of them together, and a revoke, which
+/// looks at the store as well, does not wait behind each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_probes_are_one_look_at_the_store() {
+    let stand = Stand::new(Store::Redis).await;
+    stand.redis.as_ref().unwrap().hang().await;
+    let begun = Instant::now();
+    let probes = (0..60).map(|_| stand.client.get(stand.url("/readyz")).send());
+    for answer in join_all(probes).await {
+        assert_eq!(answer.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }

@@ -30,6 +30,13 @@ impl Redis {
         self.child.kill().await.expect("killed");
     }
 
+    /// It hangs: connections stay, and nobody answers.
+    pub(crate) async fn hang(&self) {
+        let about = self.cli(&["INFO", "server"]).await;
+        let pid = about.lines().find_map(|line| line.strip_prefix("process_id:")).expect("its process").trim();
+        assert!(Command::new("kill").args(["-STOP", pid]).status().await.expect("kill").success());
+    }
+
     /// Starts again on what is on disk.
     pub(crate) async fn start_again(&mut self) {
         self.child = spawn(self.port, self.dir.path(), &self.arguments).await;
