@@ -96,7 +96,7 @@ impl Broker {
     /// The public keys of one kind, of all brokers on the store; where the store does not answer, those that were known before.
     pub async fn public_keys(&self, purpose: Use) -> PublicKeys {
         let now = self.now();
-        let learned = self.learn_keys().await && self.vouched.load(Ordering::Acquire);
+        let learned = self.vouched.load(Ordering::Acquire) && self.learn_keys().await;
         let all = self.known_keys.all(purpose);
         let known = all.len();
         let keys: Vec<_> = all.into_iter().filter(|key| key.is_published(now)).map(|key| key.key).collect();

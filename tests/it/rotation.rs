@@ -291,6 +291,19 @@ async fn keys_are_not_kept_where_the_store_is_in_doubt() {
     assert_eq!(kept(&stand, "/.well-known/oauth-authorization-server").await, "public, max-age=1");
 }
 
+/// Whoever fetches keys may have less patience than a broker has with its store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_told_at_once_while_the_store_hangs() {
+    let stand = Stand::new(Store::Redis).await;
+    let known = published(&stand, "/jwks").await;
+    stand.redis.as_ref().unwrap().hang().await;
+    let ready = async || stand.client.get(stand.url("/readyz")).send().await.unwrap().status() == StatusCode::OK;
+    wait_for("the doubt", async || !ready().await).await;
+    let begun = std::time::Instant::now();
+    assert_eq!(published(&stand, "/jwks").await, known);
+    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+}
+
 /// A store that forgot everything gets nothing new, keys included.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_forgot_everything_gets_no_keys() {
