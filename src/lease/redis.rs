@@ -137,7 +137,13 @@ impl Store for RedisStore {
             if let Some(until) = claim.keep_until {
                 set.arg("EXAT").arg(until.timestamp());
             }
-            let (before,): (Option<String>,) = within(pipeline.query_async(&mut self.connection.clone())).await?;
+            // A Redis whose clock is far ahead forgets at once what it was to keep, and says that it was the first.
+            pipeline.cmd("EXISTS").arg(claim.key.name());
+            let (before, kept): (Option<String>, u64) =
+                within(pipeline.query_async(&mut self.connection.clone())).await?;
+            if kept == 0 {
+                return Err(InDoubt("redis kept nothing of what it was given: its clock is ahead".into()));
+            }
             Ok(before.unwrap_or_else(|| claim.record.0.clone()))
         })
     }

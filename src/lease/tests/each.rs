@@ -63,6 +63,18 @@ async fn a_mint_is_one_round_trip() {
     assert_eq!(stats().await - before, 10);
 }
 
+/// A Redis whose clock is ahead by more than the time to keep forgets at once, and so knows nobody again.
+#[tokio::test]
+async fn nothing_serves_once_where_redis_is_ahead_of_its_time() {
+    let world = World::redis().await;
+    for ahead in [TimeDelta::seconds(1), TimeDelta::hours(24)] {
+        for _ in 0..2 {
+            assert!(world.ledger.spend("a proof", now() - ahead).await.is_err());
+        }
+    }
+    assert!(world.ledger.spend("a proof", now() + TimeDelta::minutes(1)).await.unwrap());
+}
+
 #[tokio::test]
 async fn a_script_that_redis_forgot_is_loaded_again() {
     let world = World::redis().await;
