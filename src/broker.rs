@@ -543,7 +543,7 @@ impl Broker {
             }
             let ask =
                 Ask { words: Words::from(task), location: &request.resource, privilege: request.privilege, details };
-            match self.decide_one(attested, ask, now)? {
+            match self.decide_one(&rules, attested, ask, now)? {
                 Verdict::Permit(permit) => {
                     let bound_to = rules.parties.binding(&request.resource).of(request.kind, holder.binding())?;
                     let ends = [attested.expires_at(), holder.holds_until(bound_to.as_ref())];
@@ -557,9 +557,9 @@ impl Broker {
         Ok((drafts, denied))
     }
 
-    /// What policy says of one credential.
-    fn decide_one(&self, attested: &Attested, ask: Ask<'_>, now: Time) -> Result<Verdict, Error> {
-        let verdict = self.rules().policies.mint(attested, ask, now).map_err(|why| undecided(&why));
+    /// What policy says of one credential: that of the set whose services it is for.
+    fn decide_one(&self, rules: &Rules, attested: &Attested, ask: Ask<'_>, now: Time) -> Result<Verdict, Error> {
+        let verdict = rules.policies.mint(attested, ask, now).map_err(|why| undecided(&why));
         let outcome = match &verdict {
             Ok(Verdict::Permit(_)) => Outcome::Permit,
             Ok(Verdict::Denied(_)) => Outcome::Deny,

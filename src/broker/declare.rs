@@ -294,7 +294,7 @@ impl Broker {
             // What is not bound may have to be by now.
             rules.parties.binding(&location).of(lease.kind, lease.bound_to.clone())?;
             let ask = Ask { words: Words::from(&*task), location: &location, privilege, details };
-            match self.decide_one(&by.holder.attested, ask, by.now)? {
+            match self.decide_one(&rules, &by.holder.attested, ask, by.now)? {
                 Verdict::Permit(permit) => drafts.push(Draft::again(permit, lease, held.expires_at, by.now)?),
                 Verdict::Denied(policies) => return Err(refuse(Limit::Policy, policies)),
             }
