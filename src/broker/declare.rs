@@ -1,7 +1,8 @@
 //! Declaring a task, with or without its first credentials.
 //!
 //! attest → the words are checked → policy decides on every (location, privilege) → the id is claimed under the `Idempotency-Key` →
-//! policy decides on every credential → the declaration is on record → task and leases are written in one step → audit ‖
+//! policy decides on every credential → what serves once is used up → the declaration is on record → task and leases are written in one
+//! step → audit ‖
 //! signatures → send.
 
 use std::sync::Arc;
@@ -243,9 +244,9 @@ impl Broker {
         limits: Limits,
     ) -> Result<Declared, Error> {
         tracing::Span::current().record("task", task.id.as_str());
+        let spent = self.spend(&by.holder).await?;
         // On record before it exists, so that no task is ever live that nobody declared.
         self.record(vec![entry(by.now, &by.request, &by.actor, &task.id, declared(&task))]).await?;
-        let spent = self.spend(&by.holder).await?;
         let leases: Vec<_> = drafts.iter().map(|draft| draft.lease().clone()).collect();
         match self.parts.ledger.declare(&task, &leases).await.map_err(|why| in_doubt(&why))? {
             Written::Done => {}

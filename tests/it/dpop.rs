@@ -212,6 +212,15 @@ both! {
         }
     }
 
+    /// What was overheard declares nothing, and the log does not say that it did.
+    async fn a_proof_that_was_used_leaves_no_declaration_on_record(stand) {
+        let (prover, evidence) = (Prover::new(), stand.evidence());
+        let proof = prover.proof("POST", &stand.url(TASKS), json!({}));
+        stand.proven(TASKS, &evidence, &proof, reading(&[GIT])).await.expect(StatusCode::CREATED);
+        stand.proven(TASKS, &evidence, &proof, reading(&[GIT])).await.refused(401, "evidence_invalid");
+        assert_eq!(stand.audit().iter().filter(|line| line["event"] == "task_declared").count(), 1);
+    }
+
     async fn a_proof_that_does_not_fit_is_refused(stand) {
         let (prover, evidence, url) = (Prover::new(), stand.evidence(), stand.url(TOKEN));
         let task = text(&stand.post(TASKS, &evidence, reading(&[REGISTRY])).await.expect(StatusCode::CREATED), "task");
