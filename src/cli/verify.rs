@@ -1,6 +1,7 @@
 //! `remit verify`: what a service would say to a token.
 
 use clap::Args;
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use std::{io::Read as _, path::PathBuf};
@@ -47,6 +48,9 @@ pub(super) struct Verify {
     /// Its URI, as the service knows itself.
     #[arg(long, value_name = "URL", requires = "proof")]
     uri: Option<String>,
+    /// The certificate, in PEM, that the client showed on the TLS connection that the token came over.
+    #[arg(long, value_name = "FILE", conflicts_with = "proof")]
+    certificate: Option<PathBuf>,
     /// Look into the status list that the token names: it shows a revoke within ten seconds.
     #[arg(long, conflicts_with = "introspect")]
     status_list: bool,
@@ -122,8 +126,14 @@ impl Verify {
             }
             CredentialType::Jwt => verifier.with_svid_keys(KeySet::from_bundle(document.as_bytes()).map_err(bad_keys)?),
         };
-        let presented = match (&self.proof, &self.uri) {
-            (Some(proof), Some(uri)) => Presented::Dpop { token, proof, method: &self.method, uri },
+        let shown = self.certificate.as_deref().map(|file| {
+            CertificateDer::from_pem_file(file)
+                .map_err(|_| Failure::Input(format!("{} holds no certificate in PEM", file.display())))
+        });
+        let shown = shown.transpose()?;
+        let presented = match (&self.proof, &self.uri, &shown) {
+            (Some(proof), Some(uri), _) => Presented::Dpop { token, proof, method: &self.method, uri },
+            (_, _, Some(certificate)) => Presented::Certificate { token, certificate },
             _ => Presented::Bearer(token),
         };
         Ok(verifier.verify_presented(presented, now))
@@ -208,7 +218,7 @@ fn accepted(verified: &Verified, heard: &Heard<'_>, output: Output, now: Time) -
     let claims_json = json!(claims);
     let bound_to = match &claims.cnf {
         Some(Confirmation::Key(key)) => format!("the key {key}, which came with a proof"),
-        Some(Confirmation::Certificate(thumbprint)) => format!("the certificate {thumbprint}"),
+        Some(Confirmation::Certificate(thumbprint)) => format!("the certificate {thumbprint}, which its client showed"),
         None => "nothing: whoever has it may use it".to_owned(),
     };
     let facts = show::facts(&[
@@ -240,6 +250,7 @@ mod tests {
             audience: "http://127.0.0.1:9000".parse().unwrap(),
             jwks: Some(jwks.to_string_lossy().into_owned()),
             proof: None,
+            certificate: None,
             method: "GET".to_owned(),
             uri: None,
             status_list: false,

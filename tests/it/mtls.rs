@@ -310,6 +310,34 @@ async fn the_metadata_says_where_certificates_are_taken() {
     );
 }
 
+/// What a service should say to a bound token, on the command line.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn remit_verify_is_shown_the_certificate() {
+    let place = Place::of(Stand::new(crate::support::Store::Embedded).await).await;
+    let (agent, thief, evidence) = (own(), own(), place.stand.evidence());
+    let task = place.declare(Some(&agent), Some(&evidence)).await;
+    let token = text(&place.minted(Some(&agent), Some(&evidence), &task, REGISTRY).await, "access_token");
+    for (name, identity) in [("agent.crt", &agent), ("thief.crt", &thief)] {
+        fs::write(place.stand.dir.path().join(name), identity.certificate.pem()).unwrap();
+    }
+    let verify = async |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remit"));
+        command.args(["verify", &token, "--issuer", &place.stand.broker.url, "--audience", REGISTRY]).args(more);
+        let output = command.current_dir(place.stand.dir.path()).output().await.unwrap();
+        (
+            output.status.code().unwrap(),
+            String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr),
+        )
+    };
+    let (code, said) = verify(&["--certificate", "agent.crt"]).await;
+    assert!(code == 0 && said.contains(&thumbprint(&agent)), "{said}");
+    for more in [&["--certificate", "thief.crt"][..], &[]] {
+        let (code, said) = verify(more).await;
+        assert!(code == 5 && said.contains("certificate"), "{said}");
+    }
+    assert_eq!(verify(&["--certificate", "ca.key"]).await.0, 2);
+}
+
 /// With curl, as anybody would.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn curl_shows_its_certificate() {
