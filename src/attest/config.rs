@@ -4,7 +4,7 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
 use super::{Kind, preset::Preset};
-use crate::id::TrustDomain;
+use crate::id::{SpiffeId, TrustDomain};
 
 /// One `[[attestor]]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -120,6 +120,9 @@ pub struct X509Config {
     pub bundle_file: Option<PathBuf>,
     /// the HTTPS address of its bundle.
     pub bundle_url: Option<String>,
+    /// The SPIFFE ID of the server at `bundle_url`, where it shows an X.509-SVID (`https_spiffe`); `bundle_file` says who vouches for that
+    /// at first.
+    pub endpoint_spiffe_id: Option<SpiffeId>,
     /// The certificate authorities (PEM) that may vouch for `bundle_url`, instead of the machine's.
     pub ca_file: Option<PathBuf>,
     /// The shortest time between two fetches of `bundle_url`, in seconds; default 30.

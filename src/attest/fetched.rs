@@ -2,6 +2,7 @@
 //! believed. The place is configured; nothing that a caller presents ever adds to it.
 
 use arc_swap::ArcSwapOption;
+use rustls::client::{Resumption, danger::ServerCertVerifier};
 use std::{error::Error, sync::Arc, time::Duration};
 use tokio::{sync::Mutex, time::Instant};
 use tokio_util::task::TaskTracker;
@@ -42,7 +43,7 @@ pub(super) struct Fetched<D: Document> {
     attestor: String,
     how: D::How,
     source: Source,
-    held: ArcSwapOption<Held<D>>,
+    held: Arc<ArcSwapOption<Held<D>>>,
     /// The last fetch. Held while one is under way, so that there is one at a time.
     attempt: Mutex<Option<Attempt>>,
     /// Fetches outlive the request that asked for one: a caller that hangs up must not be able to cut them off.
@@ -55,7 +56,7 @@ pub(super) enum Source {
         client: reqwest::Client,
         url: Url,
         interval: Duration,
-        /// The certificate authorities that may vouch for it, as they were read; `None`: the machine's.
+        /// What was read to know who may vouch for it; `None`: the machine does.
         roots: Option<Vec<u8>>,
     },
     #[cfg(test)]
@@ -66,6 +67,8 @@ pub(super) enum Source {
 pub(super) struct Held<D> {
     pub(super) document: D,
     at: Instant,
+    /// Whether it is what the place said, and not what there was to begin with.
+    fetched: bool,
 }
 
 /// What there is to go by.
@@ -85,7 +88,7 @@ impl<D: Document> Fetched<D> {
     /// One that does not change.
     pub(super) fn fixed(attestor: &str, how: D::How, document: D) -> Self {
         let fixed = Self::from(attestor, how, Source::File);
-        fixed.held.store(Some(Arc::new(Held { document, at: Instant::now() })));
+        fixed.held.store(Some(Arc::new(Held { document, at: Instant::now(), fetched: false })));
         fixed
     }
 
@@ -102,18 +105,39 @@ impl<D: Document> Fetched<D> {
     ) -> Result<Self, String> {
         // An error says that a provider is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = reqwest::Client::builder()
-            .https_only(true)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .connect_timeout(PATIENCE)
-            .timeout(PATIENCE);
         let (builder, roots) = match roots {
-            Some(Roots { certificates, pem }) => (builder.tls_certs_only(certificates), Some(pem)),
-            None => (builder, None),
+            Some(Roots { certificates, pem }) => (client().tls_certs_only(certificates), Some(pem)),
+            None => (client(), None),
         };
         let client = builder.build().map_err(|error| chain(&error))?;
         Ok(Self::from(attestor, how, Source::Url { client, url, interval, roots }))
+    }
+
+    /// One that is fetched from a server that it vouches for itself: `first` is what there is to begin with, and what it was read
+    /// from, and `verifier` judges the server by what is held at the time.
+    ///
+    /// # Errors
+    /// As [`Fetched::remote`].
+    pub(super) fn by_its_own_word(
+        attestor: &str,
+        how: D::How,
+        url: Url,
+        interval: Duration,
+        (document, octets): (D, Vec<u8>),
+        verifier: impl FnOnce(Arc<ArcSwapOption<Held<D>>>) -> Arc<dyn ServerCertVerifier>,
+    ) -> Result<Self, String> {
+        let held = Arc::new(ArcSwapOption::from_pointee(Held { document, at: Instant::now(), fetched: false }));
+        let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier(held.clone()))
+            .with_no_client_auth();
+        // Who vouched for the server when a session began need not vouch for it any more.
+        tls.resumption = Resumption::disabled();
+        let client = client().tls_backend_preconfigured(tls).build().map_err(|error| chain(&error))?;
+        let source = Source::Url { client, url, interval, roots: Some(octets) };
+        Ok(Self { held, ..Self::from(attestor, how, source) })
     }
 
     pub(super) fn from(attestor: &str, how: D::How, source: Source) -> Self {
@@ -121,7 +145,7 @@ impl<D: Document> Fetched<D> {
             attestor: attestor.to_owned(),
             how,
             source,
-            held: ArcSwapOption::empty(),
+            held: Arc::default(),
             attempt: Mutex::new(None),
             fetches: TaskTracker::new(),
         }
@@ -129,7 +153,7 @@ impl<D: Document> Fetched<D> {
 
     #[cfg(test)]
     pub(super) fn hold(&self, document: D, at: Instant) {
-        self.held.store(Some(Arc::new(Held { document, at })));
+        self.held.store(Some(Arc::new(Held { document, at, fetched: true })));
     }
 
     /// Takes over what `before` has fetched, where it would have been fetched from the same place in the same way.
@@ -179,7 +203,7 @@ impl<D: Document> Fetched<D> {
     }
 
     fn is_fresh(&self, held: &Held<D>, at: Instant) -> bool {
-        matches!(self.source, Source::File) || held.age(at) <= held.document.fresh()
+        matches!(self.source, Source::File) || (held.fetched && held.age(at) <= held.document.fresh())
     }
 
     /// Fetches it unless that was tried a moment ago. Yields whether the last fetch failed.
@@ -197,7 +221,7 @@ impl<D: Document> Fetched<D> {
             .and_then(|octets| D::read(&octets, &self.how).map_err(|invalid| invalid.to_string()));
         let failed = match fetched {
             Ok(document) => {
-                self.held.store(Some(Arc::new(Held { document, at })));
+                self.held.store(Some(Arc::new(Held { document, at, fetched: true })));
                 false
             }
             Err(reason) => {
@@ -239,6 +263,15 @@ impl Source {
             Source::Script(answers) => answers.lock().unwrap().pop_front().expect("no fetch was due"),
         }
     }
+}
+
+fn client() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .https_only(true)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .connect_timeout(PATIENCE)
+        .timeout(PATIENCE)
 }
 
 async fn fetch(client: &reqwest::Client, url: &Url, accept: &str) -> Result<Vec<u8>, String> {

@@ -7,6 +7,7 @@ mod certificate;
 mod cgroup;
 mod client;
 mod config;
+mod endpoint;
 mod executable;
 mod fetched;
 mod jwks;

@@ -48,7 +48,7 @@ impl Svid {
         Ok(Self { id, from: time(leaf.validity().not_before)?, until: time(leaf.validity().not_after)? })
     }
 
-    /// Until when the authorities of `bundle` vouch for it, if they do `now`: until the first certificate of the path ends.
+    /// Until when the authorities of `bundle` vouch for it, for this usage, if they do `now`: until the first certificate of the path ends.
     ///
     /// # Errors
     /// When no path leads to one of them.
@@ -56,6 +56,7 @@ impl Svid {
         &self,
         certificate: &ClientCertificate,
         bundle: &Bundle,
+        usage: KeyUsage,
         domain: &TrustDomain,
         now: Time,
     ) -> Result<Time, String> {
@@ -72,7 +73,7 @@ impl Svid {
                 &trusted,
                 others,
                 UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds)),
-                KeyUsage::client_auth(),
+                usage,
                 None,
                 Some(&|path| may_sign(path, domain)),
             )

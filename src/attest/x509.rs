@@ -1,14 +1,17 @@
 //! An X.509-SVID or a JWT-SVID of another SPIFFE trust domain → [`Attested`].
 
 use chrono::DateTime;
+use rustls::client::danger::ServerCertVerifier;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::Instant;
+use webpki::KeyUsage;
 
 use super::{
     Attested, ClientCertificate, Facts, Kind, Rejected, X509Config,
     bundle::Bundle,
+    endpoint::Endpoint,
     fetched::{Fetched, out_of_reach},
     jwks::Found,
     oidc::{Audience, Verified, Window},
@@ -116,7 +119,8 @@ impl Attestor {
         at: Instant,
     ) -> Result<Verified, Rejected> {
         Window { from: svid.from, until: svid.until, oldest: Time::MAX_UTC }.admits(now)?;
-        let vouched = |bundle: &Bundle| svid.vouched(certificate, bundle, &self.trust_domain, now);
+        let vouched =
+            |bundle: &Bundle| svid.vouched(certificate, bundle, KeyUsage::client_auth(), &self.trust_domain, now);
         // Its authority may be one that only a newer bundle has.
         let current = self.bundle.current(|bundle| vouched(bundle).is_ok(), at).await?;
         let bundle = &current.held.document;
@@ -232,24 +236,37 @@ fn refused(why: &Invalid) -> Rejected {
 }
 
 fn bundle(config: &X509Config) -> Result<Fetched<Bundle>, (&'static str, String)> {
-    if config.ca_file.is_some() && config.bundle_url.is_none() {
-        return Err(("ca_file", "it is for `bundle_url`; remove it".into()));
+    if config.ca_file.is_some() && (config.bundle_url.is_none() || config.endpoint_spiffe_id.is_some()) {
+        return Err(("ca_file", "it is for a `bundle_url` without `endpoint_spiffe_id`; remove it".into()));
     }
-    match (&config.bundle_file, &config.bundle_url) {
-        (Some(file), None) => {
-            let octets = read(file).map_err(|why| ("bundle_file", why))?;
-            let bundle = Bundle::parse(&octets).map_err(|why| ("bundle_file", format!("{}: {why}", file.display())))?;
-            Ok(Fetched::fixed(&config.name, (), bundle))
-        }
-        (None, Some(url)) => {
-            let url = check_fetched_url(url).map_err(|why| ("bundle_url", why))?;
+    let url = config.bundle_url.as_deref().map(check_fetched_url).transpose().map_err(|why| ("bundle_url", why))?;
+    let file = config.bundle_file.as_deref().map(|file| {
+        let octets = read(file)?;
+        let bundle = Bundle::parse(&octets).map_err(|why| format!("{}: {why}", file.display()))?;
+        Ok((bundle, octets))
+    });
+    let file = file.transpose().map_err(|why| ("bundle_file", why))?;
+    let interval = Duration::from_secs(u64::from(config.refetch_interval.max(1)));
+    let made = match (file, url, &config.endpoint_spiffe_id) {
+        (Some((bundle, _)), None, None) => Ok(Fetched::fixed(&config.name, (), bundle)),
+        (None, Some(url), None) => {
             let roots = config.ca_file.as_deref().map(read_roots).transpose().map_err(|why| ("ca_file", why))?;
-            let interval = Duration::from_secs(u64::from(config.refetch_interval.max(1)));
-            Fetched::remote(&config.name, (), url, roots, interval).map_err(|why| ("bundle_url", why))
+            Fetched::remote(&config.name, (), url, roots, interval)
         }
-        (Some(_), Some(_)) | (None, None) => Err((
-            "bundle_file",
-            "set one of `bundle_file` and `bundle_url`: who vouches for the trust domain's workloads".into(),
-        )),
-    }
+        (Some(first), Some(url), Some(id)) if id.trust_domain() == config.trust_domain.as_str() => {
+            let (id, domain) = (id.clone(), config.trust_domain.clone());
+            let verifier = |held| Arc::new(Endpoint::new(id, domain, held)) as Arc<dyn ServerCertVerifier>;
+            Fetched::by_its_own_word(&config.name, (), url, interval, first, verifier)
+        }
+        (_, _, Some(_)) => {
+            let why = "it is the SPIFFE ID, in this trust domain, of the server at `bundle_url`, which is known by `bundle_file` at first: \
+                       set all three";
+            return Err(("endpoint_spiffe_id", why.into()));
+        }
+        (Some(_), Some(_), None) | (None, None, None) => {
+            let why = "set one of `bundle_file` and `bundle_url`: who vouches for the trust domain's workloads";
+            return Err(("bundle_file", why.into()));
+        }
+    };
+    made.map_err(|why| ("bundle_url", why))
 }

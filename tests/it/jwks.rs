@@ -7,9 +7,12 @@ use std::{
     process::Stdio,
     time::{Duration, Instant},
 };
-use tokio::process::{Child, Command};
+use tokio::{
+    net::TcpStream,
+    process::{Child, Command},
+};
 
-use crate::support::{Answer, GIT, Issuer, Stand, Store, declaration, wait_for, write_config};
+use crate::support::{Answer, GIT, Issuer, Stand, Store, declaration, pki::Identity, wait_for, write_config};
 
 /// An issuer's key server, with the certificate that vouches for it and one that does not.
 pub(crate) struct KeyServer {
@@ -32,9 +35,30 @@ impl KeyServer {
                 .status();
             assert!(made.await.expect("openssl").success());
         }
+        Self::serving(dir).await
+    }
+
+    /// Shows this certificate.
+    pub(crate) async fn showing(identity: &Identity) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("cert.pem"), identity.certificate.pem()).unwrap();
+        std::fs::write(dir.path().join("key.pem"), identity.key.serialize_pem()).unwrap();
+        Self::serving(dir).await
+    }
+
+    /// The same on the same port with another certificate.
+    pub(crate) async fn shows(&mut self, identity: &Identity) {
+        self.child.kill().await.unwrap();
+        std::fs::write(self.dir.path().join("cert.pem"), identity.certificate.pem()).unwrap();
+        std::fs::write(self.dir.path().join("key.pem"), identity.key.serialize_pem()).unwrap();
+        self.child = serve(&self.dir);
+        wait_for("the key server", || async { TcpStream::connect(format!("127.0.0.1:{}", self.port)).await.is_ok() })
+            .await;
+    }
+
+    async fn serving(dir: tempfile::TempDir) -> Self {
         std::fs::write(dir.path().join("jwks.json"), "{}").unwrap();
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/jwks.py");
-        let child = Command::new("python3").arg(script).arg(dir.path()).kill_on_drop(true).spawn().expect("python3");
+        let child = serve(&dir);
         let file = dir.path().join("port");
         wait_for("the key server", || async { file.exists() }).await;
         let port = std::fs::read_to_string(file).unwrap();
@@ -81,6 +105,11 @@ refetch_interval = {interval}
             authority = authority.display(),
         )
     }
+}
+
+fn serve(dir: &tempfile::TempDir) -> Child {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/jwks.py");
+    Command::new("python3").arg(script).arg(dir.path()).kill_on_drop(true).spawn().expect("python3")
 }
 
 const OPENSSL: &str = "[req]\nprompt = no\ndistinguished_name = name\n[name]\nCN = keys\n\

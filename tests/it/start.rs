@@ -135,6 +135,11 @@ async fn a_bad_configuration_is_refused_in_one_sentence() {
         ),
         (
             "[[service]]",
+            &domain("example.org", "bundle_url = \"https://spire\"\nendpoint_spiffe_id = \"spiffe://example.org/s\""),
+            &["attestor `spire`", "`endpoint_spiffe_id`", "set all three"],
+        ),
+        (
+            "[[service]]",
             &domain("example.org", "bundle_file = \"none.pem\""),
             &["attestor `spire`", "`bundle_file`", "none.pem"],
         ),

@@ -379,6 +379,50 @@ async fn a_bundle_is_fetched_and_fetched_again() {
     place.declare(&strangers.identity(&svid(AGENT))).await.refused(503, "temporarily_unavailable");
 }
 
+/// From an endpoint that shows an X.509-SVID itself: it is known by the bundle that there is, and by its SPIFFE ID alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bundle_endpoint_may_show_a_svid() {
+    let first = Authority::new("spire");
+    let server = |authority: &Authority, path: &str| authority.identity(&svid(&format!("spiffe://{DOMAIN}{path}")));
+    let mut endpoint = KeyServer::showing(&server(&first, "/spire/server")).await;
+    let source = format!(
+        "bundle_file = \"first.pem\"\nbundle_url = \"https://127.0.0.1:{}/bundle\"\nendpoint_spiffe_id = \"spiffe://{DOMAIN}/spire/server\"\n\
+         refetch_interval = 1\n",
+        endpoint.port
+    );
+    let document = endpoint.dir.path().join("jwks.json");
+    let place = Place::with(&source, |place| {
+        fs::write(place.dir().join("first.pem"), first.certificate.pem()).unwrap();
+        fs::write(&document, place.bundle_of(&first).to_string()).unwrap();
+    })
+    .await;
+    place.declare(&first.identity(&svid(AGENT))).await.expect(StatusCode::CREATED);
+    assert_eq!(endpoint.hits("/bundle"), 1, "the file is only to begin with");
+    // The next authority comes by the word of this one, and then vouches for the endpoint itself.
+    let next = Authority::new("spire");
+    fs::write(&document, place.bundle_of(&next).to_string()).unwrap();
+    let agent = next.identity(&svid(AGENT));
+    wait_for("the next authority", || async { place.declare(&agent).await.status == StatusCode::CREATED }).await;
+    endpoint.shows(&server(&next, "/spire/server")).await;
+    let third = Authority::new("spire");
+    fs::write(&document, place.bundle_of(&third).to_string()).unwrap();
+    let agent = third.identity(&svid(AGENT));
+    wait_for("the third authority", || async { place.declare(&agent).await.status == StatusCode::CREATED }).await;
+    // Another workload of the trust domain has no say, nor has an authority that is gone.
+    let mut evil = place.bundle_of(&next);
+    for identity in
+        [server(&third, "/ns/payments/sa/agent"), server(&next, "/spire/server"), Identity::alone(&svid(AGENT))]
+    {
+        endpoint.shows(&identity).await;
+        evil["spiffe_sequence"] = 99.into();
+        fs::write(&document, evil.to_string()).unwrap();
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let answer = place.declare(&next.identity(&svid(AGENT))).await;
+        answer.refused(503, "temporarily_unavailable");
+    }
+    place.declare(&agent).await.expect(StatusCode::CREATED);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_jwt_svid_is_evidence_where_the_attestor_has_an_audience() {
     let place = Place::new().await;

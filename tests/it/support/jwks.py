@@ -41,7 +41,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+port = directory / "port"
+# Again on the same port, if it was there before.
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(port.read_text()) if port.exists() else 0), Handler)
 server.daemon_threads = True
 server.socket = context.wrap_socket(server.socket, server_side=True)
 (directory / "port.new").write_text(str(server.server_port))
