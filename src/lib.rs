@@ -11,8 +11,8 @@
 //! Evidence ─attest→ Attested ─policy→ Permit ─credential→ Draft ─lease written, audit durable→ Credential
 //! ```
 //!
-//! - [`attest`]: a JWT of a configured issuer or a registered client, or what the kernel says of the peer of a Unix socket. Only this
-//!   module makes an `Attested`: workload, instance, kind.
+//! - [`attest`]: a JWT of a configured issuer or a registered client, a certificate of another SPIFFE trust domain, or what the kernel
+//!   says of the peer of a Unix socket. Only this module makes an `Attested`: workload, instance, kind.
 //! - [`proof`]: that whoever calls holds a key (DPoP). What such a caller gets is bound to the key, and worth nothing without it; so is a
 //!   task token, which stands for the evidence on one task.
 //! - [`task`]: what the workload declares. Its words are kept apart from what was attested, everywhere.

@@ -38,6 +38,7 @@ struct Inner {
     ready: Gauge,
     policy: Family<PolicyInfo, Gauge>,
     configuration_current: Gauge,
+    certificate_end: Family<Listening, Gauge>,
 }
 
 /// What is decided.
@@ -126,6 +127,11 @@ struct Operated {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Listening {
+    listener: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PolicyInfo {
     digest: String,
 }
@@ -166,12 +172,15 @@ impl Metrics {
             ready: Gauge::default(),
             policy: Family::default(),
             configuration_current: Gauge::default(),
+            certificate_end: Family::default(),
         };
         let all = &mut inner.registry;
         all.register("build_info", "What runs here; always 1", build);
         all.register("policy_info", "SHA-256 of the policies that decide; always 1", inner.policy.clone());
         let current = inner.configuration_current.clone();
         all.register("configuration_current", "0 where the files say something else, which was refused", current);
+        let end = inner.certificate_end.clone();
+        all.register("tls_certificate_not_after_timestamp_seconds", "When the server certificate ends", end);
         all.register("http_requests", "Requests answered", inner.requests.clone());
         all.register("http_request_duration_seconds", "Time to an answer", inner.request_seconds.clone());
         all.register("policy_decisions", "Decisions on what was asked for", inner.decisions.clone());
@@ -198,6 +207,11 @@ impl Metrics {
     pub fn policies(&self, digest: &str) {
         self.0.policy.clear();
         self.0.policy.get_or_create(&PolicyInfo { digest: digest.to_owned() }).set(1);
+    }
+
+    /// A server certificate is shown that ends then (Unix seconds).
+    pub fn certificate(&self, not_after: i64) {
+        self.0.certificate_end.get_or_create(&Listening { listener: "tls" }).set(not_after);
     }
 
     /// A request was answered. `route` is the template, never the path; `None` where there is none.

@@ -107,7 +107,7 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
         listen(Listener::Unix(unix), router.clone(), MOST_UNIX);
     }
     if let (Some(secure), Some(tls)) = (secure, tls) {
-        tasks.spawn(reload::certificate(tls.clone(), stop.clone()));
+        tasks.spawn(reload::certificate(tls.clone(), broker.clone(), stop.clone()));
         listen(Listener::Tls(secure, tls), router.clone(), MOST_TLS);
     }
     if let Some(plain) = plain {

@@ -91,6 +91,14 @@ impl ClientCertificate {
     }
 }
 
+/// When a certificate ends.
+///
+/// # Errors
+/// When it is none.
+pub fn not_after(certificate: &[u8]) -> Result<Time, Invalid> {
+    time(parse(certificate)?.validity().not_after)
+}
+
 /// Reads one certificate and nothing after it.
 pub(super) fn parse(certificate: &[u8]) -> Result<X509Certificate<'_>, Invalid> {
     match X509Certificate::from_der(certificate) {

@@ -26,7 +26,7 @@ mod x509;
 
 pub use crate::task::{Kind, Mark};
 pub use attestors::Attestors;
-pub use certificate::ClientCertificate;
+pub use certificate::{ClientCertificate, not_after};
 pub use config::{ClientConfig, Config, FactTemplates, OidcConfig, UnixConfig, X509Config};
 pub use preset::Preset;
 pub use task_token::{Content, Standing, TaskToken};

@@ -84,7 +84,8 @@ impl Listener {
         let handshakes = Arc::new(Handshakes::default());
         let accept = async {
             loop {
-                let served = Served { router: router.clone(), stop: stop.clone(), tasks: tasks.clone() };
+                let (router, stop, tasks) = (router.clone(), stop.clone(), tasks.clone());
+                let served = Served { router, stop, tasks, max_age: MAX_AGE };
                 if let Err(error) = self.accept(served, &room, &handshakes).await {
                     // Too many open files, usually: it passes, and the listener must outlive it.
                     tracing::error!(%error, "a connection could not be accepted");
@@ -204,6 +205,7 @@ struct Served {
     router: Router,
     stop: CancellationToken,
     tasks: TaskTracker,
+    max_age: Duration,
 }
 
 impl Served {
@@ -213,7 +215,7 @@ impl Served {
         caller: Caller,
         permit: OwnedSemaphorePermit,
     ) {
-        let Self { router, stop, tasks } = self;
+        let Self { router, stop, tasks, max_age } = self;
         let router = TowerToHyperService::new(router);
         let connection = Arc::new(permit);
         let requests = Arc::new(Semaphore::new(MOST_REQUESTS as usize));
@@ -243,7 +245,7 @@ impl Served {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
-            () = sleep(MAX_AGE) => {
+            () = sleep(max_age) => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
                     ended = connection.as_mut() => ended,
@@ -311,5 +313,58 @@ struct Tracked(TaskTracker);
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tracked {
     fn execute(&self, work: F) {
         self.0.spawn(work);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    const ASK: &[u8] = b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    /// An old connection takes no more requests, and what is under way on it is finished.
+    #[tokio::test]
+    async fn a_connection_does_not_grow_old() {
+        let (mut ours, theirs) = duplex(4096);
+        let slow = || async {
+            sleep(Duration::from_millis(300)).await;
+            "done"
+        };
+        let served = Served {
+            router: Router::new().route("/slow", get(slow)),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            max_age: Duration::from_millis(400),
+        };
+        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let connection = TaskTracker::new().spawn(served.run(theirs, Caller::Anybody, permit));
+        let mut said = [0; 512];
+        let mut answer = async |ours: &mut tokio::io::DuplexStream| {
+            ours.write_all(ASK).await.unwrap();
+            let length = ours.read(&mut said).await.unwrap();
+            String::from_utf8_lossy(&said[..length]).into_owned()
+        };
+        let (young, old) = (answer(&mut ours).await, answer(&mut ours).await);
+        assert!(young.ends_with("done") && !young.contains("connection: close"), "{young}");
+        assert!(old.ends_with("done") && old.contains("connection: close"), "{old}");
+        assert_eq!(ours.read(&mut [0; 1]).await.unwrap(), 0);
+        timeout(Duration::from_secs(1), connection).await.unwrap().unwrap();
+    }
+
+    /// Whoever begins one handshake too many ends the oldest, and who is done makes room.
+    #[tokio::test]
+    async fn the_oldest_handshake_makes_room() {
+        let (all, stop) = (Arc::new(Handshakes::default()), CancellationToken::new());
+        let begun: Vec<_> = (0..MOST_HANDSHAKES).map(|_| all.begin()).collect();
+        assert!(begun.iter().all(|one| !one.cut_off.is_cancelled()));
+        let newest = all.begin();
+        assert!(begun[0].cut_off.is_cancelled() && !begun[1].cut_off.is_cancelled());
+        assert_eq!(newest.carry_out(async { Some(1) }, &stop).await, Some(1));
+        drop(all.begin());
+        assert!(!begun[1].cut_off.is_cancelled());
+        let oldest = begun.into_iter().next().unwrap();
+        assert_eq!(oldest.carry_out(std::future::pending::<Option<()>>(), &stop).await, None);
     }
 }

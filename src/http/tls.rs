@@ -28,7 +28,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use zeroize::Zeroizing;
 
-use crate::{attest::ClientCertificate, id::sha256_hex};
+use crate::{
+    attest::{ClientCertificate, not_after},
+    clock::Time,
+    id::sha256_hex,
+};
 
 /// The oldest version of TLS that is spoken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -106,6 +110,13 @@ impl Tls {
         }
         *seen = digest;
         Some(read.and_then(|read| read.pair(files)).map(|pair| self.shown.pair.store(Arc::new(pair))))
+    }
+
+    /// When the certificate that is shown ends.
+    #[must_use]
+    pub fn not_after(&self) -> Option<Time> {
+        let pair = self.shown.pair.load();
+        pair.end_entity_cert().ok().and_then(|certificate| not_after(certificate).ok())
     }
 
     /// What is allowed and weak about it, each a sentence. `host` is the name by which clients know the broker.

@@ -72,11 +72,16 @@ pub(super) async fn run(
 
 /// Shows what the files of the server certificate hold, until `stop`. On its own: a certificate that is renewed does not wait
 /// for a configuration that somebody has to mend.
-pub(super) async fn certificate(tls: Tls, stop: CancellationToken) {
+pub(super) async fn certificate(tls: Tls, broker: Arc<Broker>, stop: CancellationToken) {
+    let count = |tls: &Tls| tls.not_after().into_iter().for_each(|end| broker.metrics().certificate(end.timestamp()));
+    count(&tls);
     while tokio::time::timeout(LOOK, stop.cancelled()).await.is_err() {
-        let tls = tls.clone();
-        match tokio::task::spawn_blocking(move || tls.follow()).await {
-            Ok(Some(Ok(()))) => tracing::info!("the server certificate changed, and is shown from now on"),
+        let followed = tls.clone();
+        match tokio::task::spawn_blocking(move || followed.follow()).await {
+            Ok(Some(Ok(()))) => {
+                count(&tls);
+                tracing::info!("the server certificate changed, and is shown from now on");
+            }
             Ok(Some(Err(why))) => {
                 tracing::error!("the server certificate changed, and is refused; the old one is still shown: {why}");
             }

@@ -60,6 +60,7 @@ const MODULES: &[Module] = &[
             "attest::ClientCertificate",
             "attest::Asserted",
             "attest::Peer",
+            "attest::not_after",
             "broker",
             "credential::Credential",
             "lease::Held",

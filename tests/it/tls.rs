@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use crate::support::{
-    Answer, RESPONDER, Server, Stand, Store, declaration, free_port,
+    Answer, RESPONDER, Server, Stand, Store, declaration, free_port, now,
     pki::{Authority, Identity, builder, params, svid},
     text, wait_for,
 };
@@ -222,6 +222,12 @@ async fn a_renewed_certificate_is_shown_and_a_bad_one_is_not() {
     let second = place.authority.serves(&certificate, &key);
     swap("..v2");
     wait_for("the new certificate", || async { place.shown().await == second.certificate.der().as_ref() }).await;
+    let metrics = place.stand.client.get(place.stand.url("/metrics")).send().await.unwrap().text().await.unwrap();
+    let end = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("remit_tls_certificate_not_after_timestamp_seconds{listener=\"tls\"} "));
+    let left = end.unwrap().parse::<i64>().unwrap() - now();
+    assert!((3500..=3600).contains(&left), "{left}");
     // Another's key, no certificate, nothing.
     let (certificate, key) = version("..v3");
     place.authority.serves(&certificate, &key);
