@@ -203,7 +203,9 @@ fn mask(word: &str, varies: bool) -> String {
     if word.contains(ANYTHING) || is_count {
         return word.to_owned();
     }
-    if word.len() >= 20 && word.contains(|c: char| c.is_ascii_digit()) && !word.contains("://") {
+    // A digest in base64url may hold no digit.
+    let is_digest = word.len() == 43 && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+    if is_digest || word.len() >= 20 && word.contains(|c: char| c.is_ascii_digit()) && !word.contains("://") {
         return "#".to_owned();
     }
     let mut masked = String::new();
