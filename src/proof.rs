@@ -124,7 +124,8 @@ impl Proof {
     }
 }
 
-/// Whether `htu` names the target, without query and fragment, after the normalisation that RFC 3986 sections 6.2.2 and 6.2.3 have.
+/// Whether `htu` names the target, without query and fragment: scheme and host in any case, the port said or not (RFC 3986 sections
+/// 6.2.2.1 and 6.2.3), the path as it is written.
 fn same_target(htu: &str, target: &str) -> bool {
     let parse = |text: &str| Url::parse(text).ok().filter(|url| url.username().is_empty() && url.password().is_none());
     let (Some(htu), Some(target)) = (parse(htu), parse(target)) else { return false };

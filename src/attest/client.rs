@@ -10,7 +10,7 @@ use super::{
     Attested, Facts, Kind, Once, Rejected,
     config::ClientConfig,
     keys::Keys,
-    oidc::Audience,
+    oidc::{Audience, present},
     settings::{self, Mistakes},
     template::PathTemplate,
 };
@@ -48,8 +48,11 @@ struct Claims {
     sub: String,
     aud: Audience,
     exp: i64,
+    #[serde(default, deserialize_with = "present")]
     iat: Option<i64>,
+    #[serde(default, deserialize_with = "present")]
     nbf: Option<i64>,
+    #[serde(default, deserialize_with = "present")]
     jti: Option<String>,
 }
 

@@ -14,7 +14,7 @@ use super::{
     endpoint::Endpoint,
     fetched::{Fetched, out_of_reach},
     jwks::Found,
-    oidc::{Audience, Verified, Window},
+    oidc::{Audience, Verified, Window, present},
     settings::{check_fetched_url, read, read_roots},
     svid::Svid,
     template::{PathTemplate, TextTemplate, Unfit},
@@ -50,9 +50,9 @@ struct Claims {
     sub: SpiffeId,
     aud: Audience,
     exp: u64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     iat: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     nbf: Option<u64>,
 }
 

@@ -157,6 +157,8 @@ impl Broker {
         let listed_for = if status.is_some() { STATUS_LIST_LIFE } else { MAX_TTL };
         let listed = effective_at + TimeDelta::seconds(i64::from(listed_for));
         let last = DateTime::from_timestamp(tally.latest_expiry, 0).unwrap_or(effective_at).max(effective_at);
+        // Of what nobody here knows, nobody knows when it expires: only that nothing lives longer than a task may.
+        let last = if task.is_some() { last } else { last.max(effective_at + TimeDelta::seconds(i64::from(MAX_TTL))) };
         Revoked {
             task: id.clone(),
             state,

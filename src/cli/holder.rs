@@ -33,7 +33,11 @@ pub(super) struct Holder {
 impl Holder {
     /// With the key in a file, which is made where there is none.
     pub(super) fn of(path: &Path) -> Result<Self, Failure> {
-        let (key, _) = key_file::load_or_create(path).map_err(Failure::Input)?;
+        let (key, is_new) = key_file::load_or_create(path).map_err(Failure::Input)?;
+        if is_new {
+            // A name that was mistyped is no key that anything is bound to.
+            eprintln!("made a new key in {}", path.display());
+        }
         Ok(Self { key: Arc::new(key), nonce: Arc::default() })
     }
 

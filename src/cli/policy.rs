@@ -98,7 +98,7 @@ impl Check {
         if outcome.cases.is_empty() {
             let sets: Vec<_> = cases.sets().into_iter().collect();
             return Err(format!(
-                "{}: no case is about the set `{set}`; `--set` chooses another of: {}",
+                "{}: no case is about the set `{set}`; `--set` chooses another of: {}; without cases of your own, remove the file",
                 file.display(),
                 sets.join(", ")
             ));

@@ -76,7 +76,7 @@ async fn keys(broker: &Broker, purpose: Use) -> (Vec<Jwk>, usize, Option<u32>) {
     get, path = "/jwks", operation_id = "keys", tag = "keys",
     responses(
         (status = 200, description = "The keys of all brokers", body = JwkSet,
-            headers(("Cache-Control" = String, description = "`max-age`: how long they may be kept"))),
+            headers(("Cache-Control" = String, description = "`max-age`: how long they may be kept; `no-cache` while the store is in doubt"))),
         Refusals<0>,
     ),
     security(),
@@ -94,7 +94,7 @@ pub(super) async fn jwks(State(broker): State<Arc<Broker>>) -> Document<JwkSet> 
     get, path = "/spiffe/bundle", operation_id = "spiffeBundle", tag = "keys",
     responses(
         (status = 200, description = "The bundle", body = SpiffeBundle,
-            headers(("Cache-Control" = String, description = "`max-age`: how long it may be kept"))),
+            headers(("Cache-Control" = String, description = "`max-age`: how long it may be kept; `no-cache` while the store is in doubt"))),
         Refusals<0>,
     ),
     security(),

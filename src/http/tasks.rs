@@ -39,7 +39,7 @@ const PAGE: (usize, usize) = (50, 200);
 /// `Idempotency-Key` a retry gets the same task and the same leases; another body under the same key is refused.
 #[utoipa::path(
     post, path = "/v1/tasks", operation_id = "declareTask", tag = "tasks",
-    params(("DPoP" = Option<String>, Header, description = "A proof (RFC 9449). Credentials are bound to its key, and the evidence serves that key alone from then on"),
+    params(("DPoP" = Option<String>, Header, description = "A proof (RFC 9449). Credentials are bound to its key, and evidence that can be copied (a JWT) serves that key alone from then on"),
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
         description = "What a retry repeats: 1 to 255 visible characters")),
     request_body = Declaration,
@@ -80,7 +80,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap, body: String) -> Result<Optio
 #[utoipa::path(
     post, path = "/v1/tasks/{id}/credentials", operation_id = "mintCredentials", tag = "tasks",
     params(("id" = TaskId, Path, description = "The task"),
-        ("DPoP" = Option<String>, Header, description = "A proof (RFC 9449). Credentials are bound to its key, and the evidence serves that key alone from then on")),
+        ("DPoP" = Option<String>, Header, description = "A proof (RFC 9449). Credentials are bound to its key, and evidence that can be copied (a JWT) serves that key alone from then on")),
     request_body = MintBody,
     responses(
         (status = 200, description = "Minted", body = MintAnswer),

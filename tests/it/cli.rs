@@ -599,10 +599,12 @@ async fn a_key_of_ones_own_is_made_and_shown() {
     assert!(said.out.contains("bound to  the key "), "{}", said.out);
     let said = shell.remit_reading(&verify, &token).await.ended(5);
     assert!(said.out.contains("it is bound to a key, and no bearer token"), "{}", said.out);
-    for other in [format!("--method POST --uri {place}"), format!("--uri {REGISTRY}/v2/other")] {
+    for (other, why) in
+        [(format!("--method POST --uri {place}"), "`htm`"), (format!("--uri {REGISTRY}/v2/other"), "`htu`")]
+    {
         let line = format!("{verify} --proof {} {other}", proof.trim());
         let said = shell.remit_reading(&line, &token).await.ended(5);
-        assert!(said.out.contains("another request"), "{}", said.out);
+        assert!(said.out.contains(why), "{}", said.out);
     }
     shell.remit(&format!("task complete {task} {own} task-token:DIR/task.token")).await.ended(0);
     shell.remit(&format!("{mint} {own} task-token:DIR/task.token")).await.ended(1);

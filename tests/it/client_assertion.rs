@@ -157,6 +157,12 @@ both! {
         ] {
             bad.push((name, client.assertion(over)));
         }
+        // A claim that may be left out is not there with nothing in it.
+        for name in ["iat", "nbf", "jti"] {
+            let mut claims = client.claims(json!({}));
+            claims[name] = Value::Null;
+            bad.push((name, client.key.sign("JWT", &claims).unwrap()));
+        }
         for (name, assertion) in bad {
             let answer = client.ask(&assertion, &named).await;
             assert_eq!((answer.status, answer.json()["error"].clone()), (StatusCode::UNAUTHORIZED, json!("invalid_client")), "{name}: {}", answer.text);
