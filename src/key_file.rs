@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     jose::{Invalid, SigningKey},
-    secret_file,
+    pem, secret_file,
 };
 
 /// Reads a key; `None` where there is none.
@@ -26,7 +26,7 @@ pub fn load_or_create(path: &Path) -> Result<(SigningKey, bool), String> {
     let text = secret_file::load_or_create(path, || {
         is_new = true;
         let document = SigningKey::generate().map_err(|Invalid(why)| why.to_owned())?;
-        Ok(Zeroizing::new(pem(&document)))
+        Ok(Zeroizing::new(pem::write("PRIVATE KEY", &document)))
     })?;
     Ok((read(path, &text)?, is_new))
 }
@@ -35,16 +35,4 @@ fn read(path: &Path, text: &str) -> Result<SigningKey, String> {
     let document = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes())
         .map_err(|_| format!("{}: not a private key in PEM (PKCS#8)", path.display()))?;
     SigningKey::from_pkcs8(document.secret_pkcs8_der()).map_err(|Invalid(why)| format!("{}: {why}", path.display()))
-}
-
-/// RFC 7468 section 10.
-fn pem(document: &[u8]) -> String {
-    use base64::{Engine as _, prelude::BASE64_STANDARD};
-    let text = BASE64_STANDARD.encode(document);
-    let mut pem = String::from("-----BEGIN PRIVATE KEY-----\n");
-    for line in text.as_bytes().chunks(64) {
-        pem.push_str(&String::from_utf8_lossy(line));
-        pem.push('\n');
-    }
-    pem + "-----END PRIVATE KEY-----\n"
 }

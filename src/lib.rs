@@ -70,6 +70,8 @@ pub mod metrics;
 #[cfg(feature = "broker")]
 pub mod party;
 #[cfg(feature = "broker")]
+pub mod pem;
+#[cfg(feature = "broker")]
 pub mod policy;
 pub mod proof;
 #[cfg(feature = "broker")]

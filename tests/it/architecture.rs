@@ -13,7 +13,8 @@ struct Module {
 }
 
 /// Words and data that everything above them may use.
-const SHARED: [&str; 9] = ["claims", "clock", "error", "id", "jose", "key_file", "proof", "secret_file", "task"];
+const SHARED: [&str; 10] =
+    ["claims", "clock", "error", "id", "jose", "key_file", "pem", "proof", "secret_file", "task"];
 
 const LEAF: &str = "leaves do not know each other, nor who calls them: `broker` brings them together";
 const EDGE: &str = "edges parse, call the broker and map the error; what happens in which order is the broker's";
@@ -25,8 +26,9 @@ const ROOT: &str = "it puts the parts together, and only the command line starts
 const MODULES: &[Module] = &[
     Module { name: "clock", uses: &[], because: BOTTOM },
     Module { name: "jose", uses: &[], because: BOTTOM },
+    Module { name: "pem", uses: &[], because: BOTTOM },
     Module { name: "secret_file", uses: &[], because: BOTTOM },
-    Module { name: "key_file", uses: &["jose", "secret_file"], because: BOTTOM },
+    Module { name: "key_file", uses: &["jose", "pem", "secret_file"], because: BOTTOM },
     Module { name: "id", uses: &["clock"], because: BOTTOM },
     Module { name: "proof", uses: &["clock", "id", "jose"], because: BOTTOM },
     // What a task was granted or refused is said in the words of `error`.
