@@ -49,13 +49,31 @@ pub struct SigningKey {
 #[cfg_attr(feature = "broker", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PublicJwk {
-    kty: String,
-    crv: String,
-    x: String,
-    y: String,
+    /// `EC`.
+    pub kty: String,
+    /// `P-256`.
+    pub crv: String,
+    /// A coordinate, in base64url.
+    pub x: String,
+    /// The other one.
+    pub y: String,
     /// The key id: the RFC 7638 thumbprint.
     pub kid: String,
-    alg: String,
+    /// `ES256`.
+    pub alg: String,
+}
+
+impl PublicJwk {
+    /// The key at an uncompressed point of P-256 (SEC 1 section 2.3.3).
+    #[must_use]
+    pub fn of_point(point: &[u8]) -> Option<Self> {
+        let (x, y) = point.strip_prefix(&[4]).filter(|rest| rest.len() == 64)?.split_at(32);
+        let (x, y) = (BASE64_URL_SAFE_NO_PAD.encode(x), BASE64_URL_SAFE_NO_PAD.encode(y));
+        // RFC 7638 section 3.2: the required members, in lexicographic order, nothing else.
+        let members = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
+        let kid = BASE64_URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, members.as_bytes()));
+        Some(Self { kty: "EC".into(), crv: "P-256".into(), x, y, kid, alg: "ES256".into() })
+    }
 }
 
 /// The RFC 7638 thumbprint of a public key, SHA-256 in base64url: the name of whoever holds it.
@@ -131,13 +149,9 @@ impl SigningKey {
         install();
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document, &SystemRandom::new())
             .map_err(|_| Invalid("not a P-256 private key in PKCS#8"))?;
-        let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
-        let (x, y) = (BASE64_URL_SAFE_NO_PAD.encode(x), BASE64_URL_SAFE_NO_PAD.encode(y));
-        // RFC 7638 section 3.2: the required members, in lexicographic order, nothing else.
-        let members = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
-        let kid = BASE64_URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, members.as_bytes()));
+        let jwk = PublicJwk::of_point(pair.public_key().as_ref()).ok_or(Invalid("not a P-256 public key"))?;
+        let kid = jwk.kid.clone();
         registry().write().unwrap_or_else(PoisonError::into_inner).insert(kid.as_bytes().to_vec(), Arc::new(pair));
-        let jwk = PublicJwk { kty: "EC".into(), crv: "P-256".into(), x, y, kid: kid.clone(), alg: "ES256".into() };
         Ok(Self { kid, jwk })
     }
 

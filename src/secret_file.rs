@@ -101,6 +101,28 @@ pub fn replace(path: &Path, by: &Path) -> Result<(), String> {
     settle(path)
 }
 
+/// Gives a secret a second name, whole and at once; what had that name is gone.
+///
+/// # Errors
+/// A sentence that names the file.
+pub fn duplicate(path: &Path, to: &Path) -> Result<(), String> {
+    remove(to)?;
+    fs::hard_link(path, to).map_err(|error| format!("{} cannot be made: {error}", to.display()))?;
+    settle(to)
+}
+
+/// Removes a secret, if it is there.
+///
+/// # Errors
+/// A sentence that names the file.
+pub fn remove(path: &Path) -> Result<(), String> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(format!("{} cannot be removed: {error}", path.display())),
+        Ok(()) => settle(path),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,7 +23,7 @@ use crate::{
     broker::{Broker, KeyLife, Parts, Rules},
     clock::Clock,
     config::{Config, Nonce},
-    credential::Keyring,
+    credential::{AuthorityTerms, Keyring},
     http::{self, Listener, Tls},
     lease::{Ledger, StoreKey},
     metrics::Metrics,
@@ -199,7 +199,7 @@ impl Checked {
     pub fn and_keys(config: &Config) -> Result<Self, Vec<String>> {
         let mut mistakes = Vec::new();
         let parts = keep(Self::new(config), &mut mistakes);
-        mistakes.extend(Keyring::check(&config.files.keys).err().into_iter().flatten());
+        mistakes.extend(Keyring::check(&config.files.keys, &authority_terms(config)).err().into_iter().flatten());
         mistakes.extend(StoreKey::check(&config.store.mac_key_file).err());
         let tls = keep(tls(config).transpose().map_err(|mistake| vec![mistake]), &mut mistakes);
         let mut parts = parts.filter(|_| mistakes.is_empty()).ok_or(mistakes)?;
@@ -213,7 +213,8 @@ async fn build(config: Config, parts: Checked, clock: Arc<dyn Clock>) -> Result<
         tracing::warn!("{weakness}");
     }
     let rules = parts.into_rules();
-    let keys = Keyring::load_or_create(&config.files.keys, clock.now()).map_err(StartError::Configuration)?;
+    let keys = Keyring::load_or_create(&config.files.keys, authority_terms(&config), clock.now());
+    let keys = keys.map_err(StartError::Configuration)?;
     let store_key = StoreKey::load_or_create(&config.store.mac_key_file).map_err(StartError::Configuration)?;
     let audit = Audit::open(&config.files.audit).map_err(|why| failed(&why))?;
     let metrics = Metrics::new(rules.policies.digest());
@@ -236,6 +237,10 @@ async fn build(config: Config, parts: Checked, clock: Arc<dyn Clock>) -> Result<
     });
     broker.publish_keys().await.map_err(|why| failed(&why))?;
     Ok(broker)
+}
+
+fn authority_terms(config: &Config) -> AuthorityTerms {
+    AuthorityTerms { trust_domain: config.trust_domain.clone(), rotate_every: config.keys.rotate_every }
 }
 
 async fn watch(broker: Arc<Broker>, stop: CancellationToken) {

@@ -1,5 +1,6 @@
 //! Public keys: ours and those of the other brokers on the store.
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chrono::TimeDelta;
 use jsonwebtoken::Algorithm;
 use std::{
@@ -14,7 +15,8 @@ use crate::{
     clock::Time,
     error::{Error, Input},
     jose::VerifyingKey,
-    lease::{InDoubt, PublishedKey, StandingKey, Use},
+    lease::{InDoubt, PublishedKey, Retirement, StandingKey, Use},
+    pem,
     verify::Token,
 };
 
@@ -48,6 +50,20 @@ impl KnownKeys {
         let known = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         let (standing, key) = known.get(&(purpose, kid.to_owned()))?;
         standing.is_published(now).then(|| key.clone())
+    }
+
+    /// Notes the end of a key.
+    pub(super) fn retire(&self, purpose: Use, kid: &str, retirement: Retirement) {
+        let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some((standing, _)) = known.get_mut(&(purpose, kid.to_owned())) {
+            standing.retirement = Some(retirement);
+        }
+    }
+
+    /// Until when a key that signs no more stays published.
+    pub(super) fn published_until(&self, purpose: Use, kid: &str) -> Option<Time> {
+        let known = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(&(purpose, kid.to_owned()))?.0.retirement.map(|retirement| retirement.published_until)
     }
 
     /// When a key was first published.
@@ -105,6 +121,13 @@ impl Broker {
         PublicKeys { keys, sequence, max_age: learned.then(|| self.jwks_max_age()) }
     }
 
+    /// The certificates of all authorities, in PEM, and how long a verifier may keep them, as of [`PublicKeys::max_age`].
+    pub async fn authorities_pem(&self) -> (String, Option<u32>) {
+        let PublicKeys { keys, max_age, .. } = self.public_keys(Use::X509Svid).await;
+        let certificates = keys.iter().filter_map(|key| BASE64_STANDARD.decode(key.certificate.as_ref()?).ok());
+        (certificates.map(|certificate| pem::write("CERTIFICATE", &certificate)).collect(), max_age)
+    }
+
     /// Looks which keys the store holds, and says whether it told.
     pub(super) async fn learn_keys(&self) -> bool {
         let standing = self.parts.ledger.keys().await.inspect_err(|why| {
@@ -131,13 +154,15 @@ impl Broker {
             // In the files of an old backup the next key may be a retired one too.
             loop {
                 let kid = self.parts.keys.current(purpose, self.now()).jwk.kid;
-                if !all.iter().any(|standing| standing.key.jwk.kid == kid && standing.retirement.is_some()) {
+                let retired = all.iter().any(|standing| standing.key.jwk.kid == kid && standing.retirement.is_some());
+                let ended = self.parts.keys.ends_at(purpose).is_some_and(|end| end <= self.now());
+                if !retired && !ended {
                     break;
                 }
-                tracing::info!(kid, "this key was retired: another one takes its place");
-                self.parts.keys.prepare(purpose)?;
+                tracing::info!(kid, "this key was retired, or has ended: another one takes its place");
+                self.parts.keys.prepare(purpose, self.now())?;
                 self.parts.keys.activate(purpose);
-                self.parts.keys.settle(purpose)?;
+                self.retire_replaced(purpose, self.now()).await.map_err(|why| why.to_string())?;
                 let key = self.announce(self.parts.keys.current(purpose, self.now())).await.map_err(in_doubt)?;
                 all.push(StandingKey { key, retirement: None });
             }
@@ -178,14 +203,18 @@ impl Broker {
 
     /// The key that a token claims to be signed with, looked for among the keys of its form alone.
     pub(super) async fn verifying_key(&self, token: &Token<'_>) -> Option<VerifyingKey> {
-        let (purpose, now) = (Use::from(token.form()), self.now());
-        if let Some(key) = self.known_keys.get(purpose, token.kid(), now) {
+        self.find_key(Use::from(token.form()), token.kid(), self.now()).await
+    }
+
+    /// A published key, which another broker may have published just now.
+    pub(super) async fn find_key(&self, purpose: Use, kid: &str, now: Time) -> Option<VerifyingKey> {
+        if let Some(key) = self.known_keys.get(purpose, kid, now) {
             return Some(key);
         }
         // Whoever comes while another searches waits for what that finds. What nobody published costs one search a second, however
         // often a service is shown it and asks.
         let mut searched = self.known_keys.searched.lock().await;
-        if let Some(key) = self.known_keys.get(purpose, token.kid(), now) {
+        if let Some(key) = self.known_keys.get(purpose, kid, now) {
             return Some(key);
         }
         if searched.is_some_and(|at| at.elapsed() < SEARCH) {
@@ -193,6 +222,6 @@ impl Broker {
         }
         self.learn_keys().await;
         *searched = Some(Instant::now());
-        self.known_keys.get(purpose, token.kid(), now)
+        self.known_keys.get(purpose, kid, now)
     }
 }

@@ -1,7 +1,7 @@
 //! Rotation of this broker's signing keys: no verifier meets a token whose key it cannot know, at either end of a key's life.
 //!
 //! Prepared: made, and published. → Once every verifier can know it (`jwks_max_age`): on record, and it signs. → Of the old one:
-//! its end in the store, then its file destroyed; its public half stays published until the last that it signed has expired.
+//! its end in the store, then its file destroyed (an authority's is kept for its revocation lists); its public half stays published until the last that it signed has expired.
 //! Each step can be done again, so whatever fails or crashes is taken up at the next look.
 
 use chrono::TimeDelta;
@@ -22,6 +22,10 @@ const GRACE: TimeDelta = TimeDelta::seconds(60);
 
 /// How long after a rotation that could not begin the next one does, unless an operator asks.
 const AGAIN: TimeDelta = TimeDelta::seconds(60);
+
+/// How long before its own end an authority is replaced, whatever the configuration says: longer than anything that it signs lives, and
+/// than any verifier keeps the bundle.
+const ENDS_SOON: TimeDelta = TimeDelta::hours(48);
 
 /// How long keys are kept, in seconds.
 #[derive(Debug, Clone, Copy)]
@@ -128,6 +132,7 @@ impl Broker {
     async fn turn(&self, purpose: Use) -> Result<(), Error> {
         let now = self.now();
         self.retire_replaced(purpose, now).await?;
+        self.forget_old(purpose, now)?;
         if let Some(next) = self.parts.keys.next(purpose, now) {
             let next = self.announce(next).await.map_err(|why| in_doubt(&why))?;
             if now >= self.known_by_all(&next) {
@@ -151,7 +156,7 @@ impl Broker {
             .await?;
         for purpose in purposes {
             self.retire_replaced(*purpose, now).await?;
-            self.parts.keys.prepare(*purpose).map_err(|why| unmade(&why))?;
+            self.parts.keys.prepare(*purpose, now).map_err(|why| unmade(&why))?;
             if let Some(next) = self.parts.keys.next(*purpose, now) {
                 self.announce(next).await.map_err(|why| in_doubt(&why))?;
             }
@@ -171,11 +176,22 @@ impl Broker {
         self.retire_replaced(purpose, now).await
     }
 
+    /// Destroys keys that were kept for their revocation lists, once nothing that they signed is valid.
+    fn forget_old(&self, purpose: Use, now: Time) -> Result<(), Error> {
+        for kid in self.parts.keys.old(purpose) {
+            if self.known_keys.published_until(purpose, &kid).is_some_and(|until| until <= now) {
+                self.parts.keys.forget_old(purpose, &kid).map_err(|why| unmade(&why))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The end of a key that was replaced, if there is one: in the store first, for a file that is gone tells nobody what it signed.
-    async fn retire_replaced(&self, purpose: Use, now: Time) -> Result<(), Error> {
+    pub(super) async fn retire_replaced(&self, purpose: Use, now: Time) -> Result<(), Error> {
         let Some(Replaced { kid, last_expiry }) = self.parts.keys.replaced(purpose) else { return Ok(()) };
         let retirement = Retirement { retired_at: now, published_until: last_expiry.max(now) + GRACE };
-        self.parts.ledger.retire(&kid, retirement).await.map_err(|why| in_doubt(&why))?;
+        let retirement = self.parts.ledger.retire(&kid, retirement).await.map_err(|why| in_doubt(&why))?;
+        self.known_keys.retire(purpose, &kid, retirement);
         self.parts.keys.settle(purpose).map_err(|why| unmade(&why))
     }
 
@@ -189,7 +205,8 @@ impl Broker {
         let life = TimeDelta::seconds(i64::from(self.parts.key_life.rotate_every));
         let published_at = self.known_keys.published_at(purpose, &current.jwk.kid);
         let is_old = published_at.is_some_and(|published_at| now - published_at >= life);
-        is_old && self.parts.keys.next(purpose, now).is_none()
+        let ends = self.parts.keys.ends_at(purpose).is_some_and(|end| end - now <= ENDS_SOON);
+        (is_old || ends) && self.parts.keys.next(purpose, now).is_none()
     }
 
     fn listed(&self, now: Time) -> Vec<ListedKey> {
@@ -197,6 +214,7 @@ impl Broker {
         for purpose in Use::ALL {
             let signing = self.parts.keys.current(purpose, now).jwk.kid;
             let next = self.parts.keys.next(purpose, now).map(|key| key.jwk.kid);
+            let old = self.parts.keys.old(purpose);
             for standing in self.known_keys.all(purpose).into_iter().filter(|key| key.is_published(now)) {
                 let StandingKey { key, retirement } = standing;
                 let (signs, is_next) = (key.jwk.kid == signing, next.as_ref() == Some(&key.jwk.kid));
@@ -206,7 +224,8 @@ impl Broker {
                     None if is_next => KeyState::Prepared { signs_from: self.known_by_all(&key) },
                     None => KeyState::Published,
                 };
-                keys.push(ListedKey { key, state, own: signs || is_next });
+                let is_old = old.contains(&key.jwk.kid);
+                keys.push(ListedKey { key, state, own: signs || is_next || is_old });
             }
         }
         keys

@@ -3,20 +3,25 @@
 //!
 //! `NAME.pem` signs. `NAME.next.pem` is prepared, and takes its place by a rename once the store has on record that the old
 //! one signs no more: so whatever a crash interrupts, the next start finds it and finishes it.
+//!
+//! The key of an authority has its certificate beside it in the same file. Replaced, it is `NAME.KID.old.pem` as long as something that
+//! it signed is valid: it issues no more, but nobody else can sign its revocation lists.
 
 use chrono::DateTime;
 use serde::Serialize;
 use std::{
     path::{Path, PathBuf},
     sync::{
-        PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicI64, Ordering},
     },
 };
 
+use super::Authority;
 use crate::{
     clock::{Time, after},
-    jose::{Invalid, SigningKey},
+    id::TrustDomain,
+    jose::{Invalid, PublicJwk, SigningKey},
     key_file,
     lease::{PublishedKey, Use},
     secret_file,
@@ -25,35 +30,61 @@ use crate::{
 /// No credential that was ever signed lives longer than this, whatever policy said, in seconds.
 const LONGEST_LIFE: u32 = 86_400;
 
+/// What authorities are made for.
+#[derive(Debug, Clone)]
+pub struct AuthorityTerms {
+    /// Whose they are.
+    pub trust_domain: TrustDomain,
+    /// How long a key signs before the next one is prepared, in seconds: the certificate lasts longer.
+    pub rotate_every: u32,
+}
+
 /// The signing keys.
 #[derive(Debug)]
 pub struct Keyring {
     access_token: Slot,
     jwt_svid: Slot,
     status_list: Slot,
+    x509_svid: Slot,
+    terms: AuthorityTerms,
 }
 
 /// The keys for one use.
 #[derive(Debug)]
 struct Slot {
-    file: PathBuf,
-    next_file: PathBuf,
+    files: Files,
     keys: RwLock<Keys>,
+}
+
+/// Where the keys for one use are kept.
+#[derive(Debug)]
+struct Files {
+    dir: PathBuf,
+    name: &'static str,
 }
 
 #[derive(Debug)]
 struct Keys {
-    current: SigningKey,
+    current: Key,
     /// When the last that `current` signed expires (Unix seconds). Raised under the read lock, so whoever holds the write lock
     /// has its last value.
     last_expiry: AtomicI64,
     next: Option<Next>,
     replaced: Option<Replaced>,
+    /// Authorities that still sign their revocation lists.
+    old: Vec<Key>,
+}
+
+#[derive(Debug, Clone)]
+enum Key {
+    /// Of tokens and lists.
+    Token(SigningKey),
+    Authority(Arc<Authority>),
 }
 
 #[derive(Debug)]
 struct Next {
-    key: SigningKey,
+    key: Key,
     /// When the last that it signed expires (Unix seconds): an earlier process may have died just after it began to sign.
     last_expiry: i64,
 }
@@ -68,16 +99,18 @@ pub struct Replaced {
 }
 
 impl Keyring {
-    /// Reads `access-token.pem`, `jwt-svid.pem` and `status-list.pem` in `dir`, and makes those that are not there, mode 0600;
-    /// and those beside them that a rotation has prepared.
+    /// Reads `access-token.pem`, `jwt-svid.pem`, `status-list.pem` and `x509-svid.pem` in `dir`, and makes those that are not there,
+    /// mode 0600; and those beside them that a rotation has prepared, or left.
     ///
     /// # Errors
     /// A sentence that names the file and says what to change.
-    pub fn load_or_create(dir: &Path, now: Time) -> Result<Self, String> {
+    pub fn load_or_create(dir: &Path, terms: AuthorityTerms, now: Time) -> Result<Self, String> {
         Ok(Self {
-            access_token: Slot::load_or_create(Use::AccessToken, dir, now)?,
-            jwt_svid: Slot::load_or_create(Use::JwtSvid, dir, now)?,
-            status_list: Slot::load_or_create(Use::StatusList, dir, now)?,
+            access_token: Slot::load_or_create(Use::AccessToken, dir, &terms, now)?,
+            jwt_svid: Slot::load_or_create(Use::JwtSvid, dir, &terms, now)?,
+            status_list: Slot::load_or_create(Use::StatusList, dir, &terms, now)?,
+            x509_svid: Slot::load_or_create(Use::X509Svid, dir, &terms, now)?,
+            terms,
         })
     }
 
@@ -85,9 +118,15 @@ impl Keyring {
     ///
     /// # Errors
     /// As [`Keyring::load_or_create`]; every mistake.
-    pub fn check(dir: &Path) -> Result<(), Vec<String>> {
-        let files = Use::ALL.into_iter().flat_map(|purpose| <[PathBuf; 2]>::from(files(dir, purpose)));
-        let mistakes: Vec<_> = files.filter_map(|file| key_file::load(&file).err()).collect();
+    pub fn check(dir: &Path, terms: &AuthorityTerms) -> Result<(), Vec<String>> {
+        let check = |purpose: Use| {
+            let files = Files::of(purpose, dir);
+            let old = files.old();
+            let all = [files.current(), files.next()].into_iter().chain(old.clone().unwrap_or_default());
+            let mistakes = all.filter_map(|file| load(purpose, &file, terms).err());
+            mistakes.chain(old.err()).collect::<Vec<_>>()
+        };
+        let mistakes: Vec<_> = Use::ALL.into_iter().flat_map(check).collect();
         if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
     }
 
@@ -96,30 +135,71 @@ impl Keyring {
             Use::AccessToken => &self.access_token,
             Use::JwtSvid => &self.jwt_svid,
             Use::StatusList => &self.status_list,
+            Use::X509Svid => &self.x509_svid,
         }
     }
 
     /// Signs claims that expire at `exp` (Unix seconds) with the key for `purpose`, and remembers how long that key is needed.
     ///
     /// # Errors
-    /// When the claims cannot be written as JSON.
+    /// When the claims cannot be written as JSON, or the keys for that purpose sign no tokens.
     pub fn sign(&self, purpose: Use, typ: &str, exp: i64, claims: &impl Serialize) -> Result<String, Invalid> {
         self.slot(purpose).read(|keys| {
+            let Key::Token(key) = &keys.current else { return Err(Invalid("an authority signs no tokens")) };
             keys.last_expiry.fetch_max(exp, Ordering::Relaxed);
-            keys.current.sign(typ, claims)
+            key.sign(typ, claims)
+        })
+    }
+
+    /// The authority for one certificate that is to expire at `until`, and when it will: no later than the authority itself. From now
+    /// on the authority is needed as long as that, whatever replaces it before the certificate is signed.
+    ///
+    /// # Errors
+    /// When the key for certificates is no authority's.
+    pub fn authority(&self, until: Time) -> Result<(Arc<Authority>, Time), Invalid> {
+        self.slot(Use::X509Svid).read(|keys| {
+            let Key::Authority(authority) = &keys.current else { return Err(Invalid("there is no authority")) };
+            let until = until.min(authority.not_after());
+            keys.last_expiry.fetch_max(until.timestamp(), Ordering::Relaxed);
+            Ok((Arc::clone(authority), until))
+        })
+    }
+
+    /// The authorities whose revocation lists are ours to sign: the one that issues, the next one (an earlier process may have died just
+    /// after it began to issue), and those that did.
+    #[must_use]
+    pub fn authorities(&self) -> Vec<Arc<Authority>> {
+        self.slot(Use::X509Svid).read(|keys| {
+            let all = std::iter::once(&keys.current).chain(keys.next.as_ref().map(|next| &next.key)).chain(&keys.old);
+            all.filter_map(|key| if let Key::Authority(own) = key { Some(Arc::clone(own)) } else { None }).collect()
         })
     }
 
     /// The public half of the key that signs for `purpose`, as it is published at `now`.
     #[must_use]
     pub fn current(&self, purpose: Use, now: Time) -> PublishedKey {
-        self.slot(purpose).read(|keys| published(purpose, &keys.current, now))
+        self.slot(purpose).read(|keys| keys.current.published(purpose, now))
     }
 
     /// The public half of the key that is prepared for `purpose`, as it is published at `now`.
     #[must_use]
     pub fn next(&self, purpose: Use, now: Time) -> Option<PublishedKey> {
-        self.slot(purpose).read(|keys| keys.next.as_ref().map(|next| published(purpose, &next.key, now)))
+        self.slot(purpose).read(|keys| keys.next.as_ref().map(|next| next.key.published(purpose, now)))
+    }
+
+    /// The ids of the keys for `purpose` that issue no more and are kept for their revocation lists.
+    #[must_use]
+    pub fn old(&self, purpose: Use) -> Vec<String> {
+        self.slot(purpose).read(|keys| keys.old.iter().map(|key| key.kid().to_owned()).collect())
+    }
+
+    /// Until when the key that signs for `purpose` can: an authority ends by itself.
+    #[must_use]
+    pub fn ends_at(&self, purpose: Use) -> Option<Time> {
+        self.slot(purpose).read(|keys| match &keys.current {
+            Key::Authority(authority) => Some(authority.not_after()),
+            Key::Token(_) => None,
+        })
     }
 
     /// The key that signed for `purpose` until [`Keyring::activate`], while [`Keyring::settle`] is still to come.
@@ -133,17 +213,17 @@ impl Keyring {
     ///
     /// # Errors
     /// A sentence that names the file and says what to change.
-    pub fn prepare(&self, purpose: Use) -> Result<(), String> {
+    pub fn prepare(&self, purpose: Use, now: Time) -> Result<(), String> {
         let slot = self.slot(purpose);
         if slot.read(|keys| keys.next.is_none() && keys.replaced.is_none()) {
             // Not while the keys are locked: who signs waits for no disk.
-            let (key, _) = key_file::load_or_create(&slot.next_file)?;
+            let (key, _) = load_or_create(purpose, &slot.files.next(), &self.terms, now)?;
             slot.write(|keys| keys.next = Some(Next { key, last_expiry: 0 }));
         }
         Ok(())
     }
 
-    /// From now on the next key signs, if there is one, and the current one is [`Keyring::replaced`]. When this returns, nothing
+    /// From now on the next key signs, if there is one, and the current one is [`Keyring::replaced`]. When this returns, no token
     /// is being signed with the old one any more.
     pub fn activate(&self, purpose: Use) {
         self.slot(purpose).write(|keys| {
@@ -152,35 +232,56 @@ impl Keyring {
                 let kid = keys.current.kid().to_owned();
                 let last_expiry = DateTime::from_timestamp_secs(last_expiry).unwrap_or(Time::MAX_UTC);
                 keys.replaced = Some(Replaced { kid, last_expiry });
-                keys.current = next.key;
+                let old = std::mem::replace(&mut keys.current, next.key);
+                keys.old.extend(matches!(old, Key::Authority(_)).then_some(old));
             }
         });
     }
 
-    /// Destroys the file of the key that was replaced. Its end is to be on record before.
+    /// Destroys the file of the key that was replaced, or puts it aside where it is still needed. Its end is to be on record before.
     ///
     /// # Errors
     /// A sentence that names the file. The key signs no more all the same; try again.
     pub fn settle(&self, purpose: Use) -> Result<(), String> {
         let slot = self.slot(purpose);
-        if slot.read(|keys| keys.replaced.is_some()) {
-            secret_file::replace(&slot.file, &slot.next_file)?;
-            slot.write(|keys| keys.replaced = None);
+        let Some(Replaced { kid, .. }) = self.replaced(purpose) else { return Ok(()) };
+        if slot.read(|keys| keys.old.iter().any(|old| old.kid() == kid)) {
+            secret_file::duplicate(&slot.files.current(), &slot.files.old_of(&kid))?;
+        }
+        secret_file::replace(&slot.files.current(), &slot.files.next())?;
+        slot.write(|keys| keys.replaced = None);
+        Ok(())
+    }
+
+    /// Destroys a key that was kept for its revocation lists.
+    ///
+    /// # Errors
+    /// A sentence that names the file; try again.
+    pub fn forget_old(&self, purpose: Use, kid: &str) -> Result<(), String> {
+        let slot = self.slot(purpose);
+        if slot.read(|keys| keys.replaced.as_ref().is_none_or(|replaced| replaced.kid != kid)) {
+            secret_file::remove(&slot.files.old_of(kid))?;
+            slot.write(|keys| keys.old.retain(|old| old.kid() != kid));
         }
         Ok(())
     }
 }
 
 impl Slot {
-    fn load_or_create(purpose: Use, dir: &Path, now: Time) -> Result<Self, String> {
-        let (file, next_file) = files(dir, purpose);
-        let (current, is_new) = key_file::load_or_create(&file)?;
+    fn load_or_create(purpose: Use, dir: &Path, terms: &AuthorityTerms, now: Time) -> Result<Self, String> {
+        let files = Files::of(purpose, dir);
+        let (current, is_new) = load_or_create(purpose, &files.current(), terms, now)?;
         // What an earlier process signed is not known any more.
         let anything = after(now, LONGEST_LIFE).unwrap_or(Time::MAX_UTC).timestamp();
         let last_expiry = AtomicI64::new(if is_new { now.timestamp() } else { anything });
-        let next = key_file::load(&next_file)?.map(|key| Next { key, last_expiry: anything });
-        let keys = Keys { current, last_expiry, next, replaced: None };
-        Ok(Self { file, next_file, keys: RwLock::new(keys) })
+        let next = load(purpose, &files.next(), terms)?.map(|key| Next { key, last_expiry: anything });
+        let mut old = Vec::new();
+        for file in files.old()? {
+            // A crash may have left the one that still is the current one in both places.
+            old.extend(load(purpose, &file, terms)?.filter(|old| old.kid() != current.kid()));
+        }
+        let keys = Keys { current, last_expiry, next, replaced: None, old };
+        Ok(Self { files, keys: RwLock::new(keys) })
     }
 
     fn read<T>(&self, look: impl FnOnce(&Keys) -> T) -> T {
@@ -192,18 +293,94 @@ impl Slot {
     }
 }
 
-/// Where the key that signs for `purpose` is kept, and the one that will.
-fn files(dir: &Path, purpose: Use) -> (PathBuf, PathBuf) {
-    let name = match purpose {
-        Use::AccessToken => "access-token",
-        Use::JwtSvid => "jwt-svid",
-        Use::StatusList => "status-list",
-    };
-    (dir.join(format!("{name}.pem")), dir.join(format!("{name}.next.pem")))
+impl Files {
+    fn of(purpose: Use, dir: &Path) -> Self {
+        let name = match purpose {
+            Use::AccessToken => "access-token",
+            Use::JwtSvid => "jwt-svid",
+            Use::StatusList => "status-list",
+            Use::X509Svid => "x509-svid",
+        };
+        Self { dir: dir.to_owned(), name }
+    }
+
+    fn current(&self) -> PathBuf {
+        self.dir.join(format!("{}.pem", self.name))
+    }
+
+    fn next(&self) -> PathBuf {
+        self.dir.join(format!("{}.next.pem", self.name))
+    }
+
+    fn old_of(&self, kid: &str) -> PathBuf {
+        self.dir.join(format!("{}.{kid}.old.pem", self.name))
+    }
+
+    fn old(&self) -> Result<Vec<PathBuf>, String> {
+        let failed = |error: std::io::Error| format!("{} cannot be read: {error}", self.dir.display());
+        let mut found = Vec::new();
+        let entries = match std::fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+            entries => entries.map_err(failed)?,
+        };
+        let (start, end) = (format!("{}.", self.name), ".old.pem");
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(&start) && name.ends_with(end)) {
+                found.push(entry.path());
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
 }
 
-fn published(purpose: Use, key: &SigningKey, now: Time) -> PublishedKey {
-    PublishedKey { purpose, jwk: key.public().clone(), published_at: now }
+impl Key {
+    fn public(&self) -> &PublicJwk {
+        match self {
+            Self::Token(key) => key.public(),
+            Self::Authority(authority) => authority.public(),
+        }
+    }
+
+    fn kid(&self) -> &str {
+        &self.public().kid
+    }
+
+    fn published(&self, purpose: Use, now: Time) -> PublishedKey {
+        let certificate = match self {
+            Self::Token(_) => None,
+            Self::Authority(authority) => Some(authority.certificate()),
+        };
+        PublishedKey { purpose, jwk: self.public().clone(), certificate, published_at: now }
+    }
+}
+
+fn load(purpose: Use, path: &Path, terms: &AuthorityTerms) -> Result<Option<Key>, String> {
+    if purpose == Use::X509Svid {
+        return secret_file::load(path)?.map(|text| authority(path, &text, terms)).transpose();
+    }
+    Ok(key_file::load(path)?.map(Key::Token))
+}
+
+/// The key, and whether it was made.
+fn load_or_create(purpose: Use, path: &Path, terms: &AuthorityTerms, now: Time) -> Result<(Key, bool), String> {
+    if purpose != Use::X509Svid {
+        return key_file::load_or_create(path).map(|(key, is_new)| (Key::Token(key), is_new));
+    }
+    let mut is_new = false;
+    let text = secret_file::load_or_create(path, || {
+        is_new = true;
+        // Twice the time that it signs, and what it has signed by then can still live.
+        let life = terms.rotate_every.saturating_mul(2).saturating_add(2 * LONGEST_LIFE);
+        Authority::generate(&terms.trust_domain, now, life).map_err(|Invalid(why)| why.to_owned())
+    })?;
+    Ok((authority(path, &text, terms)?, is_new))
+}
+
+fn authority(path: &Path, text: &str, terms: &AuthorityTerms) -> Result<Key, String> {
+    let own = Authority::from_pem(text, &terms.trust_domain);
+    own.map(|own| Key::Authority(Arc::new(own))).map_err(|Invalid(why)| format!("{}: {why}", path.display()))
 }
 
 #[cfg(test)]
@@ -215,6 +392,10 @@ mod tests {
 
     fn now() -> Time {
         "2026-11-20T10:00:00Z".parse().unwrap()
+    }
+
+    fn terms() -> AuthorityTerms {
+        AuthorityTerms { trust_domain: "example.com".parse().unwrap(), rotate_every: 3600 }
     }
 
     fn kid_of(token: &str) -> String {
@@ -229,7 +410,7 @@ mod tests {
     }
 
     fn open(dir: &Path) -> Keyring {
-        Keyring::load_or_create(dir, now()).unwrap()
+        Keyring::load_or_create(dir, terms(), now()).unwrap()
     }
 
     #[test]
@@ -239,20 +420,20 @@ mod tests {
         let old = ring.current(PURPOSE, now()).jwk.kid;
         ring.activate(PURPOSE);
         assert_eq!((signs(&ring, now()), ring.replaced(PURPOSE)), (old.clone(), None), "there is none to activate");
-        ring.prepare(PURPOSE).unwrap();
+        ring.prepare(PURPOSE, now()).unwrap();
         let next = ring.next(PURPOSE, now()).unwrap().jwk.kid;
-        ring.prepare(PURPOSE).unwrap();
+        ring.prepare(PURPOSE, now()).unwrap();
         assert_eq!((ring.next(PURPOSE, now()).unwrap().jwk.kid, signs(&ring, now())), (next.clone(), old.clone()));
         ring.activate(PURPOSE);
         assert_eq!((signs(&ring, now()), ring.next(PURPOSE, now())), (next.clone(), None));
         assert_eq!(ring.replaced(PURPOSE).unwrap().kid, old);
-        ring.prepare(PURPOSE).unwrap();
+        ring.prepare(PURPOSE, now()).unwrap();
         assert_eq!(ring.next(PURPOSE, now()), None, "the file of the next key is that of the current one");
         ring.settle(PURPOSE).unwrap();
         assert_eq!(ring.replaced(PURPOSE), None);
         let again = open(dir.path());
         assert_eq!((again.current(PURPOSE, now()).jwk.kid, again.next(PURPOSE, now())), (next, None));
-        ring.prepare(PURPOSE).unwrap();
+        ring.prepare(PURPOSE, now()).unwrap();
         assert!(ring.next(PURPOSE, now()).is_some());
     }
 
@@ -261,7 +442,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ring = open(dir.path());
         let old = ring.current(PURPOSE, now()).jwk.kid;
-        ring.prepare(PURPOSE).unwrap();
+        ring.prepare(PURPOSE, now()).unwrap();
         let next = ring.next(PURPOSE, now());
         assert_eq!(open(dir.path()).next(PURPOSE, now()), next);
         ring.activate(PURPOSE);
@@ -277,7 +458,7 @@ mod tests {
         for exp in expiries {
             signs(&ring, exp);
         }
-        ring.prepare(PURPOSE).unwrap();
+        ring.prepare(PURPOSE, now()).unwrap();
         ring.activate(PURPOSE);
         signs(&ring, after(now(), 900).unwrap());
         assert_eq!(ring.replaced(PURPOSE).unwrap().last_expiry, expiries[1]);
@@ -291,7 +472,7 @@ mod tests {
     fn what_an_earlier_process_signed_with_the_next_key_counts() {
         let dir = tempfile::tempdir().unwrap();
         let ring = open(dir.path());
-        ring.prepare(PURPOSE).unwrap();
+        ring.prepare(PURPOSE, now()).unwrap();
         ring.activate(PURPOSE);
         let (kid, exp) = (ring.current(PURPOSE, now()).jwk.kid, after(now(), 3600).unwrap());
         assert_eq!(signs(&ring, exp), kid);
@@ -302,7 +483,7 @@ mod tests {
             let replaced = ring.replaced(PURPOSE).unwrap();
             assert!(replaced.kid != kid || replaced.last_expiry >= exp, "{replaced:?}");
             ring.settle(PURPOSE).unwrap();
-            ring.prepare(PURPOSE).unwrap();
+            ring.prepare(PURPOSE, now()).unwrap();
         }
         assert_ne!(ring.current(PURPOSE, now()).jwk.kid, kid);
     }
@@ -315,7 +496,7 @@ mod tests {
         let next = dir.path().join("access-token.next.pem");
         assert!(std::process::Command::new("mkfifo").arg(&next).status().unwrap().success());
         std::thread::scope(|scope| {
-            let preparing = scope.spawn(|| ring.prepare(PURPOSE));
+            let preparing = scope.spawn(|| ring.prepare(PURPOSE, now()));
             let (done, signed) = std::sync::mpsc::channel();
             let ring = &ring;
             scope.spawn(move || {
@@ -335,9 +516,61 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         open(dir.path());
         std::fs::rename(dir.path().join("jwt-svid.pem"), dir.path().join("jwt-svid.next.pem")).unwrap();
-        assert_eq!(Keyring::check(dir.path()), Ok(()));
+        assert_eq!(Keyring::check(dir.path(), &terms()), Ok(()));
         std::fs::write(dir.path().join("jwt-svid.next.pem"), "none").unwrap();
-        let mistakes = Keyring::check(dir.path()).unwrap_err();
+        let mistakes = Keyring::check(dir.path(), &terms()).unwrap_err();
         assert!(mistakes.len() == 1 && mistakes[0].contains("jwt-svid.next.pem: not a private key"), "{mistakes:?}");
+    }
+
+    #[test]
+    fn an_authority_that_was_replaced_is_kept_for_its_lists() {
+        let (dir, purpose) = (tempfile::tempdir().unwrap(), Use::X509Svid);
+        let ring = open(dir.path());
+        let kids = |ring: &Keyring| ring.authorities().iter().map(|own| own.kid().to_owned()).collect::<Vec<_>>();
+        let first = kids(&ring);
+        let until = after(now(), 300).unwrap();
+        assert_eq!(ring.authority(until).unwrap().1, until);
+        ring.prepare(purpose, now()).unwrap();
+        ring.activate(purpose);
+        assert_eq!(ring.replaced(purpose), Some(Replaced { kid: first[0].clone(), last_expiry: until }));
+        let both = kids(&ring);
+        assert_eq!((both.len(), &both[1]), (2, &first[0]));
+        // A crash before the files are moved: the old one signs again, until its end in the store is looked at. What the next one has
+        // issued by then is on its lists.
+        assert_eq!(kids(&open(dir.path())), [first[0].clone(), both[0].clone()]);
+        ring.settle(purpose).unwrap();
+        assert_eq!(kids(&ring), both);
+        assert_eq!(kids(&open(dir.path())), both);
+        ring.prepare(purpose, now()).unwrap();
+        ring.activate(purpose);
+        // The end of one that is not put aside yet waits.
+        ring.forget_old(purpose, &both[0]).unwrap();
+        assert_eq!(kids(&ring)[1..], [both[1].clone(), both[0].clone()]);
+        ring.settle(purpose).unwrap();
+        ring.forget_old(purpose, &both[1]).unwrap();
+        assert_eq!(kids(&ring)[1..], both[..1]);
+        assert_eq!(kids(&open(dir.path())), kids(&ring));
+    }
+
+    #[test]
+    fn an_authority_outlasts_what_it_signs_and_is_of_one_trust_domain() {
+        let dir = tempfile::tempdir().unwrap();
+        let ring = open(dir.path());
+        let end = ring.ends_at(Use::X509Svid).unwrap();
+        assert!(end >= after(now(), 2 * terms().rotate_every + LONGEST_LIFE).unwrap());
+        assert_eq!(ring.authority(end + chrono::TimeDelta::seconds(1)).unwrap().1, end);
+        let other = AuthorityTerms { trust_domain: "example.org".parse().unwrap(), rotate_every: 3600 };
+        let mistakes = Keyring::check(dir.path(), &other).unwrap_err();
+        assert!(mistakes.len() == 1 && mistakes[0].contains("another `trust_domain`"), "{mistakes:?}");
+        // Nor does a key without its certificate do, or one with another's.
+        let file = dir.path().join("x509-svid.pem");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let (key, certificate) = text.split_at(text.find("-----BEGIN CERTIFICATE").unwrap());
+        let foreign = Authority::generate(&terms().trust_domain, now(), 60).unwrap();
+        let foreign = &foreign[..foreign.find("-----BEGIN CERTIFICATE").unwrap()];
+        for bad in [key.to_owned(), certificate.to_owned(), format!("{foreign}{certificate}")] {
+            std::fs::write(&file, bad).unwrap();
+            assert_eq!(Keyring::check(dir.path(), &terms()).unwrap_err().len(), 1);
+        }
     }
 }

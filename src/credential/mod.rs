@@ -1,9 +1,11 @@
 //! `Permit` → [`Draft`] → [`Credential`]. A draft knows its id and its expiry and has a lease; only a draft can be signed,
 //! and only a permit makes one.
 
+mod authority;
 mod keyring;
 
-pub use keyring::{Keyring, Replaced};
+pub use authority::Authority;
+pub use keyring::{AuthorityTerms, Keyring, Replaced};
 
 use secrecy::SecretString;
 

@@ -1,5 +1,5 @@
 //! Public documents: server metadata (RFC 8414), keys of access tokens and
-//! status lists (RFC 7517), keys of JWT-SVIDs (SPIFFE bundle).
+//! status lists (RFC 7517), keys of JWT-SVIDs and authorities of X.509-SVIDs (SPIFFE bundle).
 
 use axum::{
     Json,
@@ -15,7 +15,7 @@ use crate::{
     broker::{Broker, PublicKeys},
     claims::Purpose,
     jose::PublicJwk,
-    lease::Use,
+    lease::{PublishedKey, Use},
     proof::ALGORITHMS,
 };
 
@@ -34,12 +34,12 @@ fn cacheable<T>(max_age: Option<u32>, document: T) -> Document<T> {
 pub(super) struct Jwk {
     #[serde(flatten)]
     key: PublicJwk,
-    /// `sig` in `/jwks`, `jwt-svid` in `/spiffe/bundle`.
+    /// `sig`.
     r#use: &'static str,
     // `use` does not tell what stands in `/jwks` apart, so a member of our own does; whoever does not know it goes by `typ`.
-    /// In `/jwks`: what it signs.
-    #[serde(rename = "remit_purpose", skip_serializing_if = "Option::is_none")]
-    purpose: Option<Purpose>,
+    /// What it signs.
+    #[serde(rename = "remit_purpose")]
+    purpose: Purpose,
 }
 
 /// A set of public keys (RFC 7517).
@@ -56,19 +56,42 @@ pub(super) struct SpiffeBundle {
     spiffe_sequence: usize,
     /// Seconds after which to fetch it again.
     spiffe_refresh_hint: u32,
-    /// The keys of JWT-SVIDs, of all brokers.
-    keys: Vec<Jwk>,
+    /// The keys of JWT-SVIDs and the authorities of X.509-SVIDs, of all brokers.
+    keys: Vec<BundleKey>,
 }
 
-/// The keys, the sequence of their set, and how long it may be kept.
-async fn keys(broker: &Broker, purpose: Use) -> (Vec<Jwk>, usize, Option<u32>) {
-    let (word, signs) = match purpose {
-        Use::AccessToken => ("sig", Some(Purpose::AccessToken)),
-        Use::JwtSvid => ("jwt-svid", None),
-        Use::StatusList => ("sig", Some(Purpose::StatusList)),
-    };
-    let PublicKeys { keys, sequence, max_age } = broker.public_keys(purpose).await;
-    (keys.into_iter().map(|key| Jwk { key: key.jwk, r#use: word, purpose: signs }).collect(), sequence, max_age)
+/// A key in the SPIFFE bundle.
+#[derive(Serialize, ToSchema)]
+pub(super) struct BundleKey {
+    kty: String,
+    crv: String,
+    x: String,
+    y: String,
+    /// `jwt-svid` or `x509-svid`.
+    r#use: &'static str,
+    /// `jwt-svid`: the key id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    kid: Option<String>,
+    /// `jwt-svid`: what it signs with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    alg: Option<String>,
+    /// `x509-svid`: the one certificate of the authority (DER), in base64.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false, max_items = 1)]
+    x5c: Vec<String>,
+}
+
+impl From<PublishedKey> for BundleKey {
+    /// X509-SVID section 4.1: an authority has `x5c` and no `kid`. JWT-SVID section 5: a key has `kid`.
+    fn from(PublishedKey { jwk, certificate, .. }: PublishedKey) -> Self {
+        let PublicJwk { kty, crv, x, y, kid, alg } = jwk;
+        let is_authority = certificate.is_some();
+        let named = |name: String| (!is_authority).then_some(name);
+        let r#use = if is_authority { "x509-svid" } else { "jwt-svid" };
+        Self { kty, crv, x, y, r#use, kid: named(kid), alg: named(alg), x5c: certificate.into_iter().collect() }
+    }
 }
 
 /// The public keys of access tokens and status lists.
@@ -83,13 +106,18 @@ async fn keys(broker: &Broker, purpose: Use) -> (Vec<Jwk>, usize, Option<u32>) {
     extensions(("x-remit-callers" = json!(["anyone"]))),
 )]
 pub(super) async fn jwks(State(broker): State<Arc<Broker>>) -> Document<JwkSet> {
-    let (mut all, _, max_age) = keys(&broker, Use::AccessToken).await;
-    let (others, _, also) = keys(&broker, Use::StatusList).await;
+    let of = async |purpose, signs| {
+        let PublicKeys { keys, max_age, .. } = broker.public_keys(purpose).await;
+        let keys: Vec<_> = keys.into_iter().map(|key| Jwk { key: key.jwk, r#use: "sig", purpose: signs }).collect();
+        (keys, max_age)
+    };
+    let (mut all, max_age) = of(Use::AccessToken, Purpose::AccessToken).await;
+    let (others, also) = of(Use::StatusList, Purpose::StatusList).await;
     all.extend(others);
     cacheable(max_age.and(also), JwkSet { keys: all })
 }
 
-/// The SPIFFE bundle: the public keys of JWT-SVIDs.
+/// The SPIFFE bundle: the public keys of JWT-SVIDs and the authorities of X.509-SVIDs.
 #[utoipa::path(
     get, path = "/spiffe/bundle", operation_id = "spiffeBundle", tag = "keys",
     responses(
@@ -101,8 +129,12 @@ pub(super) async fn jwks(State(broker): State<Arc<Broker>>) -> Document<JwkSet> 
     extensions(("x-remit-callers" = json!(["anyone"]))),
 )]
 pub(super) async fn bundle(State(broker): State<Arc<Broker>>) -> Document<SpiffeBundle> {
-    let (keys, spiffe_sequence, max_age) = keys(&broker, Use::JwtSvid).await;
+    let jwt = broker.public_keys(Use::JwtSvid).await;
+    let x509 = broker.public_keys(Use::X509Svid).await;
+    let max_age = jwt.max_age.and(x509.max_age);
+    let spiffe_sequence = jwt.sequence + x509.sequence;
     let spiffe_refresh_hint = max_age.unwrap_or(SOON);
+    let keys = jwt.keys.into_iter().chain(x509.keys).map(BundleKey::from).collect();
     cacheable(max_age, SpiffeBundle { spiffe_sequence, spiffe_refresh_hint, keys })
 }
 
@@ -138,8 +170,10 @@ pub(super) struct Metadata {
     request_uri_parameter_supported: bool,
     /// Where tasks are declared.
     remit_tasks_endpoint: String,
-    /// The keys of JWT-SVIDs.
+    /// The keys of JWT-SVIDs, and the authorities of X.509-SVIDs.
     remit_spiffe_bundle_uri: String,
+    /// The same authorities in PEM.
+    remit_ca_uri: String,
     /// This description of the API.
     remit_openapi_uri: String,
 }
@@ -198,6 +232,7 @@ impl Metadata {
             request_uri_parameter_supported: false,
             remit_tasks_endpoint: format!("{issuer}/v1/tasks"),
             remit_spiffe_bundle_uri: format!("{issuer}/spiffe/bundle"),
+            remit_ca_uri: format!("{issuer}/pki/ca.pem"),
             remit_openapi_uri: format!("{issuer}/openapi.json"),
         }
     }

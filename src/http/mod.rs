@@ -1,5 +1,6 @@
 //! The HTTP edge: parse, call the broker, map the error. The same router serves TCP and the Unix socket.
 
+mod certificates;
 mod error;
 mod extract;
 mod health;
@@ -69,6 +70,7 @@ fn api() -> OpenApiRouter<Arc<Broker>> {
         .routes(routes!(keys::openid_configuration))
         .routes(routes!(keys::jwks))
         .routes(routes!(keys::bundle))
+        .routes(routes!(certificates::authorities))
         .routes(routes!(status::list))
         .routes(routes!(oauth::token))
         .routes(routes!(oauth::introspect))

@@ -66,6 +66,7 @@ const MODULES: &[Module] = &[
             "broker",
             "credential::Credential",
             "lease::Held",
+            "lease::PublishedKey",
             "lease::Retirement",
             "lease::Use",
             "metrics",
@@ -122,6 +123,11 @@ const LIBRARIES: &[Library] = &[
         names: &["prometheus_client"],
         only_in: &["metrics.rs"],
         because: "what is counted has a face of its own, with labels that are bounded",
+    },
+    Library {
+        names: &["rcgen", "time"],
+        only_in: &["credential/"],
+        because: "how a certificate is made is a detail of `credential`",
     },
     Library {
         names: &["redb"],

@@ -404,7 +404,15 @@ async fn whole_life(stand: &Stand) -> (Vec<(String, Vec<u8>)>, Vec<String>) {
     answers.push(stand.post(&format!("{path}/renew"), &evidence, json!({"ttl": 300})).await.text);
     answers.push(stand.revoke(&task).await.text);
     answers.push(stand.post(&format!("{path}/complete"), &evidence, json!({"reason": "done"})).await.text);
-    for public in ["/jwks", "/spiffe/bundle", "/readyz", "/healthz", "/metrics", "/.well-known/openid-configuration"] {
+    for public in [
+        "/jwks",
+        "/spiffe/bundle",
+        "/pki/ca.pem",
+        "/readyz",
+        "/healthz",
+        "/metrics",
+        "/.well-known/openid-configuration",
+    ] {
         answers.push(stand.call(Method::GET, public, None, None).await.text);
     }
 
@@ -453,8 +461,10 @@ fn keys(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("text"), 16).expect("hexadecimal");
     add("store.key", &digits.chunks(2).map(byte).collect::<Vec<_>>());
     let mut bodies = Vec::new();
-    for name in ["access-token.pem", "jwt-svid.pem"] {
+    for name in ["access-token.pem", "jwt-svid.pem", "x509-svid.pem"] {
         let pem = std::fs::read_to_string(dir.join("broker-keys").join(name)).expect("a signing key");
+        // What follows in the file of an authority is its certificate, which is public.
+        let pem = pem.split_inclusive("-----END PRIVATE KEY-----").next().expect("a private key");
         let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
         let der = base64::prelude::BASE64_STANDARD.decode(&body).expect("base64");
         // PKCS#8 of P-256: the 32 octets of the private number follow the tag 04 20 of its octet string.

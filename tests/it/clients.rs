@@ -177,6 +177,8 @@ async fn the_metadata_leads_to_endpoints_that_answer() {
     let described = stand.client.get(text(&metadata, "remit_openapi_uri")).send().await.unwrap();
     assert_eq!(described.json::<Value>().await.unwrap()["openapi"], "3.1.0");
     assert!(!get(text(&metadata, "remit_spiffe_bundle_uri")).await["keys"].as_array().unwrap().is_empty());
+    let authorities = stand.client.get(text(&metadata, "remit_ca_uri")).send().await.unwrap().text().await.unwrap();
+    assert!(authorities.starts_with("-----BEGIN CERTIFICATE-----"), "{authorities}");
 
     let (task, token) = stand.task_with_token().await;
     let post = async |member: &str, bearer: Option<&str>, form: &[(&str, &str)]| {
@@ -211,6 +213,7 @@ async fn the_metadata_leads_to_endpoints_that_answer() {
         "introspection_endpoint",
         "issuer",
         "jwks_uri",
+        "remit_ca_uri",
         "remit_openapi_uri",
         "remit_spiffe_bundle_uri",
         "remit_tasks_endpoint",

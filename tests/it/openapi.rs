@@ -408,6 +408,7 @@ async fn a_broker_does_what_the_document_says() {
                 "/.well-known/",
                 "/jwks",
                 "/spiffe/bundle",
+                "/pki/ca.pem",
                 "/healthz",
                 "/metrics",
                 "/openapi.json",

@@ -16,7 +16,10 @@ use tokio::{
     process::{Child, Command},
 };
 
-use remit::clock::{Clock as _, Time};
+use remit::{
+    clock::{Clock as _, Time},
+    jose::Thumbprint,
+};
 
 use crate::{
     both,
@@ -25,7 +28,7 @@ use crate::{
     },
 };
 
-const FILES: [&str; 3] = ["access-token", "jwt-svid", "status-list"];
+const FILES: [&str; 4] = ["access-token", "jwt-svid", "status-list", "x509-svid"];
 
 /// The keys that an operator sees, in one state.
 fn in_state(list: &Value, state: &str) -> Vec<Value> {
@@ -33,8 +36,13 @@ fn in_state(list: &Value, state: &str) -> Vec<Value> {
     keys.iter().filter(|key| key["state"] == state).cloned().collect()
 }
 
+/// The ids of keys. An authority has none in the bundle, and there it is what it is everywhere: the thumbprint.
 fn kids(keys: &[Value]) -> BTreeSet<String> {
-    keys.iter().map(|key| text(key, "kid")).collect()
+    let thumbprint = |key: &Value| {
+        let members = json!({"kty": key["kty"], "crv": key["crv"], "x": key["x"], "y": key["y"]});
+        String::from(Thumbprint::of(&members).expect("a key"))
+    };
+    keys.iter().map(|key| key["kid"].as_str().map_or_else(|| thumbprint(key), str::to_owned)).collect()
 }
 
 async fn list(stand: &Stand) -> Value {
@@ -153,10 +161,10 @@ both! {
         }
         // What an operator sees of it, and until when it is kept.
         let after = list(&stand).await;
-        assert_eq!(in_state(&before.0, "signing").len(), 3);
+        assert_eq!(in_state(&before.0, "signing").len(), 4);
         assert!(kids(&in_state(&before.0, "signing")).is_subset(&kids(&in_state(&after, "retired"))));
-        assert_eq!((in_state(&after, "signing").len(), in_state(&after, "retired").len()), (3, 9), "{after}");
-        assert!(sequence(&stand).await >= before.1 + 3);
+        assert_eq!((in_state(&after, "signing").len(), in_state(&after, "retired").len()), (4, 12), "{after}");
+        assert!(sequence(&stand).await >= before.1 + 6);
     }
 }
 
@@ -169,7 +177,7 @@ async fn a_broker_changes_its_own_keys_and_the_others_know_them() {
         async |path: &str| stand.call_at(&second, Method::GET, path, Some(VIEWER), None).await.expect(StatusCode::OK);
     let of_second = kids(&in_state(&at_second("/v1/keys").await, "signing"));
     let prepared = rotate(&stand).await;
-    assert_eq!(prepared["keys"].as_array().unwrap().len(), 6, "only its own: {prepared}");
+    assert_eq!(prepared["keys"].as_array().unwrap().len(), 8, "only its own: {prepared}");
     rotated(&stand).await;
     let (_, token) = stand.task_with_token().await;
     let kid = text(&part(&token, 0), "kid");
@@ -179,9 +187,9 @@ async fn a_broker_changes_its_own_keys_and_the_others_know_them() {
     assert!(kids(jwks["keys"].as_array().unwrap()).contains(&kid));
     let seen = at_second("/v1/keys").await;
     assert_eq!(kids(&in_state(&seen, "signing")), of_second);
-    assert_eq!(in_state(&seen, "retired").len(), 3);
+    assert_eq!(in_state(&seen, "retired").len(), 4);
     let published = in_state(&seen, "published");
-    assert!(published.len() == 3 && published.iter().all(|key| key["own"] == false), "{seen}");
+    assert!(published.len() == 4 && published.iter().all(|key| key["own"] == false), "{seen}");
     assert_eq!(at_second("/spiffe/bundle").await["spiffe_sequence"], sequence(&stand).await);
 }
 
@@ -368,7 +376,7 @@ async fn an_old_key_goes_by_itself_and_not_before_its_last_token() {
     let old = kids(&in_state(&frozen.keys().await, "signing"));
     // A day later the next keys are prepared, and published at once.
     frozen.clock.advance(TimeDelta::hours(24));
-    let list = frozen.until("the next keys", |list| in_state(list, "prepared").len() == 3).await;
+    let list = frozen.until("the next keys", |list| in_state(list, "prepared").len() == 4).await;
     let next = kids(&in_state(&list, "prepared"));
     assert_eq!((kids(&in_state(&list, "signing")), frozen.seen().await), (old.clone(), &old | &next));
     let signs_from: Time = text(&in_state(&list, "prepared")[0], "signs_from").parse().unwrap();
@@ -400,7 +408,7 @@ async fn a_rotation_is_idempotent_on_record_and_for_admins() {
     stand.post("/v1/keys/rotate", ADMIN, json!({"reason": 7})).await.refused(400, "invalid_request");
     stand.post("/v1/keys/rotate", ADMIN, json!({"use": "access_token"})).await.refused(400, "invalid_request");
     stand.post("/v1/keys/rotate", ADMIN, json!({"reason": "r".repeat(1025)})).await.refused(400, "invalid_request");
-    assert_eq!(list(&stand).await["keys"].as_array().unwrap().len(), 3, "who was refused changed nothing");
+    assert_eq!(list(&stand).await["keys"].as_array().unwrap().len(), 4, "who was refused changed nothing");
     let both = (rotate(&stand).await, rotate(&stand).await);
     assert_eq!(kids(&in_state(&both.0, "prepared")), kids(&in_state(&both.1, "prepared")));
     rotated(&stand).await;
@@ -413,12 +421,14 @@ async fn a_rotation_is_idempotent_on_record_and_for_admins() {
     let replaced: BTreeSet<_> = events("key_activated").iter().map(|line| text(line, "replaces")).collect();
     assert_eq!(replaced, old);
     assert_eq!(events("operator_refused").len(), 1);
-    // No private half is anywhere but in its file, and the old ones are in none.
+    // No private half is anywhere but in its file, and the old ones are in none: but an authority's, which has lists to sign.
     for entry in std::fs::read_dir(stand.dir.path().join("broker-keys")).unwrap() {
         let path = entry.unwrap().path();
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
         assert!(
-            (mode & 0o777, true) == (0o600, FILES.iter().any(|name| path.ends_with(format!("{name}.pem")))),
+            mode & 0o777 == 0o600
+                && (FILES.iter().any(|name| path.ends_with(format!("{name}.pem")))
+                    || old.iter().any(|kid| path.ends_with(format!("x509-svid.{kid}.old.pem")))),
             "{path:?}"
         );
     }

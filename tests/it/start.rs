@@ -328,7 +328,13 @@ async fn keys_are_made_once_and_for_the_broker_alone() {
     let mut stand = Stand::new(Store::Embedded).await;
     let dir = stand.dir.path().to_owned();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    let keys = ["store.key", "broker-keys/access-token.pem", "broker-keys/jwt-svid.pem", "broker-keys/status-list.pem"];
+    let keys = [
+        "store.key",
+        "broker-keys/access-token.pem",
+        "broker-keys/jwt-svid.pem",
+        "broker-keys/status-list.pem",
+        "broker-keys/x509-svid.pem",
+    ];
     let keys = keys.map(|name| dir.join(name));
     let before = keys.each_ref().map(|path| fs::read(path).unwrap());
     for path in keys.iter().chain(&[dir.join("remit.redb"), dir.join("broker-audit/audit.jsonl")]) {
@@ -349,7 +355,7 @@ async fn keys_are_made_once_and_for_the_broker_alone() {
     let again = stand.client.get(stand.url("/jwks")).send().await.unwrap().json::<Value>().await.unwrap();
     assert_eq!(again, published);
     assert_eq!(stand.introspect(&token).await["active"], true);
-    assert_eq!(fs::read_dir(dir.join("broker-keys")).unwrap().count(), 3, "nothing else lies there");
+    assert_eq!(fs::read_dir(dir.join("broker-keys")).unwrap().count(), 4, "nothing else lies there");
 }
 
 /// A request, written by hand so that it can be cut in two.

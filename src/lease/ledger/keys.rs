@@ -23,11 +23,13 @@ pub enum Use {
     JwtSvid,
     /// Status lists: stands in `/jwks`.
     StatusList,
+    /// X.509-SVIDs: an authority, which stands in `/spiffe/bundle` and `/pki/ca.pem`.
+    X509Svid,
 }
 
 impl Use {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::AccessToken, Self::JwtSvid, Self::StatusList];
+    pub const ALL: [Self; 4] = [Self::AccessToken, Self::JwtSvid, Self::StatusList, Self::X509Svid];
 }
 
 impl fmt::Display for Use {
@@ -36,6 +38,7 @@ impl fmt::Display for Use {
             Self::AccessToken => "access_token",
             Self::JwtSvid => "jwt_svid",
             Self::StatusList => "status_list",
+            Self::X509Svid => "x509_svid",
         })
     }
 }
@@ -57,6 +60,9 @@ pub struct PublishedKey {
     pub purpose: Use,
     /// The key.
     pub jwk: PublicJwk,
+    /// Of an authority: its certificate, in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
     /// When it was first published; nobody can know of it before.
     pub published_at: Time,
 }
@@ -100,7 +106,8 @@ impl Ledger {
         let claim = Claim { key, record, keep_until: None, index: Some((Index::Keys, kid)) };
         let standing = self.0.store.claim(&claim).await?;
         let standing = self.0.sealer.open::<PublishedKey>(&claim.key, &standing)?;
-        if standing.jwk == published.jwk && standing.purpose == published.purpose {
+        let same = standing.jwk == published.jwk && standing.certificate == published.certificate;
+        if same && standing.purpose == published.purpose {
             Ok(standing)
         } else {
             Err(InDoubt("the store holds another key under this key's id".into()))

@@ -325,7 +325,12 @@ async fn evidence_serves_the_first_key(world: World) {
 async fn keys_are_published_once(world: World) {
     let document = crate::jose::SigningKey::generate().unwrap();
     let jwk = crate::jose::SigningKey::from_pkcs8(&document).unwrap().public().clone();
-    let key = crate::lease::PublishedKey { purpose: crate::lease::Use::AccessToken, jwk, published_at: now() };
+    let key = crate::lease::PublishedKey {
+        purpose: crate::lease::Use::AccessToken,
+        jwk,
+        certificate: None,
+        published_at: now(),
+    };
     assert_eq!(world.ledger.keys().await.unwrap(), []);
     let standing = |retirement| [StandingKey { key: key.clone(), retirement }];
     for ledger in [&world.ledger, &world.another(7).await.unwrap()] {

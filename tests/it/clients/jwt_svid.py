@@ -3,6 +3,7 @@
     jwt_svid.py ISSUER TRUST_DOMAIN AUDIENCE    one token a line on standard input, one word a line on standard output
 """
 
+import json
 import sys
 import urllib.request
 
@@ -11,7 +12,9 @@ from spiffe.errors import PySpiffeError
 
 issuer, domain, audience = sys.argv[1:]
 with urllib.request.urlopen(f"{issuer}/spiffe/bundle", timeout=10) as answer:
-    bundle = JwtBundle.parse(TrustDomain(domain), answer.read())
+    # A JWT bundle is the keys that are for JWT-SVIDs: authorities have no key id, and the library wants one of every key.
+    keys = [key for key in json.load(answer)["keys"] if key["use"] == "jwt-svid"]
+    bundle = JwtBundle.parse(TrustDomain(domain), json.dumps({"keys": keys}).encode())
 
 
 def check(token):

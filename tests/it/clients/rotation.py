@@ -28,7 +28,7 @@ class Keys:
             asked = time.monotonic()
             with urllib.request.urlopen(issuer + path) as answer:
                 age = re.search(r"max-age=(\d+)", answer.headers["cache-control"])
-                self.keys = {key["kid"]: jwt.PyJWK(key, "ES256") for key in json.load(answer)["keys"]}
+                self.keys = {key["kid"]: jwt.PyJWK(key, "ES256") for key in json.load(answer)["keys"] if "kid" in key}
             # From when the answer came: as late as a cache may think.
             self.fresh_until = max(asked, time.monotonic()) + int(age.group(1))
         return self.keys.get(kid)

@@ -1,0 +1,164 @@
+//! A SPIFFE authority: a key of the broker's own and the self-signed certificate that X.509-SVIDs and their CRLs are verified
+//! against. Both stand in one file, and the key never leaves it.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PublicKeyData, SanType, SerialNumber, SignatureAlgorithm, SigningKey,
+};
+use ring::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _},
+};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject as _};
+use std::fmt;
+use time::OffsetDateTime;
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
+use zeroize::Zeroizing;
+
+use crate::{
+    clock::{Time, after, whole_second},
+    id::{TrustDomain, random},
+    jose::{self, Invalid, PublicJwk},
+    pem,
+};
+
+/// How far before the moment it is made a certificate begins, in seconds: so much a verifier's clock may be behind.
+const BACKDATED: i64 = 60;
+
+/// A broker's own authority.
+pub struct Authority {
+    jwk: PublicJwk,
+    certificate: Vec<u8>,
+    not_after: Time,
+}
+
+impl Authority {
+    /// A new key and certificate for a trust domain, as the PEM to keep. The certificate lasts for `life` seconds.
+    ///
+    /// # Errors
+    /// When the operating system gives no random bytes.
+    pub(super) fn generate(domain: &TrustDomain, now: Time, life: u32) -> Result<Zeroizing<String>, Invalid> {
+        const UNMADE: Invalid = Invalid("no certificate could be made for it");
+        let document = jose::SigningKey::generate()?;
+        let pair = pair(&document)?;
+        let jwk = PublicJwk::of_point(pair.public_key().as_ref()).ok_or(UNMADE)?;
+        let mut serial = random::<20>().map_err(|why| Invalid(why.0))?;
+        serial[0] = 2;
+        let mut params = params_of(&jwk);
+        params.not_before = moment(now - chrono::TimeDelta::seconds(BACKDATED))?;
+        params.not_after = moment(after(now, life).ok_or(UNMADE)?)?;
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        let name = format!("spiffe://{domain}");
+        params.subject_alt_names = vec![SanType::URI(name.try_into().map_err(|_| UNMADE)?)];
+        let certificate = params.self_signed(&Signer(&pair)).map_err(|_| UNMADE)?;
+        let text = pem::write("PRIVATE KEY", &document);
+        Ok(Zeroizing::new(text + &pem::write("CERTIFICATE", certificate.der())))
+    }
+
+    /// Reads a key and its certificate, which has to be of this trust domain.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn from_pem(text: &str, domain: &TrustDomain) -> Result<Self, Invalid> {
+        let document = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes())
+            .map_err(|_| Invalid("not a private key in PEM (PKCS#8)"))?;
+        let pair = pair(document.secret_pkcs8_der())?;
+        let jwk = PublicJwk::of_point(pair.public_key().as_ref()).ok_or(Invalid("not a P-256 private key"))?;
+        let certificate = CertificateDer::from_pem_slice(text.as_bytes())
+            .map_err(|_| Invalid("the certificate of the authority is missing beside its key"))?;
+        let unlike = Invalid("the certificate is none of an authority with this key");
+        let (_, parsed) = X509Certificate::from_der(&certificate).map_err(|_| unlike)?;
+        let is_ours = parsed.tbs_certificate.subject_pki.raw == Signer(&pair).subject_public_key_info()
+            && parsed.is_ca()
+            && parsed.verify_signature(None).is_ok()
+            && parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok()) == Some(&*jwk.kid);
+        if !is_ours {
+            return Err(unlike);
+        }
+        let names = parsed.subject_alternative_name().ok().flatten().map(|names| &names.value.general_names);
+        let own = format!("spiffe://{domain}");
+        if names.is_none_or(|names| !matches!(&names[..], [GeneralName::URI(name)] if *name == own)) {
+            return Err(Invalid(
+                "the authority is one of another `trust_domain`: move the file away, and a new one is made",
+            ));
+        }
+        let at = |time: x509_parser::time::ASN1Time| Time::from_timestamp_secs(time.timestamp()).ok_or(unlike);
+        let not_after = at(parsed.validity().not_after)?;
+        Ok(Self { jwk, certificate: certificate.to_vec(), not_after })
+    }
+
+    /// The id of its key.
+    #[must_use]
+    pub fn kid(&self) -> &str {
+        &self.jwk.kid
+    }
+
+    /// Its key.
+    #[must_use]
+    pub fn public(&self) -> &PublicJwk {
+        &self.jwk
+    }
+
+    /// Its certificate in base64, as it stands in `x5c`.
+    #[must_use]
+    pub fn certificate(&self) -> String {
+        BASE64_STANDARD.encode(&self.certificate)
+    }
+
+    /// Until when it is valid.
+    #[must_use]
+    pub fn not_after(&self) -> Time {
+        self.not_after
+    }
+}
+
+const ORGANIZATION: &str = "Remit";
+
+/// What every certificate of the authority with this key says of it. Its name is its own among all brokers: whoever looks for a list
+/// or an issuer by name alone finds the right one.
+fn params_of(jwk: &PublicJwk) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, ORGANIZATION);
+    params.distinguished_name.push(DnType::CommonName, jwk.kid.as_str());
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+fn pair(document: &[u8]) -> Result<EcdsaKeyPair, Invalid> {
+    EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, document, &SystemRandom::new())
+        .map_err(|_| Invalid("not a P-256 private key in PKCS#8"))
+}
+
+/// The whole second, as certificates have it.
+fn moment(time: Time) -> Result<OffsetDateTime, Invalid> {
+    OffsetDateTime::from_unix_timestamp(whole_second(time).timestamp()).map_err(|_| Invalid("a time is out of range"))
+}
+
+/// The key, in the words of the library.
+struct Signer<'a>(&'a EcdsaKeyPair);
+
+impl PublicKeyData for Signer<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        self.0.public_key().as_ref()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
+}
+
+impl SigningKey for Signer<'_> {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        let signature = self.0.sign(&SystemRandom::new(), message).map_err(|_| rcgen::Error::RemoteKeyError)?;
+        Ok(signature.as_ref().to_vec())
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("kid", &self.jwk.kid).finish_non_exhaustive()
+    }
+}
