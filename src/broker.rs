@@ -20,6 +20,9 @@
 //!
 //! **Task token** (`broker/task_token.rs`): whoever showed a key gets one when declaring and renewing; on its task it stands for the evidence.
 //!
+//! **Certify** (`broker/certify.rs`): as a mint, for a key that the workload holds. **Revocation lists** (`broker/crl.rs`): the ends of the
+//! tasks that have certificates, after that is the store a last look that it is still itself → signed → posted for every broker to give out.
+//!
 //! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes.
 //! **Keys** (`broker/keys.rs`): the public keys of all brokers. **Rotate** (`broker/rotate.rs`): prepared and published → known to every
 //! verifier → signs; the old one stays published until the last that it signed has expired. **Adopt** (`broker/reload.rs`): other rules, from a configuration
@@ -30,6 +33,8 @@
 //! Rules that hold everywhere: whose a task is, `owns`; which audiences there are, [`crate::party::Parties::serves`]; how long a task may live,
 //! `declare.rs`; how long a credential, [`crate::credential`]; what ends with a task, [`crate::id::TaskId::lineage`].
 
+mod certify;
+mod crl;
 mod declare;
 mod follow;
 mod keys;
@@ -66,11 +71,13 @@ use crate::{
     metrics::{Action, Metrics, Now, Outcome},
     party::{Operator, Parties, Party, Service},
     policy::{Ask, Policies, Verdict, Words},
-    revocation::{EndSet, StatusLists},
+    revocation::{Certificates, Crls, EndSet, StatusLists},
     task::{AccessDetail, CredentialRequest, CredentialType, Task, check_requests},
     verify::Token,
 };
 
+pub use certify::Certified;
+pub use crl::Crl;
 pub use declare::{Declared, IdempotencyKey};
 pub use follow::{Following, Turn};
 pub use keys::PublicKeys;
@@ -125,6 +132,11 @@ pub struct Broker {
     parts: Kept,
     ends: EndSet,
     status_lists: StatusLists,
+    certificates: Certificates,
+    /// The revocation lists as this broker gives them out, and those that it has posted.
+    crls: Crls,
+    posted: Crls,
+    publishing: crl::Publishing,
     /// Whether the store was itself when it was last looked at ([`Broker::watch`]).
     vouched: AtomicBool,
     /// When the last look began, and what it saw.
@@ -205,6 +217,7 @@ impl Broker {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { issuer, rules, ledger, keys, require_nonce, tls_origin, key_life, audit, metrics, clock } = parts;
+        let publishing = crl::Publishing::new(ledger.changes());
         Self {
             issuer,
             rules: ArcSwap::from_pointee(rules),
@@ -212,6 +225,10 @@ impl Broker {
             parts: Kept { ledger, keys, key_life, require_nonce, tls_origin, audit, metrics, clock },
             ends: EndSet::default(),
             status_lists: StatusLists::default(),
+            certificates: Certificates::default(),
+            crls: Crls::default(),
+            posted: Crls::default(),
+            publishing,
             vouched: AtomicBool::new(true),
             watching: tokio::sync::Mutex::default(),
             unseen: revoke::Quota::default(),

@@ -151,9 +151,10 @@ impl FromStr for TaskId {
     }
 }
 
-/// A credential and its lease: the `jti` of a token. 128 random bits in hexadecimal.
+/// A credential and its lease. The `jti` of a token: 128 random bits in hexadecimal. The serial of a certificate: 20 octets,
+/// 01, the generation (big-endian) and 11 random ones.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "broker", derive(utoipa::ToSchema), schema(pattern = "^[0-9a-f]{32}$"))]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema), schema(pattern = "^([0-9a-f]{32}|01[0-9a-f]{38})$"))]
 #[serde(try_from = "String", into = "String")]
 pub struct LeaseId(String);
 text!(LeaseId);
@@ -166,13 +167,78 @@ impl LeaseId {
     pub fn random() -> Result<Self, Malformed> {
         Ok(Self(hex(&random::<16>()?)))
     }
+
+    /// A new serial for a certificate of this generation.
+    ///
+    /// # Errors
+    /// When the operating system gives no random bytes.
+    pub fn serial(generation: u64) -> Result<Self, Malformed> {
+        Ok(Self(format!("01{}{}", hex(&generation.to_be_bytes()), hex(&random::<11>()?))))
+    }
+
+    /// The octets that the digits stand for.
+    #[must_use]
+    pub fn octets(&self) -> Vec<u8> {
+        let nibble = |digit: u8| if digit.is_ascii_digit() { digit - b'0' } else { digit - b'a' + 10 };
+        self.0.as_bytes().chunks_exact(2).map(|pair| nibble(pair[0]) << 4 | nibble(pair[1])).collect()
+    }
 }
 
 impl FromStr for LeaseId {
     type Err = Malformed;
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        let fits = text.len() == 32 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        fits.then(|| Self(text.to_owned())).ok_or(Malformed("a lease id is 32 hexadecimal digits in lower case"))
+        let long = text.len() == 32 || (text.len() == 40 && text.starts_with("01"));
+        let fits = long && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        fits.then(|| Self(text.to_owned()))
+            .ok_or(Malformed("a lease id is 32 hexadecimal digits in lower case, or the 40 of a serial"))
+    }
+}
+
+/// A list of revoked certificates: the key id of the authority that signs it and, after a dot, the last digit of the serials that can
+/// be on it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CrlId(String);
+text!(CrlId);
+
+/// The length of a key id: a digest of 32 octets in base64url.
+const KID_LENGTH: usize = 43;
+
+impl CrlId {
+    /// The list of an authority that a certificate belongs to.
+    #[must_use]
+    pub fn of(authority: &str, serial: &LeaseId) -> Self {
+        let serial = serial.as_str();
+        Self(format!("{authority}.{}", &serial[serial.len() - 1..]))
+    }
+
+    /// All lists of an authority.
+    pub fn all(authority: &str) -> impl Iterator<Item = Self> {
+        "0123456789abcdef".chars().map(move |digit| Self(format!("{authority}.{digit}")))
+    }
+
+    /// The authority.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        &self.0[..KID_LENGTH]
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn uri(&self, issuer: &str) -> String {
+        format!("{issuer}/pki/crl/{self}")
+    }
+}
+
+impl FromStr for CrlId {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        const RULE: Malformed = Malformed("a list is a key id, a dot and a hexadecimal digit in lower case");
+        let (authority, digit) = text.split_once('.').ok_or(RULE)?;
+        let is_kid =
+            authority.len() == KID_LENGTH && authority.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+        let is_digit = matches!(digit.as_bytes(), [b'0'..=b'9' | b'a'..=b'f']);
+        (is_kid && is_digit).then(|| Self(text.to_owned())).ok_or(RULE)
     }
 }
 

@@ -17,7 +17,8 @@
 //!   task token, which stands for the evidence on one task.
 //! - [`task`]: what the workload declares. Its words are kept apart from what was attested, everywhere.
 //! - [`policy`]: Cedar decides, on every (location, privilege) on its own; only this module makes a `Permit`.
-//! - [`credential`]: a `Permit` becomes a `Draft` with an id and an expiry; only a `Draft` can be signed.
+//! - [`credential`]: a `Permit` becomes a `Draft` with an id and an expiry; only a `Draft` can be signed. A certificate takes permits for
+//!   all of its task.
 //! - [`lease`]: the record of every credential, task and end, in Redis or in an embedded file. The store is not trusted: records
 //!   carry a MAC, and what a script relied on is checked before anything is signed.
 //! - [`audit`]: one line for every decision and act, durable before the answer leaves.
@@ -34,7 +35,8 @@
 //! *Online* (introspection): its lease is there, nothing in its task's lineage has ended, the generation is the current one, and
 //! all records are genuine. So losing a lease or a task denies, and so does losing everything. Losing the record of an *end* alone
 //! does not, yet: only the broker that made it still knows, in memory; a revocation journal will close that. *By status list*
-//! (`/status-lists/{id}`): the bit that the token names is not set, in a list that is ten seconds old at most. *By keys alone*
+//! (`/status-lists/{id}`): the bit that the token names is not set, in a list that is ten seconds old at most. *By revocation list*
+//! (`/pki/crl/{id}`): the certificate's serial is not on the list that it names, which is ten seconds old at most. *By keys alone*
 //! (`/jwks`): until its `exp`, which no revoke can shorten.
 //!
 //! # Direction

@@ -71,6 +71,8 @@ pub enum Revocation {
     Introspection,
     /// It reads status lists.
     StatusList,
+    /// It takes certificates, and checks their revocation lists.
+    Crl,
     /// It does not: what it accepts lives until its `exp`.
     None,
 }

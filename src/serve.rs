@@ -236,6 +236,8 @@ async fn build(config: Config, parts: Checked, clock: Arc<dyn Clock>) -> Result<
         clock,
     });
     broker.publish_keys().await.map_err(|why| failed(&why))?;
+    broker.recall_certificates().await.map_err(|why| failed(&why))?;
+    broker.publish_crls().await;
     Ok(broker)
 }
 
@@ -246,6 +248,7 @@ fn authority_terms(config: &Config) -> AuthorityTerms {
 async fn watch(broker: Arc<Broker>, stop: CancellationToken) {
     while tokio::time::timeout(WATCH, stop.cancelled()).await.is_err() {
         broker.watch().await;
+        broker.publish_crls().await;
         broker.turn_keys().await;
     }
 }

@@ -108,6 +108,19 @@ pub enum Event {
         /// The policies that permitted it.
         policies: Vec<String>,
     },
+    /// A certificate is about to leave.
+    CertificateMinted {
+        /// Its id: the serial.
+        lease: LeaseId,
+        /// The key id of the authority that signs it.
+        authority: String,
+        /// SHA-256 of its public key (DER).
+        key: String,
+        /// Its expiry.
+        expires_at: Time,
+        /// The policies that permitted it.
+        policies: Vec<String>,
+    },
     /// A credential was refused.
     MintDenied {
         /// What was refused, and by which policies.

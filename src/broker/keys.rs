@@ -13,6 +13,7 @@ use tokio::{sync::Mutex, time::Instant};
 use super::Broker;
 use crate::{
     clock::Time,
+    credential::RequestedKey,
     error::{Error, Input},
     jose::VerifyingKey,
     lease::{InDoubt, PublishedKey, Retirement, StandingKey, Use},
@@ -50,6 +51,13 @@ impl KnownKeys {
         let known = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         let (standing, key) = known.get(&(purpose, kid.to_owned()))?;
         standing.is_published(now).then(|| key.clone())
+    }
+
+    /// Whether somebody shows a key of a broker as theirs.
+    pub(super) fn is_ours(&self, shown: &RequestedKey) -> bool {
+        let Some(shown) = shown.as_p256() else { return false };
+        let known = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        known.keys().any(|(_, kid)| *kid == shown.kid)
     }
 
     /// Notes the end of a key.

@@ -15,7 +15,7 @@ use crate::{
     lease::{Held, Stopped, Tally},
     metrics::Step,
     party::Role,
-    revocation::STATUS_LIST_LIFE,
+    revocation::{CRL_LIFE, STATUS_LIST_LIFE},
     task::{End, State},
 };
 
@@ -47,7 +47,7 @@ pub struct Revoked {
 /// By when a class of verifier denies what was revoked.
 #[derive(Debug)]
 pub struct Reach {
-    /// `introspection`, `status_list` or `jwks_only`.
+    /// `introspection`, `status_list`, `crl` or `jwks_only`.
     pub class: &'static str,
     /// By then, at the latest.
     pub by: Time,
@@ -153,6 +153,7 @@ impl Broker {
         // A verifier that asks learns of it with its next question; one that reads status lists, when the list it holds expires; one
         // that only knows the keys, when the last token does.
         let effective_at = *effective_at;
+        // Nor is a revocation list that was begun before that worth anything once its life has passed.
         // A list that was asked for before that is worth nothing by then. Where no bit could be set, its tokens have to end by themselves, within the life of a task.
         let listed_for = if status.is_some() { STATUS_LIST_LIFE } else { MAX_TTL };
         let listed = effective_at + TimeDelta::seconds(i64::from(listed_for));
@@ -165,10 +166,11 @@ impl Broker {
             known: task.is_some(),
             tally: *tally,
             generation: self.parts.ledger.generation(),
-            effective_by: listed,
+            effective_by: listed.max(effective_at + TimeDelta::seconds(i64::from(CRL_LIFE))),
             reach: vec![
                 Reach { class: "introspection", by: effective_at },
                 Reach { class: "status_list", by: listed },
+                Reach { class: "crl", by: effective_at + TimeDelta::seconds(i64::from(CRL_LIFE)) },
                 Reach { class: "jwks_only", by: last },
             ],
         }

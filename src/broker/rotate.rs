@@ -181,6 +181,7 @@ impl Broker {
         for kid in self.parts.keys.old(purpose) {
             if self.known_keys.published_until(purpose, &kid).is_some_and(|until| until <= now) {
                 self.parts.keys.forget_old(purpose, &kid).map_err(|why| unmade(&why))?;
+                self.certificates.forget(&kid);
             }
         }
         Ok(())

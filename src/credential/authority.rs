@@ -3,8 +3,10 @@
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    PublicKeyData, SanType, SerialNumber, SignatureAlgorithm, SigningKey,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
+    CrlIssuingDistributionPoint, CrlScope, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyIdMethod, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, RevocationReason, RevokedCertParams, SanType,
+    SerialNumber, SignatureAlgorithm, SigningKey,
 };
 use ring::{
     rand::SystemRandom,
@@ -16,21 +18,53 @@ use time::OffsetDateTime;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
 use zeroize::Zeroizing;
 
+use super::{RequestedKey, lint};
 use crate::{
     clock::{Time, after, whole_second},
-    id::{TrustDomain, random},
+    id::{CrlId, LeaseId, SpiffeId, TrustDomain, random},
     jose::{self, Invalid, PublicJwk},
     pem,
+    task::State,
 };
 
 /// How far before the moment it is made a certificate begins, in seconds: so much a verifier's clock may be behind.
-const BACKDATED: i64 = 60;
+pub(super) const BACKDATED: i64 = 60;
 
 /// A broker's own authority.
 pub struct Authority {
+    pair: EcdsaKeyPair,
     jwk: PublicJwk,
     certificate: Vec<u8>,
+    not_before: Time,
     not_after: Time,
+}
+
+/// What is to be certified.
+pub(super) struct Leaf<'a> {
+    pub(super) serial: &'a LeaseId,
+    pub(super) subject: &'a SpiffeId,
+    pub(super) key: &'a RequestedKey,
+    pub(super) not_before: Time,
+    pub(super) not_after: Time,
+    /// Where the list stands that it would be on.
+    pub(super) crl: &'a str,
+}
+
+/// A list of revoked certificates, to be signed.
+#[derive(Debug)]
+pub struct RevocationList<'a> {
+    /// Which one.
+    pub id: &'a CrlId,
+    /// Where it stands.
+    pub uri: String,
+    /// Higher than that of the list before.
+    pub number: u64,
+    /// From when on it holds.
+    pub this_update: Time,
+    /// When there is another at the latest.
+    pub next_update: Time,
+    /// The serials on it; since when, and how their task ended.
+    pub revoked: Vec<(LeaseId, Time, State)>,
 }
 
 impl Authority {
@@ -84,8 +118,8 @@ impl Authority {
             ));
         }
         let at = |time: x509_parser::time::ASN1Time| Time::from_timestamp_secs(time.timestamp()).ok_or(unlike);
-        let not_after = at(parsed.validity().not_after)?;
-        Ok(Self { jwk, certificate: certificate.to_vec(), not_after })
+        let (not_before, not_after) = (at(parsed.validity().not_before)?, at(parsed.validity().not_after)?);
+        Ok(Self { pair, jwk, certificate: certificate.to_vec(), not_before, not_after })
     }
 
     /// The id of its key.
@@ -106,10 +140,74 @@ impl Authority {
         BASE64_STANDARD.encode(&self.certificate)
     }
 
+    /// Whether somebody shows the authority's own key as theirs.
+    pub(super) fn is_key(&self, key: &RequestedKey) -> bool {
+        key.der_bytes() == self.pair.public_key().as_ref()
+    }
+
+    /// From when on it is valid.
+    pub(super) fn not_before(&self) -> Time {
+        self.not_before
+    }
+
     /// Until when it is valid.
     #[must_use]
     pub fn not_after(&self) -> Time {
         self.not_after
+    }
+
+    /// Signs an X.509-SVID, in PEM, once the lint has found nothing wrong with what is to be signed.
+    ///
+    /// # Errors
+    /// When it has, or when it cannot be encoded.
+    pub(super) fn issue(&self, leaf: &Leaf<'_>) -> Result<String, Invalid> {
+        const UNMADE: Invalid = Invalid("a certificate could not be made");
+        let mut params = CertificateParams::default();
+        params.not_before = moment(leaf.not_before)?;
+        params.not_after = moment(leaf.not_after)?;
+        params.serial_number = Some(SerialNumber::from_slice(&leaf.serial.octets()));
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, ORGANIZATION);
+        let subject = leaf.subject.as_str().try_into().map_err(|_| UNMADE)?;
+        params.subject_alt_names = vec![SanType::URI(subject)];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.crl_distribution_points = vec![CrlDistributionPoint { uris: vec![leaf.crl.to_owned()] }];
+        params.use_authority_key_identifier_extension = true;
+        let issuer = Issuer::new(params_of(&self.jwk), Linting { authority: self, leaf });
+        let certificate = params.signed_by(leaf.key, &issuer).map_err(|_| UNMADE)?;
+        Ok(pem::write("CERTIFICATE", certificate.der()))
+    }
+
+    /// Signs a list (RFC 5280 section 5), in DER.
+    ///
+    /// # Errors
+    /// When it cannot be encoded.
+    pub fn sign_list(&self, list: RevocationList<'_>) -> Result<Vec<u8>, Invalid> {
+        const UNMADE: Invalid = Invalid("a revocation list could not be made");
+        let revoked = list.revoked.into_iter().map(|(serial, at, ended)| {
+            let reason_code = Some(match ended {
+                State::Completed | State::Expired => RevocationReason::CessationOfOperation,
+                State::Active | State::PendingApproval | State::Revoked => RevocationReason::PrivilegeWithdrawn,
+            });
+            let (serial_number, revocation_time) = (SerialNumber::from(serial.octets()), moment(at)?);
+            Ok(RevokedCertParams { serial_number, revocation_time, reason_code, invalidity_date: None })
+        });
+        let distribution_point = CrlDistributionPoint { uris: vec![list.uri] };
+        let params = CertificateRevocationListParams {
+            this_update: moment(list.this_update)?,
+            next_update: moment(list.next_update)?,
+            crl_number: SerialNumber::from(list.number),
+            issuing_distribution_point: Some(CrlIssuingDistributionPoint {
+                distribution_point,
+                scope: Some(CrlScope::UserCertsOnly),
+            }),
+            revoked_certs: revoked.collect::<Result<_, _>>()?,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let issuer = Issuer::new(params_of(&self.jwk), Signer(&self.pair));
+        Ok(params.signed_by(&issuer).map_err(|_| UNMADE)?.der().to_vec())
     }
 }
 
@@ -154,6 +252,32 @@ impl SigningKey for Signer<'_> {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         let signature = self.0.sign(&SystemRandom::new(), message).map_err(|_| rcgen::Error::RemoteKeyError)?;
         Ok(signature.as_ref().to_vec())
+    }
+}
+
+/// The key that signs one certificate, after a look at the very octets.
+struct Linting<'a> {
+    authority: &'a Authority,
+    leaf: &'a Leaf<'a>,
+}
+
+impl PublicKeyData for Linting<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        self.authority.pair.public_key().as_ref()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
+}
+
+impl SigningKey for Linting<'_> {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        lint::check(message, self.leaf, self.authority).map_err(|why| {
+            tracing::error!(why, "a certificate is not signed: a defect of the broker");
+            rcgen::Error::RemoteKeyError
+        })?;
+        Signer(&self.authority.pair).sign(message)
     }
 }
 

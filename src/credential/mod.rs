@@ -2,10 +2,15 @@
 //! and only a permit makes one.
 
 mod authority;
+mod csr;
 mod keyring;
+mod lint;
+mod x509;
 
-pub use authority::Authority;
+pub use authority::{Authority, RevocationList};
+pub use csr::RequestedKey;
 pub use keyring::{AuthorityTerms, Keyring, Replaced};
+pub use x509::{Certificate, CertificateBounds, CertificateDraft};
 
 use secrecy::SecretString;
 
@@ -56,23 +61,8 @@ impl Draft {
     /// [`Error::InvalidRequest`] for a `ttl` above policy; [`Error::TaskNotActive`] or [`Error::EvidenceInvalid`] where
     /// nothing is left of the task or the evidence.
     pub fn prepare(permit: Permit, bounds: &Bounds<'_>, now: Time) -> Result<Self, Error> {
-        let most = permit.max_ttl().unwrap_or(MAX_TTL);
-        if bounds.ttl.is_some_and(|ttl| ttl > most) {
-            return Err(Error::invalid(format!(
-                "a credential may live at most {most} seconds here: ask for a `ttl` up to that"
-            )));
-        }
         let task = bounds.task;
-        let ttl = bounds.ttl.unwrap_or(DEFAULT_TTL).min(most);
-        let mut expires_at = after(now, ttl).ok_or_else(|| Error::invalid("`ttl` is past the end of time"))?;
-        expires_at = expires_at.min(bounds.deadline);
-        if expires_at <= now {
-            return Err(Error::TaskNotActive);
-        }
-        expires_at = expires_at.min(bounds.evidence.unwrap_or(expires_at));
-        if expires_at <= now {
-            return Err(Error::EvidenceInvalid);
-        }
+        let expires_at = expiry(permit.max_ttl(), bounds.ttl, bounds.deadline, bounds.evidence, now)?;
         let lease = Lease {
             id: LeaseId::random().map_err(|_| Error::Unavailable(Input::Store))?,
             task: task.id.clone(),
@@ -161,6 +151,38 @@ pub fn task_claim(task: &Task, deadline: Time) -> Result<TaskClaim, Error> {
     })
 }
 
+/// When a credential expires for which policy says `most` and the workload asked for `ttl` seconds.
+fn expiry(
+    most: Option<u32>,
+    ttl: Option<u32>,
+    deadline: Time,
+    evidence: Option<Time>,
+    now: Time,
+) -> Result<Time, Error> {
+    let most = most.unwrap_or(MAX_TTL);
+    if ttl.is_some_and(|ttl| ttl > most) {
+        return Err(Error::invalid(format!(
+            "a credential may live at most {most} seconds here: ask for a `ttl` up to that"
+        )));
+    }
+    let ttl = ttl.unwrap_or(DEFAULT_TTL).min(most);
+    let mut expires_at = after(now, ttl).ok_or_else(|| Error::invalid("`ttl` is past the end of time"))?;
+    expires_at = expires_at.min(deadline);
+    if expires_at <= now {
+        return Err(Error::TaskNotActive);
+    }
+    expires_at = expires_at.min(evidence.unwrap_or(expires_at));
+    if expires_at <= now {
+        return Err(Error::EvidenceInvalid);
+    }
+    Ok(expires_at)
+}
+
+/// After two thirds of a life.
+fn renew_at(issued_at: Time, expires_at: Time) -> Time {
+    crate::clock::whole_second(issued_at + (expires_at - issued_at) * 2 / 3)
+}
+
 /// A credential, to be handed to its workload and forgotten.
 #[derive(Debug)]
 pub struct Credential {
@@ -176,8 +198,7 @@ impl Credential {
     /// When a holder should ask for the next one: after two thirds of the lifetime.
     #[must_use]
     pub fn renew_at(&self) -> Time {
-        let life = self.lease.expires_at - self.lease.issued_at;
-        crate::clock::whole_second(self.lease.issued_at + life * 2 / 3)
+        renew_at(self.lease.issued_at, self.lease.expires_at)
     }
 
     /// The privilege.

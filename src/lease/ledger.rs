@@ -1,10 +1,13 @@
 //! The typed face of the store: seals what goes in, believes nothing that comes out before its seal was checked.
 
+mod certificates;
 mod keys;
 mod known;
 mod once;
 mod status;
 
+pub(super) use certificates::certificate_ends;
+pub use certificates::{ListedCertificate, PostedCrl};
 pub use keys::{PublishedKey, Retirement, StandingKey, Use};
 
 use chrono::TimeDelta;
@@ -34,7 +37,7 @@ use status::Taken;
 /// How long a task is kept past its deadline, so that it can still be looked at.
 const TASK_KEPT: TimeDelta = TimeDelta::hours(24);
 /// How long a lease is kept past its expiry: more than any clock is expected to be wrong by.
-const LEASE_KEPT: TimeDelta = TimeDelta::hours(25);
+pub(super) const LEASE_KEPT: TimeDelta = TimeDelta::hours(25);
 
 /// The `[store]` section.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -452,7 +455,12 @@ impl Ledger {
         }
         let latest_expiry = leases.iter().map(|lease| lease.expires_at.timestamp()).max().unwrap_or_default();
         let keep_task_until = kept(task.expires_at, TASK_KEPT);
-        let step = Mint { id: id.clone(), task: record, keep_task_until, leases: sealed, latest_expiry };
+        let (id, leases) = (id.clone(), sealed);
+        self.carry_out(task, Mint { id, task: record, keep_task_until, leases, latest_expiry, listed: None }).await
+    }
+
+    async fn carry_out(&self, task: &Arc<Task>, step: Mint) -> Result<Written, InDoubt> {
+        let id = &task.id;
         match self.0.store.mint(&step).await? {
             Minted::Written(records) => self.relied_on(task, &records),
             Minted::Exists => Ok(Written::Exists),

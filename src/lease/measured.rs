@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 use tokio::sync::broadcast;
 
-use super::{Answer, Claim, Ended, Ending, Index, Key, Mint, Minted, Renewed, Renewing, Standing, Store};
+use super::{Answer, Claim, Ended, Ending, Index, Key, Mint, Minted, Renewed, Renewing, Sealed, Standing, Store};
 use crate::{clock::Time, id::TaskId, metrics::Metrics};
 
 /// Another store, timed.
@@ -58,6 +58,10 @@ impl Store for Measured {
 
     fn status_list(&self, list: u64) -> Answer<'_, Standing> {
         self.timed("status_list", self.store.status_list(list))
+    }
+
+    fn post<'a>(&'a self, records: &'a [(Key, Sealed, Time)]) -> Answer<'a, ()> {
+        self.timed("post", self.store.post(records))
     }
 
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {

@@ -16,7 +16,8 @@ mod store_key;
 mod tests;
 
 pub use ledger::{
-    Config, Held, Ledger, PublishedKey, Remembered, Retirement, StandingKey, StatusBits, Stopped, Use, Written,
+    Config, Held, Ledger, ListedCertificate, PostedCrl, PublishedKey, Remembered, Retirement, StandingKey, StatusBits,
+    Stopped, Use, Written,
 };
 pub use record::{Key, Sealed};
 pub use store_key::StoreKey;
@@ -55,6 +56,24 @@ pub struct Lease {
     pub bound_to: Option<Confirmation>,
 }
 
+/// The record of one certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateLease {
+    /// Its id: the serial.
+    pub id: LeaseId,
+    /// The task it belongs to.
+    pub task: TaskId,
+    /// The key id of the authority that signs it.
+    pub authority: String,
+    /// SHA-256 of the public key (DER) in lower-case hexadecimal.
+    pub key: String,
+    /// When it was minted, a whole second.
+    pub issued_at: Time,
+    /// When it ends, a whole second.
+    pub expires_at: Time,
+}
+
 /// The store did not answer, or answered something that is not to be believed. Nothing may be concluded from it.
 /// The text is for the log.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +98,7 @@ pub trait Store: Send + Sync {
     fn claim<'a>(&'a self, claim: &'a Claim) -> Answer<'a, String>;
 
     /// Writes leases (and the task itself, where [`Mint::task`] has a record) unless the task or an ancestor has ended
-    /// or is missing. Where the task is to be written and exists already, MUST write nothing.
+    /// or is missing. MUST list them first where they are listed. Where the task is to be written and exists already, MUST write nothing.
     fn mint<'a>(&'a self, mint: &'a Mint) -> Answer<'a, Minted>;
 
     /// Replaces the renewal of a task, unless the task or an ancestor has ended or is missing, or another renewal stands than
@@ -106,6 +125,10 @@ pub trait Store: Send + Sync {
     /// A status list as it stands, with the bits that [`Store::end`] has set in it.
     fn status_list(&self, list: u64) -> Answer<'_, Standing>;
 
+    /// Writes records over whatever stands there: what a broker publishes anew every few seconds. It need not outlast the store's
+    /// process, but whoever shares the store MUST find it.
+    fn post<'a>(&'a self, records: &'a [(Key, Sealed, Time)]) -> Answer<'a, ()>;
+
     /// A page of an index, newest first, of names strictly older than `before`. MUST drop names whose record was collected.
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>>;
 }
@@ -117,6 +140,8 @@ pub enum Index {
     Tasks,
     /// Key ids of the brokers' signing keys.
     Keys,
+    /// Certificates, which sort by the time of their end.
+    Certificates,
 }
 
 /// A record that is written once.
@@ -145,6 +170,8 @@ pub struct Mint {
     pub leases: Vec<(LeaseId, Sealed, Time)>,
     /// The latest expiry among the leases (Unix seconds; 0 where there is none).
     pub latest_expiry: i64,
+    /// Where what is minted is listed, by what name, and until when at least.
+    pub listed: Option<(Index, String, Time)>,
 }
 
 /// What came of a [`Mint`].

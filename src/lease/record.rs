@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::{InDoubt, StoreKey};
 use crate::{
     clock::Time,
-    id::{LeaseId, TaskId},
+    id::{CrlId, LeaseId, TaskId},
 };
 
 const VERSION: &str = "1";
@@ -26,6 +26,8 @@ pub struct Sealed(pub(super) String);
 /// Every key of the store, typed: no kind of record can be read as another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key {
+    /// A list of revoked certificates, as it was last signed.
+    Crl(CrlId),
     /// The end of a task.
     End(TaskId),
     /// The key that evidence serves, by the digest of the evidence.
@@ -53,6 +55,7 @@ impl Key {
     #[must_use]
     pub fn name(&self) -> String {
         match self {
+            Key::Crl(id) => format!("remit:crl:{id}"),
             Key::End(id) => format!("{}:end:{id}", tree(id)),
             Key::Evidence(digest) => format!("remit:evidence:{digest}"),
             Key::Idempotency(digest) => format!("remit:idempotency:{digest}"),
@@ -68,6 +71,7 @@ impl Key {
 
     fn kind(&self) -> &'static str {
         match self {
+            Key::Crl(_) => "crl",
             Key::End(_) => "end",
             Key::Evidence(_) => "evidence",
             Key::Idempotency(_) => "idempotency",

@@ -7,18 +7,19 @@ mod steps;
 
 use ::redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase as _, StorageError, TableError};
 use std::{
+    collections::HashMap,
     fs::{DirBuilder, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, PoisonError, mpsc},
     thread::JoinHandle,
     time::Duration,
 };
 use tokio::sync::{broadcast, oneshot};
 
 use super::{
-    Answer, Claim, Ended, Ending, HINTS, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Standing, Store,
+    Answer, Claim, Ended, Ending, HINTS, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Sealed, Standing, Store,
 };
 use crate::{
     clock::{Clock, Time},
@@ -39,6 +40,9 @@ pub(super) struct RedbStore {
     queue: Option<mpsc::SyncSender<Job>>,
     writer: Option<JoinHandle<()>>,
     changes: broadcast::Sender<TaskId>,
+    /// What was posted, by name. One broker has the file, so nobody else looks for it.
+    posted: Mutex<HashMap<String, (String, Time)>>,
+    clock: Arc<dyn Clock>,
 }
 
 /// A step, which yields how to answer for it once it is on disk. Where that is dropped instead, it is not to be relied on.
@@ -76,11 +80,12 @@ impl RedbStore {
         let writer = std::thread::Builder::new()
             .name("lease-writer".into())
             .spawn({
-                let database = Arc::clone(&database);
+                let (database, clock) = (Arc::clone(&database), Arc::clone(&clock));
                 move || run(&database, &jobs, clock.as_ref())
             })
             .map_err(failed)?;
-        Ok(Self { database, queue: Some(queue), writer: Some(writer), changes: broadcast::Sender::new(HINTS) })
+        let (changes, posted) = (broadcast::Sender::new(HINTS), Mutex::default());
+        Ok(Self { database, queue: Some(queue), writer: Some(writer), changes, posted, clock })
     }
 
     /// As [`RedbStore::write`], for a step that changes how `id` stands.
@@ -171,6 +176,11 @@ impl Store for RedbStore {
             };
             let mut read = Vec::with_capacity(keys.len());
             for key in keys {
+                if matches!(key, Key::Crl(_)) {
+                    let posted = self.posted.lock().unwrap_or_else(PoisonError::into_inner);
+                    read.push(posted.get(&key.name()).map(|(record, _)| record.clone()));
+                    continue;
+                }
                 read.push(records.get(key.name().as_str())?.map(|record| record.value().to_owned()));
             }
             Ok(read)
@@ -223,6 +233,16 @@ impl Store for RedbStore {
             }
         };
         Box::pin(async move { read().map_err(|error| doubt(&error)) })
+    }
+
+    fn post<'a>(&'a self, records: &'a [(Key, Sealed, Time)]) -> Answer<'a, ()> {
+        let now = self.clock.now();
+        let mut posted = self.posted.lock().unwrap_or_else(PoisonError::into_inner);
+        posted.retain(|_, (_, keep_until)| *keep_until > now);
+        for (key, record, keep_until) in records {
+            posted.insert(key.name(), (record.0.clone(), *keep_until));
+        }
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {

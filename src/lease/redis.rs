@@ -11,7 +11,8 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 
 use super::{
-    Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Standing, Store, Tally,
+    Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Sealed, Standing, Store, Tally,
+    ledger::{LEASE_KEPT, certificate_ends},
     record::tree,
 };
 use crate::{
@@ -69,6 +70,11 @@ impl RedisStore {
     /// A root id of `hours` ago, for comparison with others.
     fn hours_ago(&self, hours: i64) -> Option<TaskId> {
         TaskId::root(self.clock.now().checked_sub_signed(TimeDelta::hours(hours))?).ok()
+    }
+
+    /// What the name of every certificate starts after that may still be in use somewhere.
+    fn unlisted_before(&self) -> String {
+        certificate_ends(self.clock.now() - LEASE_KEPT)
     }
 
     /// Sends `pipeline`, whose last commands run `scripts`; loads those where Redis has forgotten one, and sends all of it again.
@@ -159,6 +165,12 @@ impl Store for RedisStore {
                 }
                 // Listed first: a task that a crash left without its listing could not be found, and so not be revoked.
                 pipeline.add_command(list_in(Index::Tasks, mint.id.as_str())).ignore();
+            }
+            if let Some((index, name, _)) = &mint.listed {
+                // Listed first, too: a certificate that a crash left unlisted would be on no list once it is revoked.
+                let mut sweep = cmd("ZREMRANGEBYLEX");
+                sweep.arg(index_name(*index)).arg("-").arg(format!("({}", self.unlisted_before()));
+                pipeline.add_command(sweep).ignore().add_command(list_in(*index, name)).ignore();
             }
             pipeline.add_command(mint_command(&self.mint, mint));
             let mut answer: Vec<String> = within(self.run(&[&self.mint], &pipeline)).await?;
@@ -264,6 +276,17 @@ impl Store for RedisStore {
         })
     }
 
+    fn post<'a>(&'a self, records: &'a [(Key, Sealed, Time)]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut pipeline = pipe();
+            for (key, record, keep_until) in records {
+                let set = pipeline.cmd("SET").arg(key.name()).arg(&record.0);
+                set.arg("EXAT").arg(keep_until.timestamp()).ignore();
+            }
+            within(pipeline.query_async(&mut self.connection.clone())).await
+        })
+    }
+
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {
         Box::pin(async move {
             let mut connection = self.connection.clone();
@@ -283,7 +306,7 @@ impl Store for RedisStore {
                 };
                 let suspects: Vec<String> = match index {
                     Index::Tasks => names.iter().filter(old).cloned().collect(),
-                    Index::Keys => Vec::new(),
+                    Index::Keys | Index::Certificates => Vec::new(),
                 };
                 let gone = self.collected(&suspects).await?;
                 if !gone.is_empty() {
@@ -312,6 +335,7 @@ fn index_name(index: Index) -> &'static str {
     match index {
         Index::Tasks => "remit:tasks",
         Index::Keys => "remit:signing-keys",
+        Index::Certificates => "remit:certificates",
     }
 }
 

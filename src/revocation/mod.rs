@@ -1,10 +1,13 @@
 //! What this broker knows to have ended, in memory: the last look before a credential leaves.
 //!
 //! The store decides; this set closes the window between the store's answer and ours, on the broker that made the revoke.
-//! The status lists, as this broker has seen them, stand beside it (`status_list.rs`); the journal and the other views of it (feed, CRL) will.
+//! The status lists, as this broker has seen them, stand beside it (`status_list.rs`), and so do the revoked certificates (`crl.rs`);
+//! the journal and the feed will.
 
+mod crl;
 mod status_list;
 
+pub use crl::{CRL_BACKDATED, CRL_INTERVAL, CRL_LIFE, Certificates, Crls, SignedCrl};
 pub use status_list::{STATUS_LIST_LIFE, STATUS_LIST_TTL, Signed, StatusLists, View};
 
 use std::{

@@ -10,8 +10,8 @@ use crate::{
     clients::python,
     errors,
     support::{
-        ADMIN, Answer, GIT, GIT_TOKEN, NOWHERE, REGISTRY, RESPONDER, Server, Stand, Store, VIEWER, client, codes,
-        declaration, free_port, operations, response, socket_client, text, wait_for, write_config,
+        ADMIN, Answer, GIT, GIT_TOKEN, KEYTOOL_CSR, NOWHERE, REGISTRY, RESPONDER, Server, Stand, Store, VIEWER, a_list,
+        client, codes, declaration, free_port, operations, response, socket_client, text, wait_for, write_config,
     },
 };
 
@@ -380,6 +380,7 @@ async fn a_broker_does_what_the_document_says() {
     documents(&mut tour).await;
     task_and_errors(&mut tour).await;
     credentials(&mut tour).await;
+    certificates(&mut tour).await;
     keys(&mut tour).await;
     oauth(&mut tour).await;
     ends(&mut tour).await;
@@ -426,9 +427,11 @@ async fn documents(tour: &mut Tour) {
     tour.stand.task_with_token().await;
     for (method, path, operation) in operations() {
         if method == "GET" && operation["x-remit-callers"] == json!(["anyone"]) {
-            tour.send("GET", path, Sent { id: "0", ..Sent::default() }, 200).await;
+            let id = if path.starts_with("/pki/crl/") { a_list(&tour.stand).await } else { "0".to_owned() };
+            tour.send("GET", path, Sent { id: &id, ..Sent::default() }, 200).await;
         }
     }
+    tour.send("GET", "/pki/crl/{id}", Sent { id: "0", ..Sent::default() }, 404).await;
     tour.send("GET", "/status-lists/{id}", Sent { id: "99", ..Sent::default() }, 404).await;
     let headers = [("accept", "text/html")];
     tour.send("GET", "/status-lists/{id}", Sent { id: "0", headers: &headers, ..Sent::default() }, 406).await;
@@ -500,6 +503,28 @@ async fn credentials(tour: &mut Tour) {
     unread(tour, PATH, &task, ask(GIT, "read")).await;
     tour.stand.revoke(&task).await;
     tour.send("POST", PATH, body(&evidence, &task, ask(GIT, "read")), 409).await;
+}
+
+async fn certificates(tour: &mut Tour) {
+    const PATH: &str = "/v1/tasks/{id}/certificate";
+    let (evidence, (task, _)) = (tour.stand.evidence(), tour.stand.task_with_token().await);
+    let ask = || json!({"csr": KEYTOOL_CSR, "ttl": 60});
+    tour.send("POST", PATH, body(&evidence, &task, ask()), 200).await;
+    let mut secret = declaration();
+    secret["authorization_details"][0]["privileges"] = json!(["read", "secret"]);
+    let declared = tour.send("POST", "/v1/tasks", body(&evidence, "", secret), 201).await;
+    tour.send("POST", PATH, body(&evidence, &text(&declared, "task"), ask()), 403).await;
+    tour.send("POST", PATH, body(VIEWER, &task, ask()), 403).await;
+    tour.send("POST", PATH, body(&tour.stand.other_instance(), &task, ask()), 404).await;
+    unread(tour, PATH, &task, ask()).await;
+    tour.send("POST", PATH, body(&evidence, &task, json!({"csr": "garbage"})), 400).await;
+    for _ in 1..64 {
+        let path = PATH.replace("{id}", &task);
+        tour.stand.post(&path, &evidence, ask()).await.expect(StatusCode::OK);
+    }
+    tour.send("POST", PATH, body(&evidence, &task, ask()), 429).await;
+    tour.stand.revoke(&task).await;
+    tour.send("POST", PATH, body(&evidence, &task, ask()), 409).await;
 }
 
 async fn keys(tour: &mut Tour) {
@@ -591,11 +616,13 @@ async fn ends(tour: &mut Tour) {
 
 async fn in_doubt(tour: &mut Tour) {
     let (evidence, (task, _)) = (tour.stand.evidence(), tour.stand.task_with_token().await);
+    let revocations = a_list(&tour.stand).await;
     tour.stand.redis.as_mut().expect("Redis").kill().await;
     let ask = json!({"credentials": [{"resource": GIT, "privilege": "read"}]});
     for (path, sent) in [
         ("/v1/tasks", declaration()),
         ("/v1/tasks/{id}/credentials", ask),
+        ("/v1/tasks/{id}/certificate", json!({"csr": KEYTOOL_CSR})),
         ("/v1/tasks/{id}/renew", json!({"ttl": 60})),
         ("/v1/tasks/{id}/complete", json!({"reason": "r"})),
         ("/v1/tasks/{id}/revoke", json!({"reason": "r"})),
@@ -608,10 +635,12 @@ async fn in_doubt(tour: &mut Tour) {
     tour.send("GET", "/v1/tasks/{id}", bare(VIEWER, &task), 503).await;
     tour.send("GET", "/readyz", Sent::default(), 503).await;
     // A list that was signed before is good for some seconds.
-    let list = tour.stand.url("/status-lists/0");
-    let gone = || async { tour.stand.client.get(&list).send().await.unwrap().status() != StatusCode::OK };
-    wait_for("the end of the list", gone).await;
-    tour.send("GET", "/status-lists/{id}", Sent { id: "0", ..Sent::default() }, 503).await;
+    for (path, id) in [("/status-lists/{id}", "0"), ("/pki/crl/{id}", &*revocations)] {
+        let list = tour.stand.url(&path.replace("{id}", id));
+        let gone = || async { tour.stand.client.get(&list).send().await.unwrap().status() != StatusCode::OK };
+        wait_for("the end of the list", gone).await;
+        tour.send("GET", path, Sent { id, ..Sent::default() }, 503).await;
+    }
     let exchange = json!({"grant_type": EXCHANGE, "subject_token": evidence, "subject_token_type": JWT,
         "resource": GIT, "scope": format!("{task} read")});
     tour.send("POST", "/oauth2/token", form(None, exchange), 503).await;

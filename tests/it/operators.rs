@@ -6,7 +6,10 @@ use std::{collections::BTreeSet, path::Path};
 
 use crate::{
     both,
-    support::{ADMIN, Answer, GIT, GIT_TOKEN, RESPONDER, Stand, VIEWER, declaration, operations, socket_client, text},
+    support::{
+        ADMIN, Answer, GIT, GIT_TOKEN, KEYTOOL_CSR, RESPONDER, Stand, VIEWER, a_list, declaration, operations,
+        socket_client, text,
+    },
 };
 
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -36,12 +39,13 @@ const GRANT: Expected = (400, "invalid_grant");
 /// so it stands here twice.
 type Row = (&'static str, &'static str, [Expected; 9]);
 
-const MATRIX: [Row; 22] = [
+const MATRIX: [Row; 24] = [
     ("GET", "/.well-known/oauth-authorization-server", [OK; 9]),
     ("GET", "/.well-known/openid-configuration", [OK; 9]),
     ("GET", "/jwks", [OK; 9]),
     ("GET", "/spiffe/bundle", [OK; 9]),
     ("GET", "/pki/ca.pem", [OK; 9]),
+    ("GET", "/pki/crl/{id}", [OK; 9]),
     ("GET", "/status-lists/{id}", [OK; 9]),
     ("GET", "/healthz", [OK; 9]),
     ("GET", "/readyz", [OK; 9]),
@@ -56,6 +60,7 @@ const MATRIX: [Row; 22] = [
     ("GET", "/v1/tasks", [WHO, WHO, OK, OK, OK, OK, ROLE, OK, WHO]),
     ("GET", "/v1/tasks/{id}", [WHO, WHO, OK, OK, OK, OK, ROLE, FOREIGN, WHO]),
     ("POST", "/v1/tasks/{id}/credentials", [WHO, WHO, OK, ROLE, ROLE, ROLE, ROLE, FOREIGN, WHO]),
+    ("POST", "/v1/tasks/{id}/certificate", [WHO, WHO, OK, ROLE, ROLE, ROLE, ROLE, FOREIGN, WHO]),
     ("POST", "/v1/tasks/{id}/renew", [WHO, WHO, OK, ROLE, ROLE, ROLE, ROLE, FOREIGN, WHO]),
     ("POST", "/v1/tasks/{id}/complete", [WHO, WHO, OK, ROLE, ROLE, ROLE, ROLE, FOREIGN, WHO]),
     ("POST", "/v1/tasks/{id}/revoke", [WHO, WHO, OK, ROLE, OK, ROLE, ROLE, FOREIGN, WHO]),
@@ -95,13 +100,18 @@ async fn call(stand: &Stand, method: &str, path: &str, bearer: Option<&str>, (ta
             let body = match path {
                 "/v1/tasks" if method == "POST" => Some(declaration()),
                 "/v1/tasks/{id}/credentials" => Some(json!({"credentials": [{"resource": GIT, "privilege": "read"}]})),
+                "/v1/tasks/{id}/certificate" => Some(json!({"csr": KEYTOOL_CSR})),
                 "/v1/tasks/{id}/renew" => Some(json!({"ttl": 60})),
                 "/v1/keys/rotate" | "/v1/tasks/{id}/complete" | "/v1/tasks/{id}/revoke" => Some(json!({"reason": "r"})),
                 _ => None,
             };
             let method = method.parse::<Method>().expect("a method");
-            let id = if path.starts_with("/status-lists/") { "0" } else { task };
-            return stand.call(method, &path.replace("{id}", id), bearer, body).await;
+            let id = match path {
+                "/status-lists/{id}" => "0".to_owned(),
+                "/pki/crl/{id}" => a_list(stand).await,
+                _ => task.to_owned(),
+            };
+            return stand.call(method, &path.replace("{id}", &id), bearer, body).await;
         }
     };
     let form: Vec<_> = form.iter().map(|(name, value)| (&**name, &**value)).collect();
@@ -117,7 +127,7 @@ both! {
                 let (task, token) = stand.task_with_token().await;
                 let answer = call(&stand, method, path, bearer(&stand, caller, &token).as_deref(), (&task, &token)).await;
                 assert_eq!(answer.status.as_u16(), status, "{method} {path} as {caller}: {}", answer.text);
-                if path == "/pki/ca.pem" {
+                if path == "/pki/ca.pem" || path == "/pki/crl/{id}" {
                     continue;
                 }
                 if path == "/metrics" {

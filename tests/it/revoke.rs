@@ -20,8 +20,9 @@ both! {
         let at = text(&answer["reach"][0], "by");
         assert_eq!(answer["reach"][0], json!({"class": "introspection", "by": at}));
         assert_eq!(answer["reach"][1], json!({"class": "status_list", "by": answer["effective_by"]}));
-        assert_eq!(answer["reach"][2]["class"], "jwks_only");
-        let last: chrono::DateTime<chrono::Utc> = text(&answer["reach"][2], "by").parse().unwrap();
+        assert_eq!(answer["reach"][2], json!({"class": "crl", "by": answer["effective_by"]}));
+        assert_eq!(answer["reach"][3]["class"], "jwks_only");
+        let last: chrono::DateTime<chrono::Utc> = text(&answer["reach"][3], "by").parse().unwrap();
         assert_eq!(last.timestamp(), crate::support::claims(&second)["exp"].as_i64().unwrap());
         for token in [&token, &second] {
             assert_eq!(stand.introspect(token).await, json!({"active": false}));

@@ -315,7 +315,7 @@ pub(in crate::http) struct RevokeAnswer {
 /// By when a class of verifier denies what was revoked.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct Reach {
-    /// `introspection`, `status_list`, or `jwks_only`: who knows nothing but the keys.
+    /// `introspection`, `status_list`, `crl`, or `jwks_only`: who knows nothing but the keys.
     class: &'static str,
     /// By then, at the latest.
     #[schema(value_type = String, format = DateTime)]

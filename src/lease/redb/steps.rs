@@ -32,16 +32,18 @@ const SEEN: u8 = 2;
 /// How many tasks were counted for the status lists, in the first place, under an empty name; kept for good.
 const COUNTED: u8 = 3;
 
-/// What [`EXPIRY`] names: a record alone, a task (record, renewal, name, counter), an end (record, counters).
+/// What [`EXPIRY`] names: a record alone, a task (record, renewal, name, counter), an end (record, counters), a name of a certificate.
 const RECORD: u8 = 0;
 const TASK: u8 = 1;
 const END: u8 = 2;
+const CERTIFICATE: u8 = 3;
 
 /// The number of an index in [`NAMES`]; the one after it is free, as the end of its range.
 pub(super) fn tag(index: Index) -> u8 {
     match index {
         Index::Tasks => 0,
         Index::Keys => 2,
+        Index::Certificates => 4,
     }
 }
 
@@ -116,6 +118,10 @@ impl<'t> Tables<'t> {
             let name = Key::Lease(mint.id.clone(), lease.clone()).name();
             self.records.insert(name.as_str(), record.0.as_str())?;
             self.expiry.insert((keep_until.timestamp(), RECORD, name.as_str()), ())?;
+        }
+        if let Some((index, name, keep_until)) = &mint.listed {
+            self.names.insert((tag(*index), name.as_str()), ())?;
+            self.expiry.insert((keep_until.timestamp(), CERTIFICATE, name.as_str()), ())?;
         }
         if !mint.leases.is_empty() {
             let tally = self.counter(MINTED, mint.id.as_str())?;
@@ -221,6 +227,7 @@ impl<'t> Tables<'t> {
                     self.counters.remove((ENDED, name.as_str()))?;
                     self.counters.remove((SEEN, name.as_str()))?;
                 }
+                (CERTIFICATE, _) => drop(self.names.remove((tag(Index::Certificates), name.as_str()))?),
                 _ => {
                     self.records.remove(name.as_str())?;
                 }

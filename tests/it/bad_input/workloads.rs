@@ -586,12 +586,6 @@ pub(super) fn a_key_used_again(bench: &Bench) -> Vec<Case> {
     cases
 }
 
-/// Row 41.
-pub(super) fn no_certificates(bench: &Bench) -> Vec<Case> {
-    let path = format!("/v1/tasks/{}/certificate", bench.task);
-    vec![api("there is no such endpoint", path, &bench.stand.evidence(), r#"{"csr":"x"}"#, FOREIGN)]
-}
-
 /// Row 47.
 pub(super) fn grants(bench: &Bench) -> Vec<Case> {
     let unsupported = Expected::OAuth(400, "unsupported_grant_type");

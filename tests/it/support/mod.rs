@@ -61,6 +61,17 @@ pub(crate) const RESPONDER: &str = "responder-token";
 pub(crate) const VIEWER: &str = "viewer-token";
 pub(crate) const ADMIN: &str = "admin-token";
 
+/// A request for a certificate as `keytool` makes one, with extensions that nobody else knows.
+pub(crate) const KEYTOOL_CSR: &str = include_str!("keytool.csr");
+
+/// The name of a revocation list of the broker.
+pub(crate) async fn a_list(stand: &Stand) -> String {
+    let keys = stand.get("/v1/keys", VIEWER).await.expect(StatusCode::OK);
+    let keys = keys["keys"].as_array().expect("keys");
+    let authority = keys.iter().find(|key| key["use"] == "x509_svid" && key["own"] == true).expect("an authority");
+    format!("{}.0", text(authority, "kid"))
+}
+
 /// A test stand: a directory, a store, an evidence issuer, and a broker that can be restarted or doubled.
 pub(crate) struct Stand {
     pub(crate) dir: tempfile::TempDir,

@@ -1,0 +1,151 @@
+//! Certificates of tasks: X.509-SVIDs for keys that workloads hold.
+//!
+//! **Certify**: attest → is the task this instance's, and active? → is the key the workload's? → policy decides on all that the task was
+//! granted → lease written, atomically with the check that the task and all its ancestors are active → the mint durable in the audit
+//! log ‖ signature → the list that it would be on is out → look once more whether anything ended it → send.
+//!
+//! A certificate says which workload and which task, and not what for: whoever accepts it decides that alone. So it takes a permit for
+//! every location and privilege of the task, and lives as long as the strictest of them allows.
+
+use super::{
+    Ask, Broker, Call, Holder, Refused, Request, Spent, Verdict, Written, actor_of, entry, in_doubt, mint_denied,
+    refusal, together,
+};
+use crate::{
+    audit::Event,
+    clock::{Time, after},
+    credential::{Certificate, CertificateBounds, CertificateDraft, DEFAULT_TTL, RequestedKey},
+    error::{Denied, Error, Input, Limit},
+    id::TaskId,
+    lease::CertificateLease,
+    metrics::{Action, Outcome},
+    policy::{Permit, Words},
+    task::{AccessDetail, Task, check_ttl},
+};
+
+/// A certificate, and what it is verified against.
+#[derive(Debug)]
+pub struct Certified {
+    /// The certificate.
+    pub certificate: Certificate,
+    /// The certificates of all authorities, in PEM.
+    pub bundle: String,
+}
+
+/// How certificates are counted and recorded.
+const FORM: &str = "x509-svid";
+
+impl Broker {
+    /// Mints a certificate of a task for the key in a request (PKCS#10, PEM).
+    ///
+    /// # Errors
+    /// As [`Broker::mint`]; [`Error::QuotaExceeded`] where too many of the task are valid.
+    pub async fn certify(
+        &self,
+        request: Request,
+        id: &TaskId,
+        csr: &str,
+        ttl: Option<u32>,
+    ) -> Result<Certified, Error> {
+        let now = self.now();
+        let holder = self.attest(request.presented, &Call { request: &request.id, task: Some(id), now }).await?;
+        let attested = &holder.attested;
+        self.may_sign(now)?;
+        check_ttl(ttl)?;
+        let key = RequestedKey::prove(csr)?;
+        if self.known_keys.is_ours(&key) {
+            return Err(Error::invalid("the key in `csr` is one of the broker's"));
+        }
+        let task = self.own_task(attested, id).await?;
+        let actor = actor_of(attested);
+        let over = || entry(now, &request.id, &actor, id, Event::MintRefused { code: "task_not_active" });
+        let wanted = after(now, ttl.unwrap_or(DEFAULT_TTL)).unwrap_or(Time::MAX_UTC);
+        let deadline = self.parts.ledger.deadline(&task, wanted).await.map_err(|why| in_doubt(&why))?;
+        if now >= deadline || self.ends.covers(id) {
+            self.record(vec![over()]).await?;
+            return Err(Error::TaskNotActive);
+        }
+        let permits = match self.decide_all(&holder, &task, now)? {
+            Ok(permits) => permits,
+            Err(denied) => {
+                // What was refused alike is one line, and not one for each of a hundred locations.
+                let told = together(denied.clone());
+                self.record(told.iter().map(|d| entry(now, &request.id, &actor, id, mint_denied(d))).collect()).await?;
+                return Err(refusal(denied));
+            }
+        };
+        let bounds = CertificateBounds { task: &task, deadline, evidence: attested.expires_at(), ttl };
+        let draft = CertificateDraft::prepare(&permits, &bounds, key, &self.parts.keys, now)?;
+        let lease = draft.lease().clone();
+        self.certificates.admit(&lease.authority, &lease.id, id, lease.expires_at)?;
+        let minted = entry(now, &request.id, &actor, id, minted(&draft));
+        let issued = async {
+            let spent = self.spend(&holder).await?;
+            match self.parts.ledger.certify(&task, &lease).await.map_err(|why| in_doubt(&why))? {
+                Written::Done => self.issue(&task, draft, minted, &spent).await,
+                Written::Ended(_) => {
+                    self.record(vec![over()]).await?;
+                    Err(Error::TaskNotActive)
+                }
+                Written::Missing | Written::Exists => Err(Error::NotFound),
+            }
+        };
+        let certificate = issued.await.inspect_err(|_| self.certificates.withdraw(&lease.authority, &lease.id))?;
+        self.live.minted(id, &[lease.expires_at], now);
+        Ok(Certified { certificate, bundle: self.authorities_pem().await.0 })
+    }
+
+    /// Decides on each location and privilege of the task on its own: permits for all of them, or what was refused.
+    fn decide_all(&self, holder: &Holder, task: &Task, now: Time) -> Result<Result<Vec<Permit>, Vec<Refused>>, Error> {
+        let (mut permits, mut refused) = (Vec::new(), Vec::new());
+        let rules = self.rules();
+        for detail in task.authority.details() {
+            for (location, privilege) in detail.pairs() {
+                let words = Words::from(task);
+                let details = vec![detail.clone()];
+                let mut refuse = |limit, policies| {
+                    let detail = AccessDetail::of(location.clone(), privilege);
+                    refused.push(Refused { limit, denied: Denied { detail, policies } });
+                };
+                if !rules.parties.serves(location) {
+                    self.parts.metrics.decided(Action::Mint, Outcome::Deny);
+                    refuse(Limit::Audience, Vec::new());
+                    continue;
+                }
+                match self.decide_one(&rules, &holder.attested, Ask { words, location, privilege, details }, now)? {
+                    Verdict::Permit(permit) => permits.push(permit),
+                    Verdict::Denied(policies) => refuse(Limit::Policy, policies),
+                }
+            }
+        }
+        Ok(if refused.is_empty() { Ok(permits) } else { Err(refused) })
+    }
+
+    /// The last steps: as [`Broker::release`], and nothing leaves before its list is out.
+    async fn issue(
+        &self,
+        task: &Task,
+        draft: CertificateDraft,
+        minted: super::Entry,
+        _: &Spent,
+    ) -> Result<Certificate, Error> {
+        let crl = draft.lease().crl();
+        let sign = async { draft.sign(task, &self.issuer) };
+        let (recorded, certificate, out) = tokio::join!(self.record(vec![minted]), sign, self.put_out(&crl));
+        recorded?;
+        if self.ends.covers(&task.id) {
+            return Err(Error::TaskNotActive);
+        }
+        let certificate = certificate?;
+        if !out {
+            return Err(Error::Unavailable(Input::Store));
+        }
+        self.parts.metrics.minted(FORM);
+        Ok(certificate)
+    }
+}
+
+fn minted(draft: &CertificateDraft) -> Event {
+    let CertificateLease { id, authority, key, expires_at, .. } = draft.lease().clone();
+    Event::CertificateMinted { lease: id, authority, key, expires_at, policies: draft.policies().to_vec() }
+}

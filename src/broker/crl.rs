@@ -1,0 +1,221 @@
+//! The revocation lists: signed by the broker whose authority it is, every few seconds and at once when a task ends, posted, and given
+//! out by every broker.
+
+use chrono::TimeDelta;
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
+};
+use tokio::sync::broadcast;
+
+use super::{Broker, in_doubt};
+use crate::{
+    clock::{Time, whole_second},
+    credential::{Authority, RevocationList},
+    error::{Error, Input},
+    id::{CrlId, TaskId},
+    jose::Invalid,
+    lease::{InDoubt, PostedCrl, Use},
+    revocation::{CRL_BACKDATED, CRL_INTERVAL, CRL_LIFE, SignedCrl},
+    task::State,
+};
+
+/// A list that was posted no longer ago is still worth something for a while.
+const FRESH: Duration = Duration::from_secs(6);
+/// How long a list of another broker is given out before the store is asked again.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
+/// A list to be given out.
+#[derive(Debug)]
+pub struct Crl {
+    /// The list (DER).
+    pub der: Arc<[u8]>,
+    /// For how many seconds a cache may keep it.
+    pub max_age: u32,
+}
+
+/// When the lists of this broker's authorities were signed last.
+pub(super) struct Publishing {
+    /// By authority.
+    signed: tokio::sync::Mutex<HashMap<String, Signed>>,
+    /// Tasks that ended, on whichever broker, as soon as it is known.
+    hints: std::sync::Mutex<broadcast::Receiver<TaskId>>,
+}
+
+struct Signed {
+    at: Instant,
+    number: u64,
+}
+
+impl Publishing {
+    pub(super) fn new(hints: broadcast::Receiver<TaskId>) -> Self {
+        Self { signed: tokio::sync::Mutex::default(), hints: std::sync::Mutex::new(hints) }
+    }
+}
+
+impl Broker {
+    /// Takes in the certificates that were issued before this process began: before any list is signed.
+    ///
+    /// # Errors
+    /// A sentence, when the store is in doubt.
+    pub async fn recall_certificates(&self) -> Result<(), String> {
+        let now = self.now();
+        let authorities = self.parts.keys.authorities();
+        let listed = self.parts.ledger.certificates(now).await.map_err(|InDoubt(why)| why)?;
+        for certificate in listed {
+            if authorities.iter().any(|own| own.kid() == certificate.authority) {
+                let (authority, serial) = (&certificate.authority, certificate.serial);
+                self.certificates.recall(authority, serial, certificate.task, certificate.expires_at);
+            }
+        }
+        Ok(())
+    }
+
+    /// Signs the lists that are due. To be called every second or so.
+    pub async fn publish_crls(&self) {
+        let ended = self.has_ended();
+        for authority in self.parts.keys.authorities() {
+            let mut signed = self.publishing.signed.lock().await;
+            let is_old = |signed: &Signed| signed.at.elapsed() >= Duration::from_secs(u64::from(CRL_INTERVAL));
+            if (ended && self.certificates.any(authority.kid())) || signed.get(authority.kid()).is_none_or(is_old) {
+                self.publish(&authority, &mut signed).await;
+            }
+        }
+    }
+
+    /// Whether a task ended that has certificates of ours, as far as hints tell. Some get lost.
+    fn has_ended(&self) -> bool {
+        let mut hints = self.publishing.hints.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ended = false;
+        loop {
+            match hints.try_recv() {
+                Ok(task) => ended |= self.certificates.concerns(&task),
+                Err(broadcast::error::TryRecvError::Lagged(_)) => ended = true,
+                Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed) => return ended,
+            }
+        }
+    }
+
+    /// Whether the list that a certificate of ours names can be had from every broker; signs and posts it where it cannot.
+    pub(super) async fn put_out(&self, id: &CrlId) -> bool {
+        let is_out = || self.posted.get(id, FRESH).is_some();
+        if is_out() {
+            return true;
+        }
+        let authorities = self.parts.keys.authorities();
+        let Some(authority) = authorities.iter().find(|own| own.kid() == id.authority()) else { return false };
+        let mut signed = self.publishing.signed.lock().await;
+        // Whoever was waiting for it may have it by now.
+        is_out() || self.publish(authority, &mut signed).await
+    }
+
+    /// Looks who has ended → is the store itself? → signs → posts. Whether all that was done.
+    async fn publish(&self, authority: &Authority, signed: &mut HashMap<String, Signed>) -> bool {
+        match self.sign_crls(authority, signed).await {
+            Ok(()) => true,
+            Err(why) => {
+                tracing::warn!(%why, authority = authority.kid(), "revocation lists were not signed");
+                false
+            }
+        }
+    }
+
+    async fn sign_crls(&self, authority: &Authority, signed: &mut HashMap<String, Signed>) -> Result<(), Error> {
+        if !self.vouched.load(Ordering::Acquire) {
+            return Err(Error::Unavailable(Input::Store));
+        }
+        // Before the look: what ends from then on may be missing on the lists.
+        let (now, begun, kid) = (self.now(), Instant::now(), authority.kid());
+        let tasks = self.certificates.tasks(kid, now);
+        let ends = self.parts.ledger.ends(&tasks).await.map_err(|why| in_doubt(&why))?;
+        // Looked at afterwards: a store that forgot everything, ends included, is not the one that was opened.
+        if !self.watch().await {
+            return Err(Error::Unavailable(Input::Store));
+        }
+        let own = |task: &TaskId| self.ends.covers(task).then_some((State::Revoked, now));
+        let ended = tasks.into_iter().zip(ends);
+        let ended = ended.filter_map(|(task, end)| end.or_else(|| own(&task)).map(|end| (task, end)));
+        self.certificates.note(kid, &ended.collect());
+        let number = match signed.get(kid) {
+            Some(before) => before.number,
+            None => self.posted_number(kid).await?,
+        };
+        // Rises also where the clock went back.
+        let number = u64::try_from(now.timestamp_millis()).unwrap_or_default().max(number + 1);
+        let seconds = |count: u32| TimeDelta::seconds(i64::from(count));
+        let (this_update, next_update) =
+            (whole_second(now) - seconds(CRL_BACKDATED), whole_second(now) + seconds(CRL_LIFE));
+        let mut lists = Vec::new();
+        for (id, revoked) in self.certificates.revoked(kid) {
+            let uri = id.uri(&self.issuer);
+            let list = RevocationList { id: &id, uri, number, this_update, next_update, revoked };
+            let der = authority.sign_list(list).map_err(|Invalid(why)| {
+                tracing::error!(why, "a revocation list was not signed");
+                Error::Unavailable(Input::Keys)
+            })?;
+            lists.push(PostedCrl { id, number, next_update, der: der.into() });
+        }
+        // Others give out what can be asked for: where there are no certificates, nobody is told of a list.
+        let wanted = self.certificates.any(kid);
+        if wanted {
+            self.parts.ledger.post_crls(&lists).await.map_err(|why| in_doubt(&why))?;
+        }
+        for PostedCrl { id, next_update, der, .. } in lists {
+            let list = SignedCrl { der, next_update, seen: begun };
+            if wanted {
+                self.posted.keep(id.clone(), list.clone(), now);
+            }
+            self.crls.keep(id, list, now);
+        }
+        signed.insert(kid.to_owned(), Signed { at: begun, number });
+        Ok(())
+    }
+
+    /// The number of the list that an earlier process signed last.
+    async fn posted_number(&self, kid: &str) -> Result<u64, Error> {
+        let mut highest = 0;
+        for id in CrlId::all(kid) {
+            let list = self.parts.ledger.crl(&id).await.map_err(|why| in_doubt(&why))?;
+            highest = list.map_or(0, |list| list.number).max(highest);
+        }
+        Ok(highest)
+    }
+
+    /// A list; `None` where no authority has one of that name.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when what is revoked cannot be told.
+    pub async fn crl(&self, id: &CrlId) -> Result<Option<Crl>, Error> {
+        let now = self.now();
+        if !self.knows_authority(id.authority(), now).await {
+            return Ok(None);
+        }
+        let list = if self.parts.keys.authorities().iter().any(|own| own.kid() == id.authority()) {
+            self.crls.get(id, Duration::MAX)
+        } else {
+            self.read_crl(id, now).await?
+        };
+        let out = |list: SignedCrl| Some(Crl { max_age: list.max_age(now)?, der: list.der });
+        list.and_then(out).map(Some).ok_or(Error::Unavailable(Input::Store))
+    }
+
+    /// A list of another broker, as it was posted.
+    async fn read_crl(&self, id: &CrlId, now: Time) -> Result<Option<SignedCrl>, Error> {
+        if let Some(list) = self.crls.get(id, READ_AGAIN) {
+            return Ok(Some(list));
+        }
+        let seen = Instant::now();
+        let posted = self.parts.ledger.crl(id).await.map_err(|why| in_doubt(&why))?;
+        Ok(posted.map(|PostedCrl { der, next_update, .. }| {
+            let list = SignedCrl { der, next_update, seen };
+            self.crls.keep(id.clone(), list.clone(), now);
+            list
+        }))
+    }
+
+    /// Whether there is, or was until a while ago, an authority with this key.
+    async fn knows_authority(&self, kid: &str, now: Time) -> bool {
+        self.find_key(Use::X509Svid, kid, now).await.is_some()
+    }
+}

@@ -1,0 +1,143 @@
+//! X.509-SVIDs: a certificate of a task, for a key that the workload holds. It says which workload and which task, and nothing of what
+//! either may do; so it takes a permit for everything that the task was granted.
+
+use chrono::TimeDelta;
+use std::sync::Arc;
+
+use super::{
+    Authority, Keyring, RequestedKey,
+    authority::{BACKDATED, Leaf},
+    expiry, renew_at,
+};
+use crate::{
+    clock::{Time, whole_second},
+    error::{Error, Input},
+    id::{CrlId, LeaseId, SpiffeId, sha256_hex},
+    jose::Invalid,
+    lease::CertificateLease,
+    policy::Permit,
+    task::Task,
+};
+use rcgen::PublicKeyData as _;
+
+/// A certificate that is decided, bounded and leased, but not signed.
+#[derive(Debug)]
+pub struct CertificateDraft {
+    lease: CertificateLease,
+    key: RequestedKey,
+    authority: Arc<Authority>,
+    policies: Vec<String>,
+}
+
+/// What bounds a certificate besides its permits.
+#[derive(Debug)]
+pub struct CertificateBounds<'a> {
+    /// The task it is for.
+    pub task: &'a Task,
+    /// The deadline of the task as it stands.
+    pub deadline: Time,
+    /// When the evidence behind it ends.
+    pub evidence: Option<Time>,
+    /// The lifetime that was asked for, in seconds.
+    pub ttl: Option<u32>,
+}
+
+impl CertificateDraft {
+    /// Chooses serial, authority and expiry: as a token's, by the strictest permit, and no later than the authority's own end.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] for a `ttl` above policy; [`Error::TaskNotActive`] or [`Error::EvidenceInvalid`] where
+    /// nothing is left of the task or the evidence; [`Error::Unavailable`] where nothing is left of the authority, or no permit
+    /// is there.
+    pub fn prepare(
+        permits: &[Permit],
+        bounds: &CertificateBounds<'_>,
+        key: RequestedKey,
+        keys: &Keyring,
+        now: Time,
+    ) -> Result<Self, Error> {
+        let most = permits.iter().filter_map(Permit::max_ttl).min();
+        if permits.is_empty() {
+            return Err(Error::Unavailable(Input::Policy));
+        }
+        let until = expiry(most, bounds.ttl, bounds.deadline, bounds.evidence, now)?;
+        let (authority, expires_at) = keys.authority(until).map_err(|_| Error::Unavailable(Input::Keys))?;
+        if expires_at <= now {
+            return Err(Error::Unavailable(Input::Keys));
+        }
+        let lease = CertificateLease {
+            id: LeaseId::serial(bounds.task.generation).map_err(|_| Error::Unavailable(Input::Store))?,
+            task: bounds.task.id.clone(),
+            authority: authority.kid().to_owned(),
+            key: sha256_hex(&key.subject_public_key_info()),
+            issued_at: whole_second(now),
+            expires_at,
+        };
+        let mut policies: Vec<_> = permits.iter().flat_map(Permit::policies).cloned().collect();
+        policies.sort_unstable();
+        policies.dedup();
+        Ok(Self { lease, key, authority, policies })
+    }
+
+    /// Its lease, to be written before it is signed.
+    #[must_use]
+    pub fn lease(&self) -> &CertificateLease {
+        &self.lease
+    }
+
+    /// The policies that permitted it.
+    #[must_use]
+    pub fn policies(&self) -> &[String] {
+        &self.policies
+    }
+
+    /// Signs it, and is gone.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it could not be signed.
+    pub fn sign(self, task: &Task, issuer: &str) -> Result<Certificate, Error> {
+        let Self { lease, key, authority, .. } = self;
+        let spiffe_id = task.workload.of_task(&task.id);
+        let not_before = (lease.issued_at - TimeDelta::seconds(BACKDATED)).max(authority.not_before());
+        let leaf = Leaf {
+            serial: &lease.id,
+            subject: &spiffe_id,
+            key: &key,
+            not_before,
+            not_after: lease.expires_at,
+            crl: &lease.crl().uri(issuer),
+        };
+        let pem = authority.issue(&leaf).map_err(|Invalid(why)| {
+            tracing::error!(why, "a certificate was not signed");
+            Error::Unavailable(Input::Keys)
+        })?;
+        Ok(Certificate { lease, spiffe_id, pem })
+    }
+}
+
+impl CertificateLease {
+    /// The list that the certificate is on once its task has ended.
+    #[must_use]
+    pub fn crl(&self) -> CrlId {
+        CrlId::of(&self.authority, &self.id)
+    }
+}
+
+/// A certificate, to be handed to its workload and forgotten.
+#[derive(Debug)]
+pub struct Certificate {
+    /// The broker's record of it.
+    pub lease: CertificateLease,
+    /// Its one name.
+    pub spiffe_id: SpiffeId,
+    /// The certificate in PEM. The chain ends here: it is signed by an authority of the bundle.
+    pub pem: String,
+}
+
+impl Certificate {
+    /// When a holder should ask for the next one: after two thirds of the lifetime.
+    #[must_use]
+    pub fn renew_at(&self) -> Time {
+        renew_at(self.lease.issued_at, self.lease.expires_at)
+    }
+}
