@@ -1,5 +1,7 @@
 //! `remit mint …`
 
+mod cert;
+
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
@@ -14,6 +16,9 @@ pub(super) enum MintCommand {
     /// Print a token for one service and one privilege.
     #[command(after_help = EXAMPLES)]
     Token(Token),
+    /// Make a key and get a certificate for it whose one name is the task (an X.509-SVID).
+    #[command(after_help = cert::EXAMPLES)]
+    Cert(cert::Cert),
 }
 
 const EXAMPLES: &str = "Example:
@@ -48,7 +53,10 @@ enum Form {
 
 impl MintCommand {
     pub(super) async fn run(self, connection: &Connection, output: Output) -> Result<(), Failure> {
-        let MintCommand::Token(token) = self;
+        let token = match self {
+            MintCommand::Token(token) => token,
+            MintCommand::Cert(cert) => return cert.run(connection, output).await,
+        };
         let form = match token.form {
             Form::AccessToken => CredentialType::AccessToken,
             Form::Jwt => CredentialType::Jwt,

@@ -126,7 +126,7 @@ const LIBRARIES: &[Library] = &[
     },
     Library {
         names: &["rcgen", "time"],
-        only_in: &["credential/"],
+        only_in: &["credential/", "cli/mint/"],
         because: "how a certificate is made is a detail of `credential`",
     },
     Library {

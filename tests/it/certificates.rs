@@ -13,8 +13,8 @@ use x509_parser::{extensions::GeneralName, prelude::*};
 use crate::{
     both,
     support::{
-        ADMIN, Answer, Frozen, KEYTOOL_CSR, RESPONDER, Server, Stand, Store, VIEWER, client, declaration, now, text,
-        wait_for,
+        ADMIN, Answer, Frozen, GIT, KEYTOOL_CSR, RESPONDER, Server, Stand, Store, VIEWER, client, declaration, now,
+        text, wait_for,
     },
 };
 
@@ -598,6 +598,44 @@ async fn a_request_is_its_key_and_the_proof_that_it_is_held() {
     }
     let minted = stand.audit().iter().filter(|line| line["event"] == "certificate_minted").count();
     assert_eq!(minted, fine.len(), "nothing came of the others");
+}
+
+/// `remit mint cert`: key and request are made here, and the files are for OpenSSL as they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_line_makes_the_key_and_writes_the_files() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let stand = Stand::new(Store::Embedded).await;
+    let socket = format!("unix:{}", stand.broker.socket.display());
+    let remit = |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_remit"));
+        command.args(["--url", &socket, "--output", "json"]).args(arguments).current_dir(stand.dir.path());
+        async move { command.output().await.expect("remit") }
+    };
+    let access = format!("{GIT}=read");
+    let declared = remit(&["task", "declare", "--purpose", "p", "--owner", "o@example.com", "--access", &access]).await;
+    let declared: Value = serde_json::from_slice(&declared.stdout).unwrap_or_else(|_| panic!("{declared:?}"));
+    let task = text(&declared, "task");
+    let mut before = String::new();
+    for _ in 0..2 {
+        let minted = remit(&["mint", "cert", &task, "--dir", "svid", "--ttl", "100"]).await;
+        assert!(minted.status.success(), "{minted:?}");
+        let answer: Value = serde_json::from_slice(&minted.stdout).unwrap();
+        let dir = stand.dir.path().join("svid");
+        let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+        assert_eq!((read("cert.pem"), read("bundle.pem")), (text(&answer, "certificate"), text(&answer, "bundle")));
+        assert!(!minted.stdout.windows(11).any(|window| window == b"PRIVATE KEY"));
+        assert_eq!(std::fs::metadata(dir.join("key.pem")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 3, "nothing is left beside them");
+        let (_, of_key) = openssl(&dir, &["pkey", "-in", "key.pem", "-pubout"]);
+        let (_, of_certificate) = openssl(&dir, &["x509", "-in", "cert.pem", "-noout", "-pubkey"]);
+        assert_eq!(of_key, of_certificate);
+        assert_ne!(std::mem::replace(&mut before, of_key), of_certificate, "each call makes a new key");
+        must(&dir, &["verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", "bundle.pem", "cert.pem"]);
+        must(&dir, &["verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", "bundle.pem", "cert.pem"]);
+    }
+    let refused = remit(&["mint", "cert", "task_01jd0000000000000000000000", "--dir", "other"]).await;
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(!stand.dir.path().join("other").exists());
 }
 
 /// A certificate of a task at a broker whose clock stands still, for a minute.
