@@ -8,19 +8,20 @@ use super::{
     bench::{Bench, Case, EVIDENCE, Expected, INVALID, ROLE, api, get, octets, request},
     forge::Forge,
 };
-use crate::support::{GIT, RESPONDER, Stand, Store, VIEWER};
+use crate::support::{GIT, KEYTOOL_CSR, RESPONDER, Stand, Store, VIEWER};
 
 /// What the README calls it, and what the last and the first beyond it are answered.
 type Limit = (&'static str, [Case; 2]);
 
 /// What the README calls a limit that no single request meets, the file and the line that it stands in.
-const IN_TIME: [(&str, &str, &str); 7] = [
+const IN_TIME: [(&str, &str, &str); 8] = [
     ("time to send a body", "src/http/extract.rs", "const BODY_DEADLINE: Duration = Duration::from_secs({});"),
     ("time of a connection without a request", "src/http/listen.rs", "const IDLE: Duration = Duration::from_secs({});"),
     ("connections on TCP", "src/serve.rs", "const MOST_TCP: usize = {};"),
     ("connections on the Unix socket", "src/serve.rs", "const MOST_UNIX: usize = {};"),
     ("requests under way on a connection", "src/http/listen.rs", "const MOST_REQUESTS: u32 = {};"),
     ("watches of tasks at a time", "src/broker/follow.rs", "const MOST: usize = {};"),
+    ("certificates of a task that are valid", "src/revocation/crl.rs", "const MOST_OF_A_TASK: usize = {};"),
     ("unknown task ids revoked in a minute", "src/broker/revoke.rs", "const UNSEEN_PER_MINUTE: u32 = {};"),
 ];
 
@@ -185,12 +186,18 @@ fn of_words(bench: &Bench) -> Vec<Limit> {
         limit(what, |n, name| declare(name, &over("x".repeat(n)), then(what, n, created(), INVALID)))
     };
     let reason = "octets of `purpose` or `reason`";
+    let evidence = bench.stand.evidence();
     vec![
         word(reason, |words| json!({ "purpose": words }), created()),
         limit(reason, |n, name| {
             let body = json!({"reason": "x".repeat(n)}).to_string();
             let expected = then(reason, n, Expected::Fine(200, json!({"state": "revoked"})), INVALID);
             api(name, format!("/v1/tasks/{}/revoke", bench.over[0].0), RESPONDER, body, expected)
+        }),
+        limit("octets of `csr`", |n, name| {
+            let body = json!({"csr": format!("{}{KEYTOOL_CSR}", " ".repeat(n - KEYTOOL_CSR.len()))}).to_string();
+            let expected = then("octets of `csr`", n, Expected::Fine(200, json!({})), INVALID);
+            api(name, format!("/v1/tasks/{}/certificate", bench.task), &evidence, body, expected)
         }),
         // No such owner is allowed, but that is policy's to say.
         word("octets of `owner` or `sandbox`", |words| json!({ "owner": words }), ROLE),
