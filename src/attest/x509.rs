@@ -28,6 +28,9 @@ use crate::{
 /// By how many seconds the clock of whoever signs JWT-SVIDs may be ahead.
 const AHEAD: i64 = 5;
 
+/// How long a JWT-SVID may have left, in seconds: whoever has it is the workload until then.
+const LONGEST: i64 = 86_400;
+
 /// A trust domain whose authorities are trusted to say what its workloads are.
 pub(super) struct Attestor {
     pub(super) name: String,
@@ -174,6 +177,9 @@ impl Attestor {
             return Err(no("the token is for another audience"));
         }
         let window = claims.window().ok_or_else(|| no("a time in the token is out of range"))?;
+        if window.until.timestamp() - now.timestamp() > LONGEST {
+            return Err(no("the token is good for more than a day"));
+        }
         window.admits(now)?;
         // It shows no key, so it stands for itself alone.
         let signed = sha256_hex(token.signed_part().as_bytes());

@@ -447,6 +447,8 @@ async fn a_jwt_svid_is_evidence_where_the_attestor_has_an_audience() {
         json!({"sub": "spiffe://elsewhere.example.org/a"}),
         json!({"exp": null}),
         json!({"exp": now() - 1}),
+        json!({"exp": now() + 86_400 + 60}),
+        json!({"exp": i64::MAX}),
         json!({"nbf": now() + 60}),
         json!({"iat": now() + 60}),
     ] {
