@@ -1,6 +1,7 @@
 //! Certificates of tasks: what they say, what they are made from, and how soon a revoke shows on their list; by OpenSSL, as it is.
 
 use chrono::TimeDelta;
+use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::{
@@ -314,6 +315,30 @@ both! {
         let refused = ask(&stand, &task, json!({ "csr": csr })).await.refused(429, "quota_exceeded");
         assert!(text(&refused, "detail").starts_with("64 certificates of this task are valid"));
         certified(&stand).await;
+    }
+
+    /// Whatever was under way when the revoke came.
+    async fn no_certificate_survives_the_revoke_it_raced(stand) {
+        let (task, _) = stand.task_with_token().await;
+        let minting = join_all((0..40).map(|_| ask(&stand, &task, json!({"csr": KEYTOOL_CSR}))));
+        let revoking = async {
+            tokio::time::sleep(Duration::from_millis(15)).await;
+            stand.revoke(&task).await.expect(StatusCode::OK);
+            Instant::now()
+        };
+        let (answers, revoked) = tokio::join!(minting, revoking);
+        let mut minted = Vec::new();
+        for answer in answers {
+            if answer.status == StatusCode::OK {
+                minted.push(Certified::of(answer.json()));
+            } else {
+                answer.refused(409, "task_not_active");
+            }
+        }
+        for one in &minted {
+            one.is_revoked_soon(&stand, &stand.broker).await;
+        }
+        assert!(revoked.elapsed() < Duration::from_secs(10), "{} certificates", minted.len());
     }
 
     /// Whoever restarts the broker neither loses what is on a list, nor what will have to be.

@@ -127,6 +127,9 @@ async fn a_forged_end_denies(world: World) {
     assert!(world.ledger.mint(&task, &[lease(&task.id)]).await.is_err());
     assert!(world.ledger.end(&end_of(&task.id, State::Revoked), tomorrow(), false).await.is_err());
     assert!(world.ledger.task(&task.id).await.is_err());
+    // Nor does it keep a certificate off its list.
+    let ends = world.ledger.ends(std::slice::from_ref(&task.id)).await.unwrap();
+    assert_eq!(ends[0].map(|(state, _)| state), Some(State::Revoked));
 }
 
 async fn a_spoilt_task_can_be_ended(world: World) {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    lease::{Remembered, Retirement, StandingKey, Tally},
+    lease::{CertificateLease, PostedCrl, Remembered, Retirement, StandingKey, Tally},
     task::STATUS_LIST_ENTRIES,
 };
 
@@ -40,6 +40,8 @@ over_both![
     a_full_status_list_is_followed_by_another,
     an_end_stands_in_the_status_list,
     an_end_of_nothing_known_stands_nowhere,
+    a_certificate_is_listed_until_it_ends,
+    a_list_of_one_broker_is_had_from_another,
 ];
 
 async fn a_task_lives_until_it_ends(world: World) {
@@ -436,4 +438,63 @@ async fn an_end_of_nothing_known_stands_nowhere(world: World) {
     world.tamper(&key, Some(&record)).await;
     assert_eq!(revoke(&cold, &task.id).await.status, Some(task.status));
     assert!(listed(ledger, &task).await);
+}
+
+const AUTHORITY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+fn certificate(task: &TaskId, seconds: u32) -> CertificateLease {
+    CertificateLease {
+        id: LeaseId::serial(1).unwrap(),
+        task: task.clone(),
+        authority: AUTHORITY.to_owned(),
+        key: "00".repeat(32),
+        issued_at: whole_second(now()),
+        expires_at: after(now(), seconds).unwrap(),
+    }
+}
+
+/// What a revocation list is made of: the names of certificates, and the ends of their tasks.
+async fn a_certificate_is_listed_until_it_ends(world: World) {
+    let ledger = &world.ledger;
+    let (root, _) = declared(ledger, &root()).await;
+    let (child, _) = declared(ledger, &root.id.child().unwrap()).await;
+    let (long, short) = (certificate(&root.id, 600), certificate(&child.id, 300));
+    for (task, lease) in [(&root, &long), (&child, &short)] {
+        assert!(matches!(ledger.certify(task, lease).await.unwrap(), Written::Done));
+    }
+    assert!(ledger.certify(&root, &short).await.is_err(), "a lease of another task");
+    let cold = world.another(7).await.unwrap();
+    let listed = async |at| {
+        let all = cold.certificates(at).await.unwrap();
+        all.into_iter().map(|one| (one.serial, one.task, one.authority, one.expires_at)).collect::<Vec<_>>()
+    };
+    let row = |lease: &CertificateLease| (lease.id.clone(), lease.task.clone(), AUTHORITY.to_owned(), lease.expires_at);
+    assert_eq!(listed(now()).await, [row(&long), row(&short)]);
+    assert_eq!(listed(short.expires_at).await, [row(&long)]);
+    assert_eq!(listed(long.expires_at).await, []);
+
+    let tasks = [child.id.clone(), root.id.clone()];
+    assert_eq!(cold.ends(&tasks).await.unwrap(), [None, None]);
+    let end = end_of(&child.id, State::Completed);
+    ledger.end(&end, tomorrow(), false).await.unwrap().unwrap();
+    assert_eq!(cold.ends(&tasks).await.unwrap(), [Some((State::Completed, end.at)), None]);
+    assert!(matches!(ledger.certify(&child, &certificate(&child.id, 60)).await.unwrap(), Written::Ended(_)));
+    let stopped = revoke(ledger, &root.id).await;
+    assert_eq!(stopped.tally.credentials, 4, "certificates count");
+    let ends = cold.ends(&tasks).await.unwrap();
+    assert_eq!(ends.iter().map(|end| end.unwrap().0).collect::<Vec<_>>(), [State::Completed, State::Revoked]);
+}
+
+async fn a_list_of_one_broker_is_had_from_another(world: World) {
+    let ids: Vec<_> = crate::id::CrlId::all(AUTHORITY).collect();
+    let list = |number: u64| {
+        let id = ids[usize::try_from(number).unwrap() % 2].clone();
+        PostedCrl { id, number, next_update: after(now(), 10).unwrap(), der: vec![7; 3].into() }
+    };
+    let other = world.another(7).await.unwrap();
+    assert_eq!(other.crl(&ids[0]).await.unwrap(), None);
+    world.ledger.post_crls(&[list(2), list(3)]).await.unwrap();
+    assert_eq!(other.crl(&ids[0]).await.unwrap(), Some(list(2)));
+    world.ledger.post_crls(&[list(4)]).await.unwrap();
+    assert_eq!((other.crl(&ids[0]).await.unwrap(), other.crl(&ids[1]).await.unwrap()), (Some(list(4)), Some(list(3))));
 }
