@@ -195,7 +195,7 @@ impl FromStr for LeaseId {
 }
 
 /// A list of revoked certificates: the key id of the authority that signs it and, after a dot, the last digit of the serials that can
-/// be on it.
+/// be on it; or `whole`, for what is complete for all.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct CrlId(String);
@@ -203,6 +203,7 @@ text!(CrlId);
 
 /// The length of a key id: a digest of 32 octets in base64url.
 const KID_LENGTH: usize = 43;
+const WHOLE: &str = "whole";
 
 impl CrlId {
     /// The list of an authority that a certificate belongs to.
@@ -212,9 +213,22 @@ impl CrlId {
         Self(format!("{authority}.{}", &serial[serial.len() - 1..]))
     }
 
+    /// The list of an authority that is complete for all its certificates, and for its own.
+    #[must_use]
+    pub fn whole(authority: &str) -> Self {
+        Self(format!("{authority}.{WHOLE}"))
+    }
+
+    /// Whether it is that.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.0.ends_with(WHOLE)
+    }
+
     /// All lists of an authority.
     pub fn all(authority: &str) -> impl Iterator<Item = Self> {
-        "0123456789abcdef".chars().map(move |digit| Self(format!("{authority}.{digit}")))
+        let digits = "0123456789abcdef".chars().map(move |digit| Self(format!("{authority}.{digit}")));
+        digits.chain([Self::whole(authority)])
     }
 
     /// The authority.
@@ -233,12 +247,13 @@ impl CrlId {
 impl FromStr for CrlId {
     type Err = Malformed;
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        const RULE: Malformed = Malformed("a list is a key id, a dot and a hexadecimal digit in lower case");
+        const RULE: Malformed =
+            Malformed("a list is a key id, a dot and a hexadecimal digit in lower case, or `whole`");
         let (authority, digit) = text.split_once('.').ok_or(RULE)?;
         let is_kid =
             authority.len() == KID_LENGTH && authority.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-        let is_digit = matches!(digit.as_bytes(), [b'0'..=b'9' | b'a'..=b'f']);
-        (is_kid && is_digit).then(|| Self(text.to_owned())).ok_or(RULE)
+        let is_list = digit == WHOLE || matches!(digit.as_bytes(), [b'0'..=b'9' | b'a'..=b'f']);
+        (is_kid && is_list).then(|| Self(text.to_owned())).ok_or(RULE)
     }
 }
 

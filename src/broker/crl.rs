@@ -17,12 +17,15 @@ use crate::{
     id::{CrlId, TaskId},
     jose::Invalid,
     lease::{InDoubt, PostedCrl, Use},
+    pem,
     revocation::{CRL_BACKDATED, CRL_INTERVAL, CRL_LIFE, SignedCrl},
     task::State,
 };
 
 /// A list that was posted no longer ago is still worth something for a while.
 const FRESH: Duration = Duration::from_secs(6);
+/// The most octets of a whole list: more does not fit into a record. That is about 18,000 certificates.
+const MOST_WHOLE: usize = 700 * 1024;
 /// How long a list of another broker is given out before the store is asked again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
@@ -154,6 +157,10 @@ impl Broker {
                 tracing::error!(why, "a revocation list was not signed");
                 Error::Unavailable(Input::Keys)
             })?;
+            if id.is_whole() && der.len() > MOST_WHOLE {
+                tracing::warn!(octets = der.len(), "the whole revocation list is too long to be given out");
+                continue;
+            }
             lists.push(PostedCrl { id, number, next_update, der: der.into() });
         }
         // Others give out what can be asked for: where there are no certificates, nobody is told of a list.
@@ -198,6 +205,23 @@ impl Broker {
         };
         let out = |list: SignedCrl| Some(Crl { max_age: list.max_age(now)?, der: list.der });
         list.and_then(out).map(Some).ok_or(Error::Unavailable(Input::Store))
+    }
+
+    /// The whole lists of all authorities, in PEM, and for how many seconds a cache may keep them: for servers that read one file. Where
+    /// the list of an authority is not to be had it is left out, and whoever checks lists refuses its certificates.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when there is none.
+    pub async fn crls_pem(&self) -> Result<(String, u32), Error> {
+        let authorities = self.public_keys(Use::X509Svid).await.keys;
+        let (mut all, mut max_age) = (String::new(), u32::MAX);
+        for authority in &authorities {
+            if let Ok(Some(list)) = self.crl(&CrlId::whole(&authority.jwk.kid)).await {
+                all += &pem::write("X509 CRL", &list.der);
+                max_age = max_age.min(list.max_age);
+            }
+        }
+        if all.is_empty() { Err(Error::Unavailable(Input::Store)) } else { Ok((all, max_age)) }
     }
 
     /// A list of another broker, as it was posted.

@@ -199,10 +199,9 @@ impl Authority {
             this_update: moment(list.this_update)?,
             next_update: moment(list.next_update)?,
             crl_number: SerialNumber::from(list.number),
-            issuing_distribution_point: Some(CrlIssuingDistributionPoint {
-                distribution_point,
-                scope: Some(CrlScope::UserCertsOnly),
-            }),
+            // The whole list has none, so it is complete for the authority's own certificate too: `ssl_crl` of nginx asks for that.
+            issuing_distribution_point: (!list.id.is_whole())
+                .then_some(CrlIssuingDistributionPoint { distribution_point, scope: Some(CrlScope::UserCertsOnly) }),
             revoked_certs: revoked.collect::<Result<_, _>>()?,
             key_identifier_method: KeyIdMethod::Sha256,
         };

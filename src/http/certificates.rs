@@ -116,7 +116,7 @@ pub(super) async fn authorities(State(broker): State<Arc<Broker>>) -> Response {
 /// A certificate is on it from when its task has ended until it expires.
 #[utoipa::path(
     get, path = "/pki/crl/{id}", operation_id = "revocationList", tag = "keys",
-    params(("id" = String, Path, description = "As a certificate names it: the key id of its authority, a dot, the last digit of its serial")),
+    params(("id" = String, Path, description = "As a certificate names it: the key id of its authority, a dot, the last digit of its serial; or `whole` for all of an authority")),
     responses(
         (status = 200, description = "The list", body = String, content_type = "application/pkix-crl",
             headers(("Cache-Control" = String, description = "`max-age`: how long it may be kept"))),
@@ -136,6 +136,24 @@ pub(super) async fn list(
         return Ok(StatusCode::NOT_FOUND.into_response());
     };
     Ok(public("application/pkix-crl", Some(max_age), der.to_vec()))
+}
+
+/// The whole revocation lists of all authorities, in PEM: for servers that read them from one file (`ssl_crl` of nginx).
+///
+/// Where the list of an authority is not to be had just now it is left out.
+#[utoipa::path(
+    get, path = "/pki/crl.pem", operation_id = "revocationLists", tag = "keys",
+    responses(
+        (status = 200, description = "A list for each authority, in PEM", body = String, content_type = "application/x-pem-file",
+            headers(("Cache-Control" = String, description = "`max-age`: how long they may be kept"))),
+        Refusals<0>,
+    ),
+    security(),
+    extensions(("x-remit-callers" = json!(["anyone"]))),
+)]
+pub(super) async fn lists(State(broker): State<Arc<Broker>>) -> Result<Response, Problem> {
+    let (pem, max_age) = broker.crls_pem().await?;
+    Ok(public("application/x-pem-file", Some(max_age), pem))
 }
 
 fn public(kind: &'static str, max_age: Option<u32>, body: impl Into<axum::body::Body>) -> Response {

@@ -72,6 +72,7 @@ fn api() -> OpenApiRouter<Arc<Broker>> {
         .routes(routes!(keys::bundle))
         .routes(routes!(certificates::authorities))
         .routes(routes!(certificates::list))
+        .routes(routes!(certificates::lists))
         .routes(routes!(status::list))
         .routes(routes!(oauth::token))
         .routes(routes!(oauth::introspect))

@@ -152,9 +152,9 @@ impl Certificates {
         let mut lists: BTreeMap<_, _> = CrlId::all(authority).map(|id| (id, Vec::new())).collect();
         self.of(authority, |issued| {
             for (serial, certificate) in &issued.certificates {
-                if let (Some((how, at)), Some(list)) = (certificate.ended, lists.get_mut(&CrlId::of(authority, serial)))
-                {
-                    list.push((serial.clone(), at, how));
+                let Some((how, at)) = certificate.ended else { continue };
+                for id in [CrlId::of(authority, serial), CrlId::whole(authority)] {
+                    lists.entry(id).or_default().push((serial.clone(), at, how));
                 }
             }
         });

@@ -40,6 +40,8 @@ mod mint;
 #[cfg(test)]
 mod mtls;
 #[cfg(test)]
+mod nginx;
+#[cfg(test)]
 mod oauth;
 #[cfg(test)]
 mod oauth_clients;

@@ -410,6 +410,7 @@ async fn a_broker_does_what_the_document_says() {
                 "/jwks",
                 "/spiffe/bundle",
                 "/pki/ca.pem",
+                "/pki/crl.pem",
                 "/healthz",
                 "/metrics",
                 "/openapi.json",

@@ -254,7 +254,7 @@ async fn keys_of_an_old_backup_sign_nothing() {
     assert!(!retired.contains(&signer), "{signer} of {retired:?}");
     assert_eq!(stand.introspect(&token).await["active"], true, "{task}");
     let signing = in_state(&list(&stand).await, "signing");
-    assert_eq!(signing.len(), 3);
+    assert_eq!(signing.len(), FILES.len());
 }
 
 async fn kill_broker(stand: &mut Stand) {
@@ -337,14 +337,14 @@ async fn a_key_that_cannot_be_made_is_not_asked_for_every_second() {
         let audit = std::fs::read_to_string(frozen.dir.path().join("broker-audit/audit.jsonl")).unwrap();
         audit.matches("key_rotation_requested").count()
     };
-    wait_for("the first attempt", || async { asked() >= 3 }).await;
+    wait_for("the first attempt", || async { asked() >= FILES.len() }).await;
     tokio::time::sleep(Duration::from_millis(3500)).await;
-    assert_eq!(asked(), 3);
+    assert_eq!(asked(), FILES.len());
     for name in FILES {
         std::fs::remove_dir(frozen.dir.path().join("broker-keys").join(format!("{name}.next.pem"))).unwrap();
     }
     frozen.clock.advance(TimeDelta::seconds(60));
-    frozen.until("the next keys", |list| in_state(list, "prepared").len() == 3).await;
+    frozen.until("the next keys", |list| in_state(list, "prepared").len() == FILES.len()).await;
     frozen.running.stop().await;
 }
 

@@ -1,0 +1,165 @@
+//! nginx, as the distribution has it, in front of a service: it takes certificates of tasks, and sees a revoke by the lists of the broker.
+
+use reqwest::StatusCode;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::support::{Stand, Store, free_port, pki::Authority, wait_for};
+
+/// Stopped with the test.
+struct Stopped(Child);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// nginx with `deploy/nginx/mtls.conf`, and `deploy/nginx/refresh` beside it.
+struct Nginx {
+    dir: PathBuf,
+    port: u16,
+    refresh: Option<Stopped>,
+    server: Child,
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Asked by a signal it takes its workers along.
+        let _ = Command::new("nginx").arg("-c").arg(self.dir.join("nginx.conf")).args(["-s", "stop"]).output();
+        let _ = self.server.wait();
+    }
+}
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/nginx")
+}
+
+impl Nginx {
+    async fn start(stand: &Stand, servers: &Authority) -> Self {
+        let (dir, port) = (stand.dir.path().join("nginx"), free_port());
+        fs::create_dir(&dir).unwrap();
+        servers.serves(&dir.join("tls.crt"), &dir.join("tls.key"));
+        for (path, name) in [("/pki/ca.pem", "ca.pem"), ("/pki/crl.pem", "crl.pem")] {
+            let text = stand.client.get(stand.url(path)).send().await.unwrap().text().await.unwrap();
+            fs::write(dir.join(name), text).unwrap();
+        }
+        let here = dir.display().to_string();
+        let shipped = fs::read_to_string(sources().join("mtls.conf")).unwrap();
+        let block = shipped
+            .replace("/etc/nginx/remit", &here)
+            .replace("/etc/nginx", &here)
+            .replace("listen 8443", &format!("listen 127.0.0.1:{port}"))
+            .replace("server_name git.example.com", "server_name localhost")
+            // The service stands in for itself, and says whom it was told.
+            .replace("proxy_pass http://127.0.0.1:9000;", "return 200 \"$ssl_client_verify $ssl_client_serial\\n\";");
+        assert_eq!(block.matches(&here).count(), 4, "{block}");
+        let config = format!(
+            "daemon off;\nuser root;\npid {here}/pid;\nerror_log {here}/error.log;\nevents {{}}\nhttp {{\naccess_log off;\n{block}\n}}\n"
+        );
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|name| format!("{name}_temp_path {here}/{name};\n"))
+            .concat();
+        let user = if is_root() { config } else { config.replace("user root;\n", "") };
+        fs::write(dir.join("nginx.conf"), user.replace("access_log off;\n", &format!("access_log off;\n{temporary}")))
+            .unwrap();
+        let server = Command::new("nginx").arg("-c").arg(dir.join("nginx.conf")).stderr(Stdio::null()).spawn();
+        let server = server.expect("nginx: tests/run installs it");
+        let mut refresh = Command::new(sources().join("refresh"));
+        refresh.arg(&stand.broker.url).arg(&dir).env("EVERY", "1").env("no_proxy", "*");
+        refresh.env("NGINX", format!("nginx -c {here}/nginx.conf")).stderr(Stdio::null());
+        let refresh = Some(Stopped(refresh.spawn().expect("a shell")));
+        let nginx = Self { dir, port, refresh, server };
+        wait_for("nginx", || async { nginx.call(None).0 != 0 }).await;
+        nginx
+    }
+
+    /// What a call with the files of `remit mint cert` comes to: the status (0 where there was none) and the answer.
+    fn call(&self, identity: Option<&Path>) -> (u16, String) {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--noproxy", "*", "--max-time", "5", "-w", "\n%{http_code}"])
+            .arg("--cacert")
+            .arg(self.dir.join("../ca.crt"));
+        if let Some(dir) = identity {
+            curl.arg("--cert").arg(dir.join("cert.pem")).arg("--key").arg(dir.join("key.pem"));
+        }
+        let output = curl.arg(format!("https://localhost:{}/", self.port)).output().expect("curl");
+        let said = String::from_utf8(output.stdout).unwrap();
+        let (answer, status) = said.rsplit_once('\n').unwrap();
+        (status.parse().unwrap(), answer.to_owned())
+    }
+}
+
+fn is_root() -> bool {
+    let output = Command::new("id").arg("-u").output().expect("id");
+    output.stdout == b"0\n"
+}
+
+async fn minted(stand: &Stand, name: &str) -> (String, PathBuf) {
+    let (task, _) = stand.task_with_token().await;
+    let dir = stand.dir.path().join(name);
+    let evidence = stand.dir.path().join("evidence");
+    fs::write(&evidence, stand.evidence()).unwrap();
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_remit"))
+        .args([
+            "--url",
+            &stand.broker.url,
+            "--evidence",
+            &format!("file:{}", evidence.display()),
+            "mint",
+            "cert",
+            &task,
+            "--dir",
+        ])
+        .arg(&dir)
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    (task, dir)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_takes_certificates_of_tasks_until_they_are_revoked() {
+    let stand = Stand::new(Store::Redis).await;
+    let servers = Authority::new("servers");
+    fs::write(stand.dir.path().join("ca.crt"), servers.certificate.pem()).unwrap();
+    let (task, one) = minted(&stand, "one").await;
+    let (_, other) = minted(&stand, "other").await;
+    let mut nginx = Nginx::start(&stand, &servers).await;
+    let (status, said) = nginx.call(Some(&one));
+    assert!(
+        status == 200 && said.starts_with("SUCCESS 01"),
+        "{status} {said}: {}",
+        fs::read_to_string(nginx.dir.join("error.log")).unwrap()
+    );
+    // Nobody else: no certificate, one of another authority, one whose key is another's.
+    let stranger = stand.dir.path().join("stranger");
+    fs::create_dir(&stranger).unwrap();
+    Authority::new("stranger").serves(&stranger.join("cert.pem"), &stranger.join("key.pem"));
+    assert_eq!((nginx.call(None).0, nginx.call(Some(&stranger)).0), (400, 400));
+    let mixed = stand.dir.path().join("mixed");
+    fs::create_dir(&mixed).unwrap();
+    fs::copy(one.join("cert.pem"), mixed.join("cert.pem")).unwrap();
+    fs::copy(other.join("key.pem"), mixed.join("key.pem")).unwrap();
+    assert_eq!(nginx.call(Some(&mixed)).0, 0);
+
+    stand.revoke(&task).await.expect(StatusCode::OK);
+    let begun = Instant::now();
+    while nginx.call(Some(&one)).0 == 200 {
+        assert!(begun.elapsed() < Duration::from_secs(15), "nginx still takes it");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(nginx.call(Some(&one)).0, 400);
+    assert_eq!(nginx.call(Some(&other)).0, 200, "and the others it takes");
+
+    // Without a refresher the lists run out, and nobody gets in.
+    nginx.refresh = None;
+    wait_for("the lists to run out", || async { nginx.call(Some(&other)).0 != 200 }).await;
+    assert_eq!(nginx.call(Some(&other)).0, 400);
+}
