@@ -101,6 +101,8 @@ pub struct Parts {
     pub keys: Keyring,
     /// Whether a proof has to carry a nonce of ours.
     pub require_nonce: bool,
+    /// Whether a certificate that ends before a revoke would have to show names no revocation list (RFC 9608).
+    pub no_rev_avail: bool,
     /// Where it is reached by TLS of its own, which client certificates need: under its name, or another; `None` where it is not.
     pub tls_origin: Option<String>,
     /// How long keys are kept by verifiers, and by the broker itself.
@@ -157,6 +159,7 @@ struct Kept {
     keys: Keyring,
     key_life: KeyLife,
     require_nonce: bool,
+    no_rev_avail: bool,
     tls_origin: Option<String>,
     audit: Audit,
     metrics: Metrics,
@@ -216,13 +219,25 @@ impl Broker {
     /// Assembles a broker.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { issuer, rules, ledger, keys, require_nonce, tls_origin, key_life, audit, metrics, clock } = parts;
+        let Parts {
+            issuer,
+            rules,
+            ledger,
+            keys,
+            require_nonce,
+            no_rev_avail,
+            tls_origin,
+            key_life,
+            audit,
+            metrics,
+            clock,
+        } = parts;
         let publishing = crl::Publishing::new(ledger.changes());
         Self {
             issuer,
             rules: ArcSwap::from_pointee(rules),
             outdated: AtomicBool::new(false),
-            parts: Kept { ledger, keys, key_life, require_nonce, tls_origin, audit, metrics, clock },
+            parts: Kept { ledger, keys, key_life, require_nonce, no_rev_avail, tls_origin, audit, metrics, clock },
             ends: EndSet::default(),
             status_lists: StatusLists::default(),
             certificates: Certificates::default(),

@@ -59,6 +59,9 @@ pub struct Config {
     /// Proofs of possession.
     #[serde(default)]
     pub dpop: Dpop,
+    /// Certificates of tasks.
+    #[serde(default)]
+    pub certificates: Certificates,
     /// What is allowed.
     pub policy: Policy,
     /// Who can prove what they are.
@@ -237,6 +240,14 @@ pub enum Nonce {
     Required,
 }
 
+/// The `[certificates]` section: X.509-SVIDs of tasks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Certificates {
+    /// Whether one that ends before a revoke would have to show says that there is no list for it (RFC 9608).
+    pub no_rev_avail: bool,
+}
+
 /// The `[policy]` section.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -350,6 +361,7 @@ impl Config {
             files: Files { audit: data.join("audit"), keys },
             keys: Keys::default(),
             dpop: Dpop::default(),
+            certificates: Certificates::default(),
             policy: Policy { dir: None },
             attestors: vec![attest::Config::development()],
             services: Vec::new(),
@@ -376,6 +388,7 @@ impl Config {
             ("[files]", self.files != running.files),
             ("[keys]", self.keys != running.keys),
             ("[dpop]", self.dpop != running.dpop),
+            ("[certificates]", self.certificates != running.certificates),
         ];
         let changed = changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect();
         self.issuer.clone_from(&running.issuer);
@@ -385,6 +398,7 @@ impl Config {
         self.files = running.files.clone();
         self.keys = running.keys.clone();
         self.dpop = running.dpop;
+        self.certificates = running.certificates;
         (self, changed)
     }
 
@@ -505,6 +519,7 @@ fn unreadable(text: &str, first: toml::de::Error) -> Vec<(usize, toml::de::Error
                 "files" => found.extend(take::<Files>(section)),
                 "keys" => found.extend(take::<Keys>(section)),
                 "dpop" => found.extend(take::<Dpop>(section)),
+                "certificates" => found.extend(take::<Certificates>(section)),
                 "policy" => found.extend(take::<Policy>(section)),
                 "attestor" => found.extend(each::<attest::Config>(section)),
                 "service" => found.extend(each::<ServiceConfig>(section)),
@@ -561,7 +576,8 @@ mod tests {
         fs::write(
             &path,
             "issuer = 7\ntrust_domain = 'example.com'\n[listen]\nhttp = '127.0.0.1:1'\n[store]\nurl = 'redb:x'\n\
-             mac_key_file = 'k'\n[files]\nkeys = 'k'\naudit = 'a'\n[keys]\n[dpop]\nnonce = 'offered'\n[policy]\ndir = 'p'\n",
+             mac_key_file = 'k'\n[files]\nkeys = 'k'\naudit = 'a'\n[keys]\n[dpop]\nnonce = 'offered'\n\
+             [certificates]\nno_rev_avail = true\n[policy]\ndir = 'p'\n",
         )
         .unwrap();
         let Mistakes(mistakes) = Config::load(&path, Overrides::default()).unwrap_err();

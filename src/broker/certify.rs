@@ -20,6 +20,7 @@ use crate::{
     lease::CertificateLease,
     metrics::{Action, Outcome},
     policy::{Permit, Words},
+    revocation::CRL_LIFE,
     task::{AccessDetail, Task, check_ttl},
 };
 
@@ -74,7 +75,9 @@ impl Broker {
                 return Err(refusal(denied));
             }
         };
-        let bounds = CertificateBounds { task: &task, deadline, evidence: attested.expires_at(), ttl };
+        // What has ended by the time that a revoke shows needs no list.
+        let unlisted = self.parts.no_rev_avail.then_some(CRL_LIFE);
+        let bounds = CertificateBounds { task: &task, deadline, evidence: attested.expires_at(), ttl, unlisted };
         let draft = CertificateDraft::prepare(&permits, &bounds, key, &self.parts.keys, now)?;
         let lease = draft.lease().clone();
         self.certificates.admit(&lease.authority, &lease.id, id, lease.expires_at)?;
@@ -129,9 +132,15 @@ impl Broker {
         minted: super::Entry,
         _: &Spent,
     ) -> Result<Certificate, Error> {
-        let crl = draft.lease().crl();
+        let crl = draft.crl();
+        let put_out = async {
+            match &crl {
+                Some(crl) => self.put_out(crl).await,
+                None => true,
+            }
+        };
         let sign = async { draft.sign(task, &self.issuer) };
-        let (recorded, certificate, out) = tokio::join!(self.record(vec![minted]), sign, self.put_out(&crl));
+        let (recorded, certificate, out) = tokio::join!(self.record(vec![minted]), sign, put_out);
         recorded?;
         if self.ends.covers(&task.id) {
             return Err(Error::TaskNotActive);

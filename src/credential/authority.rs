@@ -4,9 +4,9 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
-    CrlIssuingDistributionPoint, CrlScope, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyIdMethod, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, RevocationReason, RevokedCertParams, SanType,
-    SerialNumber, SignatureAlgorithm, SigningKey,
+    CrlIssuingDistributionPoint, CrlScope, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, RevocationReason, RevokedCertParams,
+    SanType, SerialNumber, SignatureAlgorithm, SigningKey,
 };
 use ring::{
     rand::SystemRandom,
@@ -46,8 +46,8 @@ pub(super) struct Leaf<'a> {
     pub(super) key: &'a RequestedKey,
     pub(super) not_before: Time,
     pub(super) not_after: Time,
-    /// Where the list stands that it would be on.
-    pub(super) crl: &'a str,
+    /// Where the list stands that it would be on; `None`: there is none for it.
+    pub(super) crl: Option<&'a str>,
 }
 
 /// A list of revoked certificates, to be signed.
@@ -173,7 +173,10 @@ impl Authority {
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.crl_distribution_points = vec![CrlDistributionPoint { uris: vec![leaf.crl.to_owned()] }];
+        match leaf.crl {
+            Some(uri) => params.crl_distribution_points = vec![CrlDistributionPoint { uris: vec![uri.to_owned()] }],
+            None => params.custom_extensions = vec![CustomExtension::from_oid_content(&NO_REV_AVAIL, NULL.to_vec())],
+        }
         params.use_authority_key_identifier_extension = true;
         let issuer = Issuer::new(params_of(&self.jwk), Linting { authority: self, leaf });
         let certificate = params.signed_by(leaf.key, &issuer).map_err(|_| UNMADE)?;
@@ -209,6 +212,11 @@ impl Authority {
         Ok(params.signed_by(&issuer).map_err(|_| UNMADE)?.der().to_vec())
     }
 }
+
+/// RFC 9608 section 2: there is no word on whether the certificate is revoked.
+pub(super) const NO_REV_AVAIL: [u64; 4] = [2, 5, 29, 56];
+/// What the extension holds.
+pub(super) const NULL: [u8; 2] = [5, 0];
 
 const ORGANIZATION: &str = "Remit";
 

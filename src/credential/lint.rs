@@ -4,12 +4,12 @@
 use x509_parser::{
     certificate::TbsCertificate,
     extensions::{DistributionPointName, GeneralName, ParsedExtension},
-    oid_registry::{OID_SIG_ECDSA_WITH_SHA256, OID_X509_COMMON_NAME},
+    oid_registry::{OID_SIG_ECDSA_WITH_SHA256, OID_X509_COMMON_NAME, Oid},
     prelude::FromDer as _,
     x509::X509Version,
 };
 
-use super::authority::{Authority, Leaf};
+use super::authority::{Authority, Leaf, NO_REV_AVAIL, NULL};
 
 /// `digitalSignature` alone, as the parser counts bits.
 const DIGITAL_SIGNATURE: u16 = 1;
@@ -84,11 +84,15 @@ fn extensions(certificate: &TbsCertificate<'_>, leaf: &Leaf<'_>) -> Result<(), &
                     [point] if point.reasons.is_none() && point.crl_issuer.is_none() => matches!(
                         &point.distribution_point,
                         Some(DistributionPointName::FullName(names))
-                            if matches!(&names[..], [GeneralName::URI(uri)] if *uri == leaf.crl)
+                            if matches!(&names[..], [GeneralName::URI(uri)] if Some(*uri) == leaf.crl)
                     ),
                     _ => false,
                 };
                 (4, one, "its CRL distribution point is not its own")
+            }
+            ParsedExtension::UnsupportedExtension { oid } if Oid::from(&NO_REV_AVAIL).as_ref() == Ok(oid) => {
+                let alone = leaf.crl.is_none() && extension.value == NULL && !critical;
+                (4, alone, "it says that there is no list for it")
             }
             ParsedExtension::AuthorityKeyIdentifier(id) => {
                 (5, id.key_identifier.is_some() && !critical, "it does not identify the key of its authority")
@@ -154,13 +158,20 @@ mod tests {
                 key: &self.key,
                 not_before: self.now,
                 not_after: self.now + chrono::TimeDelta::seconds(300),
-                crl: CRL,
+                crl: Some(CRL),
             }
         }
 
         /// What the lint says of a certificate that is as it has to be but for one change.
         fn changed(&self, change: impl FnOnce(&mut CertificateParams)) -> Result<(), &'static str> {
-            let leaf = self.leaf();
+            self.changed_for(&self.leaf(), change)
+        }
+
+        fn changed_for(
+            &self,
+            leaf: &Leaf<'_>,
+            change: impl FnOnce(&mut CertificateParams),
+        ) -> Result<(), &'static str> {
             let at = |time: Time| OffsetDateTime::from_unix_timestamp(time.timestamp()).unwrap();
             let mut params = CertificateParams::default();
             (params.not_before, params.not_after) = (at(leaf.not_before), at(leaf.not_after));
@@ -178,7 +189,7 @@ mod tests {
             let issuer = Issuer::new(ca, KeyPair::generate().unwrap());
             let made = params.signed_by(&self.pair, &issuer).unwrap();
             let (_, made) = X509Certificate::from_der(made.der()).unwrap();
-            check(made.tbs_certificate.as_ref(), &leaf, &self.authority)
+            check(made.tbs_certificate.as_ref(), leaf, &self.authority)
         }
     }
 
@@ -218,6 +229,30 @@ mod tests {
         ];
         for (at, refused) in refused.into_iter().enumerate() {
             assert!(refused.is_err(), "change {at} passed");
+        }
+    }
+
+    #[test]
+    fn either_it_names_a_list_or_says_that_there_is_none() {
+        let stand = Stand::new();
+        let unlisted = Leaf { crl: None, ..stand.leaf() };
+        assert!(stand.authority.issue(&unlisted).is_ok());
+        let extension = || CustomExtension::from_oid_content(&NO_REV_AVAIL, NULL.to_vec());
+        let check = |change: &dyn Fn(&mut CertificateParams)| stand.changed_for(&unlisted, change);
+        assert_eq!(
+            check(&|p| (p.crl_distribution_points, p.custom_extensions) = (Vec::new(), vec![extension()])),
+            Ok(())
+        );
+        for refused in [
+            check(&|_| {}),
+            check(&|p| p.custom_extensions = vec![extension()]),
+            check(&|p| p.crl_distribution_points.clear()),
+            check(&|p| {
+                let other = CustomExtension::from_oid_content(&NO_REV_AVAIL, vec![1, 1, 255]);
+                (p.crl_distribution_points, p.custom_extensions) = (Vec::new(), vec![other]);
+            }),
+        ] {
+            assert!(refused.is_err());
         }
     }
 

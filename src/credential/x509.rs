@@ -27,6 +27,8 @@ pub struct CertificateDraft {
     key: RequestedKey,
     authority: Arc<Authority>,
     policies: Vec<String>,
+    /// Whether it names a revocation list.
+    listed: bool,
 }
 
 /// What bounds a certificate besides its permits.
@@ -40,6 +42,8 @@ pub struct CertificateBounds<'a> {
     pub evidence: Option<Time>,
     /// The lifetime that was asked for, in seconds.
     pub ttl: Option<u32>,
+    /// A certificate that lives no longer than that, in seconds, names no revocation list.
+    pub unlisted: Option<u32>,
 }
 
 impl CertificateDraft {
@@ -76,13 +80,21 @@ impl CertificateDraft {
         let mut policies: Vec<_> = permits.iter().flat_map(Permit::policies).cloned().collect();
         policies.sort_unstable();
         policies.dedup();
-        Ok(Self { lease, key, authority, policies })
+        let lives = (lease.expires_at - lease.issued_at).num_seconds();
+        let listed = bounds.unlisted.is_none_or(|bound| lives > i64::from(bound));
+        Ok(Self { lease, key, authority, policies, listed })
     }
 
     /// Its lease, to be written before it is signed.
     #[must_use]
     pub fn lease(&self) -> &CertificateLease {
         &self.lease
+    }
+
+    /// The list that it is on once its task has ended, where it names one.
+    #[must_use]
+    pub fn crl(&self) -> Option<CrlId> {
+        self.listed.then(|| CrlId::of(&self.lease.authority, &self.lease.id))
     }
 
     /// The policies that permitted it.
@@ -96,6 +108,7 @@ impl CertificateDraft {
     /// # Errors
     /// [`Error::Unavailable`] when it could not be signed.
     pub fn sign(self, task: &Task, issuer: &str) -> Result<Certificate, Error> {
+        let crl = self.crl().map(|id| id.uri(issuer));
         let Self { lease, key, authority, .. } = self;
         let spiffe_id = task.workload.of_task(&task.id);
         let not_before = (lease.issued_at - TimeDelta::seconds(BACKDATED)).max(authority.not_before());
@@ -105,21 +118,13 @@ impl CertificateDraft {
             key: &key,
             not_before,
             not_after: lease.expires_at,
-            crl: &lease.crl().uri(issuer),
+            crl: crl.as_deref(),
         };
         let pem = authority.issue(&leaf).map_err(|Invalid(why)| {
             tracing::error!(why, "a certificate was not signed");
             Error::Unavailable(Input::Keys)
         })?;
         Ok(Certificate { lease, spiffe_id, pem })
-    }
-}
-
-impl CertificateLease {
-    /// The list that the certificate is on once its task has ended.
-    #[must_use]
-    pub fn crl(&self) -> CrlId {
-        CrlId::of(&self.authority, &self.id)
     }
 }
 

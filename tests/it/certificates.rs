@@ -398,6 +398,34 @@ async fn brokers_give_out_each_others_lists() {
     }
 }
 
+/// Where the configuration says so, and where a list would come too late, a certificate says that there is none (RFC 9608).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_ends_first_names_no_list() {
+    const NO_REV_AVAIL: &str = "2.5.29.56";
+    for (extra, unlisted) in [("", false), ("[certificates]\nno_rev_avail = true\n", true)] {
+        let stand = Stand::with(Store::Embedded, extra).await;
+        let (task, _) = stand.task_with_token().await;
+        for (ttl, short) in [(10, true), (11, false)] {
+            let answer = ask(&stand, &task, json!({"csr": KEYTOOL_CSR, "ttl": ttl})).await.expect(StatusCode::OK);
+            let one = Certified::of(answer);
+            let ids: Vec<_> = one.parsed().extensions().iter().map(|found| found.oid.to_id_string()).collect();
+            let has = |id: &str| ids.iter().any(|other| other == id);
+            assert_eq!(
+                (has(NO_REV_AVAIL), has("2.5.29.31")),
+                (unlisted && short, !(unlisted && short)),
+                "{ttl}: {ids:?}"
+            );
+            if unlisted && short {
+                assert!(matches!(
+                    ext(&one.parsed(), NO_REV_AVAIL),
+                    (false, ParsedExtension::UnsupportedExtension { .. })
+                ));
+            }
+            must(one.dir.path(), &["verify", "-x509_strict", "-CAfile", "bundle.pem", "cert.pem"]);
+        }
+    }
+}
+
 /// A store that is out of reach, or another one than was opened, gives no list a longer life.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_runs_out_with_the_store() {
