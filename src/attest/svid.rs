@@ -5,7 +5,7 @@ use rustls::{
     pki_types::{CertificateDer, TrustAnchor, UnixTime},
 };
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName};
+use x509_parser::{asn1_rs::Tag, certificate::X509Certificate, extensions::GeneralName};
 
 use super::{
     bundle::{Anchor, Bundle},
@@ -104,6 +104,10 @@ fn uris<'a>(certificate: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, Invali
     let names =
         certificate.subject_alternative_name().map_err(|_| Invalid("the names of a certificate are malformed"))?;
     let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
+    // By its tag it is one, whatever it says.
+    if names.iter().any(|name| matches!(name, GeneralName::Invalid(Tag(6), _))) {
+        return Err(Invalid("a URI of a certificate is malformed"));
+    }
     let uri = |name: &'a GeneralName<'_>| if let GeneralName::URI(uri) = name { Some(*uri) } else { None };
     Ok(names.iter().filter_map(uri).collect())
 }

@@ -262,6 +262,22 @@ async fn what_is_no_svid_of_the_trust_domain_is_refused() {
     place.declare(&place.agent()).await.expect(StatusCode::CREATED);
 }
 
+/// A second URI counts, though it is none that anybody could read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_cannot_be_read_is_a_name() {
+    let place = Place::new().await;
+    let names = |others: &[&[u8]]| {
+        let within = |tag: u8, content: &[u8]| [&[tag, u8::try_from(content.len()).unwrap()], content].concat();
+        let all = [AGENT.as_bytes()].iter().chain(others).map(|name| within(0x86, name)).collect::<Vec<_>>().concat();
+        place.bad(|params| {
+            params.subject_alt_names.clear();
+            params.custom_extensions = vec![CustomExtension::from_oid_content(&[2, 5, 29, 17], within(0x30, &all))];
+        })
+    };
+    place.declare(&names(&[])).await.expect(StatusCode::CREATED);
+    place.declare(&names(&[b"spiffe://spire.example.org/\xff"])).await.refused(401, "evidence_invalid");
+}
+
 /// An RSA key of 16384 bits: numbers that nobody has the factors of.
 struct Huge(Vec<u8>);
 
