@@ -24,6 +24,9 @@ pub(super) struct Svid {
     pub(super) until: Time,
 }
 
+/// How many of the certificates that come with one may have the same subject: two, where an authority was certified by two others.
+const MOST_ALIKE: usize = 2;
+
 impl Svid {
     /// Reads a certificate.
     ///
@@ -63,6 +66,7 @@ impl Svid {
         let anchors: Vec<&Anchor> = bundle.anchors(now).collect();
         let trusted: Vec<TrustAnchor<'_>> = anchors.iter().map(|anchor| anchor.trusted.clone()).collect();
         let (leaf, others) = certificate.split();
+        refuse_many_paths(others).map_err(|why| why.to_string())?;
         let leaf = CertificateDer::from(leaf);
         let leaf =
             EndEntityCert::try_from(&leaf).map_err(|why| format!("the certificate cannot be verified: {why}"))?;
@@ -83,6 +87,18 @@ impl Svid {
         let ends: Vec<Time> = ends.collect::<Result<_, Invalid>>().map_err(|why| why.to_string())?;
         Ok(ends.into_iter().chain(anchor.map(|anchor| anchor.until)).fold(self.until, Time::min))
     }
+}
+
+/// Certificates that stand behind each other in any order make more paths than there are certificates, each with a signature to
+/// check; and whoever sends them need not be anybody.
+fn refuse_many_paths(others: &[CertificateDer<'_>]) -> Result<(), Invalid> {
+    let subjects = others.iter().map(|one| parse(one).map(|one| one.tbs_certificate.subject.as_raw().to_vec()));
+    let subjects: Vec<_> = subjects.collect::<Result<_, _>>()?;
+    let alike = |subject| subjects.iter().filter(|other| *other == subject).count();
+    if subjects.iter().any(|subject| alike(subject) > MOST_ALIKE) {
+        return Err(Invalid("more than two of the certificates that came with it have the same subject"));
+    }
+    Ok(())
 }
 
 /// What the path's own rules leave out (X509-SVID sections 4 and 5.1): authorities on it may sign certificates, and those that have a

@@ -327,6 +327,19 @@ async fn expensive_certificates_are_turned_away_early() {
     place.declare(&place.agent()).await.expect(StatusCode::CREATED);
 }
 
+/// Certificates that may stand in any order behind each other are many paths, each with signatures to check.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_of_many_paths_is_not_walked() {
+    let place = Place::new().await;
+    let alike =
+        |n: usize| Identity { others: (0..n).map(|_| Authority::new("spire").certificate).collect(), ..place.agent() };
+    // Two, as where an authority was certified by two others.
+    place.declare(&alike(2)).await.expect(StatusCode::CREATED);
+    for n in [3, 5] {
+        place.declare(&alike(n)).await.refused(401, "evidence_invalid");
+    }
+}
+
 /// No credential outlives the certificate behind it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_credential_ends_with_the_certificate() {
