@@ -226,7 +226,7 @@ impl Attestors {
 
     async fn attest_token(&self, token: &str, issuer: &str, now: Time, at: Instant) -> Result<Attested, Rejected> {
         let digest = sha256_hex(token.as_bytes());
-        if let Some(attested) = self.remembered(&digest, now, at)? {
+        if let Some(attested) = self.remembered(&digest, now, at) {
             return Ok(attested);
         }
         let token = Unverified::parse(token).map_err(|invalid| Rejected::Refused(invalid.to_string()))?;
@@ -251,7 +251,7 @@ impl Attestors {
         now: Time,
         at: Instant,
     ) -> Result<Attested, Rejected> {
-        if let Some(attested) = self.remembered(certificate.digest(), now, at)? {
+        if let Some(attested) = self.remembered(certificate.digest(), now, at) {
             return Ok(attested);
         }
         let svid = Svid::read(certificate).map_err(|invalid| Rejected::Refused(invalid.to_string()))?;
@@ -273,23 +273,17 @@ impl Attestors {
         self.x509.get(id.strip_prefix("spiffe://")?.split('/').next()?)
     }
 
-    /// What this evidence proved before, if it would be judged by the same keys now.
-    ///
-    /// # Errors
-    /// When it would, and its time is over.
-    fn remembered(&self, digest: &str, now: Time, at: Instant) -> Result<Option<Attested>, Rejected> {
-        let Some(seen) = self.seen.get(digest) else { return Ok(None) };
-        let Some(issuer) = seen.attested.issuer() else { return Ok(None) };
+    /// What this evidence proved before, if it would be judged by the same keys now. Where its time is over it is judged anew: another
+    /// authority may vouch for a certificate longer than the one that was found first.
+    fn remembered(&self, digest: &str, now: Time, at: Instant) -> Option<Attested> {
+        let seen = self.seen.get(digest)?;
+        let issuer = seen.attested.issuer()?;
         let still = match (self.oidc.get(issuer), self.of_spiffe_id(issuer)) {
             (Some(attestor), _) => attestor.settings.keys.still(&seen.keys, at),
             (None, Some(attestor)) => attestor.bundle.still(&seen.keys, at),
             (None, None) => false,
         };
-        if !still {
-            return Ok(None);
-        }
-        seen.window.admits(now)?;
-        Ok(Some(seen.attested))
+        (still && seen.window.admits(now).is_ok()).then_some(seen.attested)
     }
 }
 

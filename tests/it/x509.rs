@@ -357,6 +357,22 @@ async fn a_credential_ends_with_the_certificate() {
     Answer::of(declare().await.unwrap()).await.refused(401, "evidence_invalid");
 }
 
+/// An authority that was renewed for its key vouches for what the certificate that ended vouched for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewed_authority_goes_on_where_the_old_one_ends() {
+    let place = Place::with("", |place| {
+        let mut old = authority("spire");
+        lasts(&mut old, -3600, 8);
+        let old = place.spire.renewed(&old).pem() + &place.spire.certificate.pem();
+        fs::write(place.dir().join("bundle.json"), old).unwrap();
+    })
+    .await;
+    let agent = place.agent();
+    place.declare(&agent).await.expect(StatusCode::CREATED);
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    place.declare(&agent).await.expect(StatusCode::CREATED);
+}
+
 /// Certificates in PEM are a bundle too, without keys of JWT-SVIDs; and a bundle that changes is followed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bundle_follows_its_file() {

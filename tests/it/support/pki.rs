@@ -67,6 +67,11 @@ impl Authority {
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
+    /// Another certificate for its key.
+    pub(crate) fn renewed(&self, params: &CertificateParams) -> Certificate {
+        params.self_signed(self.issuer.key()).expect("signed")
+    }
+
     /// An authority below this one.
     pub(crate) fn below(&self, params: CertificateParams) -> Self {
         let key = KeyPair::generate().expect("a key");
