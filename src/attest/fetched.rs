@@ -113,8 +113,8 @@ impl<D: Document> Fetched<D> {
         Ok(Self::from(attestor, how, Source::Url { client, url, interval, roots }))
     }
 
-    /// One that is fetched from a server that it vouches for itself: `first` is what there is to begin with, and what it was read
-    /// from, and `verifier` judges the server by what is held at the time.
+    /// One that is fetched from a server that it vouches for itself: `document` is what there is to begin with, `vouching` what it and
+    /// the name of the server were read from, and `verifier` judges the server by what is held at the time.
     ///
     /// # Errors
     /// As [`Fetched::remote`].
@@ -123,7 +123,7 @@ impl<D: Document> Fetched<D> {
         how: D::How,
         url: Url,
         interval: Duration,
-        (document, octets): (D, Vec<u8>),
+        (document, vouching): (D, Vec<u8>),
         verifier: impl FnOnce(Arc<ArcSwapOption<Held<D>>>) -> Arc<dyn ServerCertVerifier>,
     ) -> Result<Self, String> {
         let held = Arc::new(ArcSwapOption::from_pointee(Held { document, at: Instant::now(), fetched: false }));
@@ -136,7 +136,7 @@ impl<D: Document> Fetched<D> {
         // Who vouched for the server when a session began need not vouch for it any more.
         tls.resumption = Resumption::disabled();
         let client = client().tls_backend_preconfigured(tls).build().map_err(|error| chain(&error))?;
-        let source = Source::Url { client, url, interval, roots: Some(octets) };
+        let source = Source::Url { client, url, interval, roots: Some(vouching) };
         Ok(Self { held, ..Self::from(attestor, how, source) })
     }
 

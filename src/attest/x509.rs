@@ -259,10 +259,12 @@ fn bundle(config: &X509Config) -> Result<Fetched<Bundle>, (&'static str, String)
             let roots = config.ca_file.as_deref().map(read_roots).transpose().map_err(|why| ("ca_file", why))?;
             Fetched::remote(&config.name, (), url, roots, interval)
         }
-        (Some(first), Some(url), Some(id)) if id.trust_domain() == config.trust_domain.as_str() => {
+        (Some((bundle, octets)), Some(url), Some(id)) if id.trust_domain() == config.trust_domain.as_str() => {
+            // Whom it was fetched from is part of how: what another server said is not taken over.
+            let vouching = [id.as_str().as_bytes(), b"\n", &octets].concat();
             let (id, domain) = (id.clone(), config.trust_domain.clone());
             let verifier = |held| Arc::new(Endpoint::new(id, domain, held)) as Arc<dyn ServerCertVerifier>;
-            Fetched::by_its_own_word(&config.name, (), url, interval, first, verifier)
+            Fetched::by_its_own_word(&config.name, (), url, interval, (bundle, vouching), verifier)
         }
         (_, _, Some(_)) => {
             let why = "it is the SPIFFE ID, in this trust domain, of the server at `bundle_url`, which is known by `bundle_file` at first: \

@@ -468,6 +468,33 @@ async fn a_bundle_endpoint_may_show_a_svid() {
     place.declare(&agent).await.expect(StatusCode::CREATED);
 }
 
+/// What a server said that the configuration does not name any more is not believed any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bundle_goes_with_the_endpoint_that_it_is_from() {
+    let first = Authority::new("spire");
+    let id = |path: &str| format!("spiffe://{DOMAIN}{path}");
+    let endpoint = KeyServer::showing(&first.identity(&svid(&id("/spire/server")))).await;
+    let source = format!(
+        "bundle_file = \"first.pem\"\nbundle_url = \"https://127.0.0.1:{}/bundle\"\nendpoint_spiffe_id = \"{}\"\nrefetch_interval = 1\n",
+        endpoint.port,
+        id("/spire/server")
+    );
+    let next = Authority::new("spire");
+    let place = Place::with(&source, |place| {
+        fs::write(place.dir().join("first.pem"), first.certificate.pem()).unwrap();
+        fs::write(endpoint.dir.path().join("jwks.json"), place.bundle_of(&next).to_string()).unwrap();
+    })
+    .await;
+    let agent = next.identity(&svid(AGENT));
+    place.declare(&agent).await.expect(StatusCode::CREATED);
+    let path = place.stand.broker.config.clone();
+    let config = fs::read_to_string(&path).unwrap();
+    fs::write(&path, config.replace(&id("/spire/server"), &id("/spire/other"))).unwrap();
+    wait_for("the other endpoint", || async { place.declare(&agent).await.status != StatusCode::CREATED }).await;
+    place.declare(&agent).await.refused(503, "temporarily_unavailable");
+    place.declare(&first.identity(&svid(AGENT))).await.expect(StatusCode::CREATED);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_jwt_svid_is_evidence_where_the_attestor_has_an_audience() {
     let place = Place::new().await;
