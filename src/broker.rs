@@ -463,7 +463,7 @@ impl Broker {
                 // What we signed ourselves stands for evidence where it is a task token, and is none otherwise.
                 None if Unverified::parse(token.expose_secret()).is_ok_and(|t| t.issuer() == Some(&self.issuer)) => {
                     let task_token = PresentedTaskToken { token, manner: Manner::Bearer };
-                    let holder = self.stand_in(&task_token, None, certificate, call).await?;
+                    let holder = self.stand_in(&task_token, proof?, certificate, call).await?;
                     return Ok(Caller::Workload(Box::new(holder)));
                 }
                 None => Evidence::Jwt(token),

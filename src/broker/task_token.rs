@@ -111,6 +111,9 @@ impl Broker {
         let standing = standing.ok_or_else(|| refused("its attestor is not configured any more"))?;
         let shown = match presented.manner {
             Manner::Dpop => proof.map(Shown::Proof),
+            Manner::Bearer if proof.is_some() => {
+                return Err(Error::ProofInvalid("a task token that comes with a proof comes as `Authorization: DPoP`"));
+            }
             Manner::Bearer => certificate.map(Shown::Certificate),
             Manner::Subject => proof.map(Shown::Proof).or_else(|| certificate.map(Shown::Certificate)),
         };

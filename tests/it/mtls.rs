@@ -130,6 +130,11 @@ both! {
         let proof = prover.proof("POST", &place.url(&path), json!({"ath": sha256_base64url(token.as_bytes())}));
         let request = mine.client(&place.servers).post(place.url(&path)).header("authorization", format!("DPoP {token}"));
         Answer::of(request.header("dpop", proof).json(&body).send().await.unwrap()).await.refused(401, "evidence_invalid");
+        // Nor is one passed over that comes with a token which it is not for.
+        for proof in [prover.proof("POST", &place.url(&path), json!({})), "nonsense".to_owned()] {
+            let request = mine.client(&place.servers).post(place.url(&path)).bearer_auth(&token).header("dpop", proof);
+            Answer::of(request.json(&body).send().await.unwrap()).await.refused(401, "evidence_invalid");
+        }
         // As the subject of an exchange.
         let scope = format!("{task} read");
         let form = [("grant_type", EXCHANGE), ("subject_token", &*token),
