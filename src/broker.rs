@@ -30,13 +30,14 @@
 //!
 //! Whatever cannot be told (store, audit log, policy engine) ends in [`Error::Unavailable`]: nothing is minted, nothing verifies.
 //!
-//! Rules that hold everywhere: whose a task is, `owns`; which audiences there are, [`crate::party::Parties::serves`]; how long a task may live,
+//! Rules that hold everywhere: who is calling, `broker/identify.rs`, and whose key it is, `broker/prove.rs`; whose a task is, `owns`; which audiences there are, [`crate::party::Parties::serves`]; how long a task may live,
 //! `declare.rs`; how long a credential, [`crate::credential`]; what ends with a task, [`crate::id::TaskId::lineage`].
 
 mod certify;
 mod crl;
 mod declare;
 mod follow;
+mod identify;
 mod keys;
 mod live;
 mod look;
@@ -49,8 +50,8 @@ mod status;
 mod task_token;
 
 use arc_swap::ArcSwap;
-use prove::{Holder, Shown, Spent};
-use secrecy::{ExposeSecret as _, SecretString};
+use identify::Caller;
+use prove::{Holder, Spent};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicI64, Ordering},
@@ -59,17 +60,16 @@ use std::time::Instant;
 use tokio::sync::Semaphore;
 
 use crate::{
-    attest::{Asserted, Attested, Attestors, ClientCertificate, Evidence, Peer, Rejected},
+    attest::{Attested, Attestors},
     audit::{Actor, Audit, Entry, Event},
     claims::Claims,
     clock::{Clock, Time, after},
     credential::{Bounds, Credential, DEFAULT_TTL, Draft, Keyring},
     error::{Denied, Error, Input, Limit},
     id::TaskId,
-    jose::Unverified,
     lease::{Held, InDoubt, Ledger, Written},
     metrics::{Action, Metrics, Now, Outcome},
-    party::{Operator, Parties, Party, Service},
+    party::Parties,
     policy::{Ask, Policies, Verdict, Words},
     revocation::{Certificates, Crls, EndSet, StatusLists},
     task::{AccessDetail, CredentialRequest, CredentialType, Task, check_requests},
@@ -80,6 +80,7 @@ pub use certify::Certified;
 pub use crl::Crl;
 pub use declare::{Declared, IdempotencyKey};
 pub use follow::{Following, Turn};
+pub use identify::Presented;
 pub use keys::PublicKeys;
 pub use look::{Filter, Page};
 pub use prove::{Manner, PresentedTaskToken, ProofOf};
@@ -166,24 +167,6 @@ struct Kept {
     clock: Arc<dyn Clock>,
 }
 
-/// What came with a request that says who is calling; none of it believed yet.
-pub struct Presented {
-    /// `Authorization: Bearer`. Beats all else.
-    pub bearer: Option<SecretString>,
-    /// What a client authenticates with at the token endpoint.
-    pub assertion: Option<(SecretString, Asserted)>,
-    /// Who a client says to be that authenticates with an assertion or a certificate.
-    pub client_id: Option<String>,
-    /// `Authorization: DPoP`, or the subject of a token exchange. Stands for evidence, and never beside a bearer token.
-    pub task_token: Option<PresentedTaskToken>,
-    /// The certificate that came with the connection. Beats the kernel.
-    pub certificate: Option<Arc<ClientCertificate>>,
-    /// The peer of a Unix socket.
-    pub peer: Option<Peer>,
-    /// `DPoP`.
-    pub proof: Option<ProofOf>,
-}
-
 /// A request, as far as every use case needs it.
 pub struct Request {
     /// Who is calling.
@@ -197,13 +180,6 @@ struct Call<'a> {
     request: &'a str,
     task: Option<&'a TaskId>,
     now: Time,
-}
-
-/// Who is calling.
-enum Caller {
-    Workload(Box<Holder>),
-    Service(Arc<Service>),
-    Operator(Arc<Operator>),
 }
 
 /// The answer to an introspection (RFC 7662). There is one inactive answer, whatever the reason.
@@ -444,89 +420,6 @@ impl Broker {
 
     fn now(&self) -> Time {
         self.parts.clock.now()
-    }
-
-    /// Who is calling: an explicit `Authorization` beats a client certificate, which beats the kernel.
-    async fn identify(&self, presented: Presented, call: &Call<'_>) -> Result<Caller, Error> {
-        let &Call { request, now, .. } = call;
-        let proof = self.prove(&presented, now);
-        let (certificate, client_id) = (presented.certificate.clone(), presented.client_id.clone());
-        let evidence = match presented {
-            Presented { task_token: Some(task_token), .. } => {
-                let holder = self.stand_in(&task_token, proof?, certificate, call).await?;
-                return Ok(Caller::Workload(Box::new(holder)));
-            }
-            Presented { assertion: Some((token, of)), .. } => Evidence::Assertion { token, of },
-            Presented { bearer: Some(token), .. } => match self.rules().parties.by_token(token.expose_secret()) {
-                Some(Party::Service(service)) => return Ok(Caller::Service(service)),
-                Some(Party::Operator(operator)) => return Ok(Caller::Operator(operator)),
-                // What we signed ourselves stands for evidence where it is a task token, and is none otherwise.
-                None if Unverified::parse(token.expose_secret()).is_ok_and(|t| t.issuer() == Some(&self.issuer)) => {
-                    let task_token = PresentedTaskToken { token, manner: Manner::Bearer };
-                    let holder = self.stand_in(&task_token, proof?, certificate, call).await?;
-                    return Ok(Caller::Workload(Box::new(holder)));
-                }
-                None => Evidence::Jwt(token),
-            },
-            Presented { certificate: Some(certificate), .. } => Evidence::Certificate(certificate),
-            Presented { peer: Some(peer), .. } => Evidence::Peer(peer),
-            Presented { task_token: None, assertion: None, bearer: None, certificate: None, peer: None, .. } => {
-                tracing::info!(request, "no evidence");
-                self.parts.metrics.refused("none", "invalid");
-                return Err(Error::EvidenceInvalid);
-            }
-        };
-        let attestor = match &evidence {
-            Evidence::Jwt(_) => "oidc",
-            Evidence::Assertion { .. } => "client",
-            Evidence::Certificate(_) => "x509",
-            Evidence::Peer(_) => "unix",
-        };
-        match self.rules().attestors.attest(&evidence, &self.issuer, now).await {
-            Ok(attested) if client_id.as_deref().is_some_and(|id| !attested.is_client(id)) => {
-                tracing::info!(request, "`client_id` names another client");
-                self.parts.metrics.refused(attestor, "invalid");
-                Err(Error::EvidenceInvalid)
-            }
-            Ok(attested) => {
-                let shown = proof?.map(Shown::Proof).or_else(|| certificate.map(Shown::Certificate));
-                Ok(Caller::Workload(Box::new(self.hold(attested, shown, now).await?)))
-            }
-            Err(Rejected::Refused(why)) => {
-                tracing::info!(request, %why, "evidence refused");
-                self.parts.metrics.refused(attestor, "invalid");
-                Err(Error::EvidenceInvalid)
-            }
-            Err(Rejected::Unavailable(why)) => {
-                tracing::error!(request, %why, "evidence cannot be checked");
-                self.parts.metrics.refused(attestor, "unavailable");
-                Err(Error::Unavailable(Input::Issuer))
-            }
-        }
-    }
-
-    /// The caller, who must be a workload: only workloads hold tasks. With a store in doubt nobody gets any further.
-    async fn attest(&self, presented: Presented, call: &Call<'_>) -> Result<Holder, Error> {
-        let refused = "only an attested workload holds tasks and credentials";
-        match self.identify(presented, call).await? {
-            Caller::Workload(holder) if self.vouched.load(Ordering::Acquire) => Ok(*holder),
-            Caller::Workload(_) => Err(Error::Unavailable(Input::Store)),
-            Caller::Operator(operator) => Err(self.refuse_operator(&operator, call, refused).await?),
-            Caller::Service(_) => Err(wrong_role(refused)),
-        }
-    }
-
-    /// Records that an operator tried what their roles do not allow, and yields the error to answer with.
-    async fn refuse_operator(&self, operator: &Operator, call: &Call<'_>, why: &str) -> Result<Error, Error> {
-        self.note(operator, call, Event::OperatorRefused { why: why.to_owned() }).await?;
-        Ok(wrong_role(why))
-    }
-
-    /// Records what an operator did.
-    async fn note(&self, operator: &Operator, call: &Call<'_>, event: Event) -> Result<(), Error> {
-        let actor = Actor::Operator { name: operator.name().to_owned() };
-        let (request, task) = (call.request.to_owned(), call.task.cloned());
-        self.record(vec![Entry { time: call.now, request, actor, task, event }]).await
     }
 
     /// A task of this very instance; anybody else's does not exist.

@@ -1,0 +1,135 @@
+//! Who is calling. An explicit `Authorization` beats a client certificate, which beats the kernel; nothing that was presented and is no
+//! good is passed over in favour of the next.
+//!
+//! presented → a service's or an operator's token, a task token, or evidence → attested → the key that was shown with it.
+
+use secrecy::{ExposeSecret as _, SecretString};
+use std::sync::{Arc, atomic::Ordering};
+
+use super::{
+    Broker, Call,
+    prove::{Holder, Manner, PresentedTaskToken, ProofOf, Shown},
+    wrong_role,
+};
+use crate::{
+    attest::{Asserted, ClientCertificate, Evidence, Peer, Rejected},
+    audit::{Actor, Entry, Event},
+    error::{Error, Input},
+    jose::Unverified,
+    party::{Operator, Party, Service},
+};
+
+/// What came with a request that says who is calling; none of it believed yet.
+pub struct Presented {
+    /// `Authorization: Bearer`. Beats all else.
+    pub bearer: Option<SecretString>,
+    /// What a client authenticates with at the token endpoint.
+    pub assertion: Option<(SecretString, Asserted)>,
+    /// Who a client says to be that authenticates with an assertion or a certificate.
+    pub client_id: Option<String>,
+    /// `Authorization: DPoP`, or the subject of a token exchange. Stands for evidence, and never beside a bearer token.
+    pub task_token: Option<PresentedTaskToken>,
+    /// The certificate that came with the connection. Beats the kernel.
+    pub certificate: Option<Arc<ClientCertificate>>,
+    /// The peer of a Unix socket.
+    pub peer: Option<Peer>,
+    /// `DPoP`.
+    pub proof: Option<ProofOf>,
+}
+
+/// Who is calling.
+pub(super) enum Caller {
+    Workload(Box<Holder>),
+    Service(Arc<Service>),
+    Operator(Arc<Operator>),
+}
+
+impl Broker {
+    /// Who is calling: an explicit `Authorization` beats a client certificate, which beats the kernel.
+    pub(super) async fn identify(&self, presented: Presented, call: &Call<'_>) -> Result<Caller, Error> {
+        let &Call { request, now, .. } = call;
+        let proof = self.prove(&presented, now);
+        let (certificate, client_id) = (presented.certificate.clone(), presented.client_id.clone());
+        let evidence = match presented {
+            Presented { task_token: Some(task_token), .. } => {
+                let holder = self.stand_in(&task_token, proof?, certificate, call).await?;
+                return Ok(Caller::Workload(Box::new(holder)));
+            }
+            Presented { assertion: Some((token, of)), .. } => Evidence::Assertion { token, of },
+            Presented { bearer: Some(token), .. } => match self.rules().parties.by_token(token.expose_secret()) {
+                Some(Party::Service(service)) => return Ok(Caller::Service(service)),
+                Some(Party::Operator(operator)) => return Ok(Caller::Operator(operator)),
+                // What we signed ourselves stands for evidence where it is a task token, and is none otherwise.
+                None if Unverified::parse(token.expose_secret()).is_ok_and(|t| t.issuer() == Some(&self.issuer)) => {
+                    let task_token = PresentedTaskToken { token, manner: Manner::Bearer };
+                    let holder = self.stand_in(&task_token, proof?, certificate, call).await?;
+                    return Ok(Caller::Workload(Box::new(holder)));
+                }
+                None => Evidence::Jwt(token),
+            },
+            Presented { certificate: Some(certificate), .. } => Evidence::Certificate(certificate),
+            Presented { peer: Some(peer), .. } => Evidence::Peer(peer),
+            Presented { task_token: None, assertion: None, bearer: None, certificate: None, peer: None, .. } => {
+                tracing::info!(request, "no evidence");
+                self.parts.metrics.refused("none", "invalid");
+                return Err(Error::EvidenceInvalid);
+            }
+        };
+        let attestor = match &evidence {
+            Evidence::Jwt(_) => "oidc",
+            Evidence::Assertion { .. } => "client",
+            Evidence::Certificate(_) => "x509",
+            Evidence::Peer(_) => "unix",
+        };
+        match self.rules().attestors.attest(&evidence, &self.issuer, now).await {
+            Ok(attested) if client_id.as_deref().is_some_and(|id| !attested.is_client(id)) => {
+                tracing::info!(request, "`client_id` names another client");
+                self.parts.metrics.refused(attestor, "invalid");
+                Err(Error::EvidenceInvalid)
+            }
+            Ok(attested) => {
+                let shown = proof?.map(Shown::Proof).or_else(|| certificate.map(Shown::Certificate));
+                Ok(Caller::Workload(Box::new(self.hold(attested, shown, now).await?)))
+            }
+            Err(Rejected::Refused(why)) => {
+                tracing::info!(request, %why, "evidence refused");
+                self.parts.metrics.refused(attestor, "invalid");
+                Err(Error::EvidenceInvalid)
+            }
+            Err(Rejected::Unavailable(why)) => {
+                tracing::error!(request, %why, "evidence cannot be checked");
+                self.parts.metrics.refused(attestor, "unavailable");
+                Err(Error::Unavailable(Input::Issuer))
+            }
+        }
+    }
+
+    /// The caller, who must be a workload: only workloads hold tasks. With a store in doubt nobody gets any further.
+    pub(super) async fn attest(&self, presented: Presented, call: &Call<'_>) -> Result<Holder, Error> {
+        let refused = "only an attested workload holds tasks and credentials";
+        match self.identify(presented, call).await? {
+            Caller::Workload(holder) if self.vouched.load(Ordering::Acquire) => Ok(*holder),
+            Caller::Workload(_) => Err(Error::Unavailable(Input::Store)),
+            Caller::Operator(operator) => Err(self.refuse_operator(&operator, call, refused).await?),
+            Caller::Service(_) => Err(wrong_role(refused)),
+        }
+    }
+
+    /// Records that an operator tried what their roles do not allow, and yields the error to answer with.
+    pub(super) async fn refuse_operator(
+        &self,
+        operator: &Operator,
+        call: &Call<'_>,
+        why: &str,
+    ) -> Result<Error, Error> {
+        self.note(operator, call, Event::OperatorRefused { why: why.to_owned() }).await?;
+        Ok(wrong_role(why))
+    }
+
+    /// Records what an operator did.
+    pub(super) async fn note(&self, operator: &Operator, call: &Call<'_>, event: Event) -> Result<(), Error> {
+        let actor = Actor::Operator { name: operator.name().to_owned() };
+        let (request, task) = (call.request.to_owned(), call.task.cloned());
+        self.record(vec![Entry { time: call.now, request, actor, task, event }]).await
+    }
+}
