@@ -136,7 +136,8 @@ impl Attestor {
         }
         let id = match &claims.jti {
             Some(jti) if jti.is_empty() || jti.len() > MAX_ID => return Err(refused("its `jti` is empty or too long")),
-            Some(jti) => format!("jti {} {jti}", self.client_id),
+            // With its length, so that no two pairs are written alike.
+            Some(jti) => format!("jti {} {} {jti}", self.client_id.len(), self.client_id),
             // What was signed has one writing, unlike its signature.
             None => format!("signed {}", token.signed_part()),
         };

@@ -658,14 +658,16 @@ async fn a_request_is_its_key_and_the_proof_that_it_is_held() {
 async fn the_command_line_makes_the_key_and_writes_the_files() {
     use std::os::unix::fs::PermissionsExt as _;
     let stand = Stand::new(Store::Embedded).await;
-    let socket = format!("unix:{}", stand.broker.socket.display());
+    std::fs::write(stand.dir.path().join("evidence"), stand.evidence()).unwrap();
     let remit = |arguments: &[&str]| {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_remit"));
-        command.args(["--url", &socket, "--output", "json"]).args(arguments).current_dir(stand.dir.path());
+        command.args(["--url", &stand.broker.url, "--evidence", "file:evidence", "--output", "json"]);
+        command.args(arguments).current_dir(stand.dir.path());
         async move { command.output().await.expect("remit") }
     };
     let access = format!("{GIT}=read");
-    let declared = remit(&["task", "declare", "--purpose", "p", "--owner", "o@example.com", "--access", &access]).await;
+    let declared =
+        remit(&["task", "declare", "--purpose", "p", "--owner", crate::support::OWNER, "--access", &access]).await;
     let declared: Value = serde_json::from_slice(&declared.stdout).unwrap_or_else(|_| panic!("{declared:?}"));
     let task = text(&declared, "task");
     let mut before = String::new();
