@@ -1,5 +1,5 @@
 //! What a mint costs: its signature, and the whole of it over HTTP, on both stores, on 1 and on 64 connections; and what it costs more
-//! when its credential is bound to a key (the client's own signature of the proof included).
+//! when its credential is bound to a key (the client's own signature of the proof included); and what a certificate costs.
 //!
 //! `cargo bench --bench mint`. Needs `redis-server`. The ratios are the point; compare other figures within one run only. The limit that
 //! says most is the last one: a server that does for every request what a mint cannot do without (a round trip to the store that reads
@@ -17,7 +17,10 @@ use remit::{
 };
 use ring::{
     rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+    signature::{
+        ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair,
+        KeyPair as _, UnparsedPublicKey,
+    },
 };
 use serde_json::{Value, json};
 use std::{
@@ -26,7 +29,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
@@ -34,13 +37,18 @@ use std::{
 use tokio::sync::oneshot;
 
 use limit::{Bare, Work, compare, nothing, redirected, send, work};
-use stand::{Result, SERVICE, Stand, Store};
+use stand::{Result, SERVICE, Stand, Store, is_trial};
 
 const CONNECTIONS: [usize; 2] = [1, 64];
 /// Octets of a lease, of a task, and of the line of a mint in the audit log, about.
 const LEASE: usize = 300;
 const TASK: usize = 720;
 const LINE: usize = 580;
+/// Octets of a request for a certificate and of a certificate, about, without their signatures.
+const CSR: usize = 100;
+const CERTIFICATE: usize = 400;
+/// A task has at most 64 certificates at a time.
+const OF_A_TASK: usize = 60;
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -55,6 +63,7 @@ async fn main() -> Result<()> {
         }
         minting(&stand, store, &token).await?;
         binding(&stand, store).await?;
+        certifying(&stand, store).await?;
         Arc::into_inner(stand).ok_or("the stand is in use")?.stop().await?;
     }
     Ok(())
@@ -213,6 +222,60 @@ fn synced(path: &Path, octets: usize) -> Result<Work> {
             let (done, answer) = oneshot::channel();
             queue.send(done)?;
             Ok(answer.await?)
+        }
+    }))
+}
+
+/// A certificate, beside a token, and beside the work on P-256 that it cannot be made without.
+async fn certifying(stand: &Arc<Stand>, store: Store) -> Result<()> {
+    for (connections, enough) in CONNECTIONS.into_iter().zip([300, 900]) {
+        let (mut tasks, mut tokens) = (Vec::new(), Vec::new());
+        for _ in 0..if is_trial() { connections } else { enough } {
+            tasks.push(stand.declare().await?);
+        }
+        for _ in 0..connections {
+            tokens.push(stand.mint(&stand.declare().await?, 1).build()?);
+        }
+        let limits = [("a check and a signature by ring", curve()?), ("a token", send(&stand.client, tokens))];
+        let what = format!("certificate, {store}, {connections} at a time");
+        compare(&what, connections, &certificates(stand, tasks)?, &limits).await?;
+    }
+    Ok(())
+}
+
+/// One certificate after the other, of one task after the other.
+fn certificates(stand: &Arc<Stand>, tasks: Vec<String>) -> Result<Work> {
+    let csr = rcgen::CertificateParams::default().serialize_request(&rcgen::KeyPair::generate()?)?.pem()?;
+    let shared = Arc::new((stand.clone(), tasks, csr, AtomicUsize::new(0)));
+    Ok(work(move |_| {
+        let shared = shared.clone();
+        async move {
+            let (stand, tasks, csr, count) = &*shared;
+            let task = tasks.get(count.fetch_add(1, Ordering::Relaxed) / OF_A_TASK).ok_or("no task is left")?;
+            let request = stand.client.post(stand.url(&format!("/v1/tasks/{task}/certificate")));
+            let request = request.bearer_auth(&stand.evidence[0]).json(&json!({"csr": csr, "ttl": 60}));
+            request.send().await?.error_for_status()?.bytes().await?;
+            Ok(())
+        }
+    }))
+}
+
+/// A signature checked, and another one made.
+fn curve() -> Result<Work> {
+    let random = SystemRandom::new();
+    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).map_err(|_| "no key")?;
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, document.as_ref(), &random);
+    let pair = pair.map_err(|_| "no key")?;
+    let signature = pair.sign(&random, &[0; CSR]).map_err(|_| "not signed")?;
+    let shared = Arc::new((pair, random, signature));
+    Ok(work(move |_| {
+        let shared = shared.clone();
+        async move {
+            let (pair, random, signature) = &*shared;
+            let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, pair.public_key().as_ref());
+            key.verify(&[0; CSR], signature.as_ref()).map_err(|_| "not its signature")?;
+            std::hint::black_box(pair.sign(random, &[1; CERTIFICATE]).map_err(|_| "not signed")?);
+            Ok(())
         }
     }))
 }
