@@ -178,15 +178,14 @@ impl Attestors {
         match evidence {
             Evidence::Jwt(token) => self.attest_token(token.expose_secret(), issuer, now, at).await,
             Evidence::Assertion { token, of } => {
-                let digest = sha256_hex(token.expose_secret().as_bytes());
-                let token =
-                    Unverified::parse(token.expose_secret()).map_err(|why| Rejected::Refused(why.to_string()))?;
+                let text = token.expose_secret();
+                let token = Unverified::parse(text).map_err(|why| Rejected::Refused(why.to_string()))?;
                 let unknown = || Rejected::Refused("the client is unknown".into());
                 match of {
                     Asserted::Client => self.client(&token).ok_or_else(unknown)?.attest(&token, issuer, now, at).await,
                     Asserted::Spiffe => {
                         let domain = token.subject().and_then(|subject| self.of_spiffe_id(subject));
-                        let domain = domain.ok_or_else(unknown)?;
+                        let (domain, digest) = (domain.ok_or_else(unknown)?, sha256_hex(text.as_bytes()));
                         Ok(domain.attest_token(&token, &digest, Some(issuer), now, at).await?.attested)
                     }
                 }

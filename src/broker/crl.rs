@@ -213,9 +213,9 @@ impl Broker {
     /// # Errors
     /// [`Error::Unavailable`] when there is none.
     pub async fn crls_pem(&self) -> Result<(String, u32), Error> {
-        let authorities = self.public_keys(Use::X509Svid).await.keys;
+        let [authorities] = self.public_keys([Use::X509Svid]).await;
         let (mut all, mut max_age) = (String::new(), u32::MAX);
-        for authority in &authorities {
+        for authority in &authorities.keys {
             if let Ok(Some(list)) = self.crl(&CrlId::whole(&authority.jwk.kid)).await {
                 all += &pem::write("X509 CRL", &list.der);
                 max_age = max_age.min(list.max_age);

@@ -15,7 +15,7 @@ use crate::{
     clock::Time,
     credential::RequestedKey,
     error::{Error, Input},
-    jose::VerifyingKey,
+    jose::{PublicJwk, VerifyingKey},
     lease::{InDoubt, PublishedKey, Retirement, StandingKey, Use},
     pem,
     verify::Token,
@@ -94,15 +94,19 @@ impl KnownKeys {
     pub(super) fn learn(&self, keys: impl IntoIterator<Item = StandingKey>) {
         let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         for mut standing in keys {
-            let jwk = serde_json::to_value(&standing.key.jwk).ok();
-            let Some(key) = jwk.and_then(|jwk| VerifyingKey::from_jwk(&jwk, Algorithm::ES256).ok()) else { continue };
             let place = (standing.key.purpose, standing.key.jwk.kid.clone());
-            if let Some((before, _)) = known.get(&place) {
-                standing.retirement = standing.retirement.or(before.retirement);
-            }
+            let before = known.get(&place);
+            standing.retirement = standing.retirement.or(before.and_then(|(before, _)| before.retirement));
+            // The same keys are found at every look; each is read once.
+            let same = before.filter(|(before, _)| before.key.jwk == standing.key.jwk).map(|(_, key)| key.clone());
+            let Some(key) = same.or_else(|| verifying(&standing.key.jwk)) else { continue };
             known.insert(place, (standing, key));
         }
     }
+}
+
+fn verifying(jwk: &PublicJwk) -> Option<VerifyingKey> {
+    VerifyingKey::from_jwk(&serde_json::to_value(jwk).ok()?, Algorithm::ES256).ok()
 }
 
 /// The public keys of one kind.
@@ -117,21 +121,24 @@ pub struct PublicKeys {
 }
 
 impl Broker {
-    /// The public keys of one kind, of all brokers on the store; where the store does not answer, those that were known before.
-    pub async fn public_keys(&self, purpose: Use) -> PublicKeys {
+    /// The public keys of these kinds, of all brokers on the store, by one look at it; where the store does not answer, those that were
+    /// known before.
+    pub async fn public_keys<const N: usize>(&self, purposes: [Use; N]) -> [PublicKeys; N] {
         let now = self.now();
         let learned = self.vouched.load(Ordering::Acquire) && self.learn_keys().await;
-        let all = self.known_keys.all(purpose);
-        let known = all.len();
-        let keys: Vec<_> = all.into_iter().filter(|key| key.is_published(now)).map(|key| key.key).collect();
-        // Once for every key that came, and once more for every key that went.
-        let sequence = known + (known - keys.len());
-        PublicKeys { keys, sequence, max_age: learned.then(|| self.jwks_max_age()) }
+        purposes.map(|purpose| {
+            let all = self.known_keys.all(purpose);
+            let known = all.len();
+            let keys: Vec<_> = all.into_iter().filter(|key| key.is_published(now)).map(|key| key.key).collect();
+            // Once for every key that came, and once more for every key that went.
+            let sequence = known + (known - keys.len());
+            PublicKeys { keys, sequence, max_age: learned.then(|| self.jwks_max_age()) }
+        })
     }
 
     /// The certificates of all authorities, in PEM, and how long a verifier may keep them, as of [`PublicKeys::max_age`].
     pub async fn authorities_pem(&self) -> (String, Option<u32>) {
-        let PublicKeys { keys, max_age, .. } = self.public_keys(Use::X509Svid).await;
+        let [PublicKeys { keys, max_age, .. }] = self.public_keys([Use::X509Svid]).await;
         let certificates = keys.iter().filter_map(|key| BASE64_STANDARD.decode(key.certificate.as_ref()?).ok());
         (certificates.map(|certificate| pem::write("CERTIFICATE", &certificate)).collect(), max_age)
     }

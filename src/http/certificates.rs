@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use super::{
     error::Problem,
     extract::{Called, Id, Json},
+    keys::cache_control,
     openapi::{Refusals, refused},
 };
 use crate::{
@@ -157,10 +158,9 @@ pub(super) async fn lists(State(broker): State<Arc<Broker>>) -> Result<Response,
 }
 
 fn public(kind: &'static str, max_age: Option<u32>, body: impl Into<axum::body::Body>) -> Response {
-    let cache = max_age.and_then(|max_age| HeaderValue::from_str(&format!("public, max-age={max_age}")).ok());
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
-        (header::CACHE_CONTROL, cache.unwrap_or(HeaderValue::from_static("no-cache"))),
+        (header::CACHE_CONTROL, cache_control(max_age)),
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
     ];
     (headers, body.into()).into_response()

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::openapi::Refusals;
 use crate::{
-    broker::{Broker, PublicKeys},
+    broker::Broker,
     claims::Purpose,
     jose::PublicJwk,
     lease::{PublishedKey, Use},
@@ -24,9 +24,14 @@ type Document<T> = ([(HeaderName, HeaderValue); 1], Json<T>);
 /// How long a verifier that gets no certain answer waits before it asks again, in seconds.
 const SOON: u32 = 1;
 
+/// What a cache may do with an answer: keep it for so many seconds, or ask again each time.
+pub(super) fn cache_control(max_age: Option<u32>) -> HeaderValue {
+    let kept = max_age.and_then(|max_age| HeaderValue::from_str(&format!("public, max-age={max_age}")).ok());
+    kept.unwrap_or(HeaderValue::from_static("no-cache"))
+}
+
 fn cacheable<T>(max_age: Option<u32>, document: T) -> Document<T> {
-    let header = max_age.and_then(|max_age| HeaderValue::from_str(&format!("public, max-age={max_age}")).ok());
-    ([(header::CACHE_CONTROL, header.unwrap_or(HeaderValue::from_static("no-cache")))], Json(document))
+    ([(header::CACHE_CONTROL, cache_control(max_age))], Json(document))
 }
 
 /// A public key (RFC 7517).
@@ -106,15 +111,12 @@ impl From<PublishedKey> for BundleKey {
     extensions(("x-remit-callers" = json!(["anyone"]))),
 )]
 pub(super) async fn jwks(State(broker): State<Arc<Broker>>) -> Document<JwkSet> {
-    let of = async |purpose, signs| {
-        let PublicKeys { keys, max_age, .. } = broker.public_keys(purpose).await;
-        let keys: Vec<_> = keys.into_iter().map(|key| Jwk { key: key.jwk, r#use: "sig", purpose: signs }).collect();
-        (keys, max_age)
-    };
-    let (mut all, max_age) = of(Use::AccessToken, Purpose::AccessToken).await;
-    let (others, also) = of(Use::StatusList, Purpose::StatusList).await;
-    all.extend(others);
-    cacheable(max_age.and(also), JwkSet { keys: all })
+    let [tokens, lists] = broker.public_keys([Use::AccessToken, Use::StatusList]).await;
+    let max_age = tokens.max_age;
+    let signs = |purpose| move |key: PublishedKey| Jwk { key: key.jwk, r#use: "sig", purpose };
+    let tokens = tokens.keys.into_iter().map(signs(Purpose::AccessToken));
+    let lists = lists.keys.into_iter().map(signs(Purpose::StatusList));
+    cacheable(max_age, JwkSet { keys: tokens.chain(lists).collect() })
 }
 
 /// The SPIFFE bundle: the public keys of JWT-SVIDs and the authorities of X.509-SVIDs.
@@ -129,9 +131,8 @@ pub(super) async fn jwks(State(broker): State<Arc<Broker>>) -> Document<JwkSet> 
     extensions(("x-remit-callers" = json!(["anyone"]))),
 )]
 pub(super) async fn bundle(State(broker): State<Arc<Broker>>) -> Document<SpiffeBundle> {
-    let jwt = broker.public_keys(Use::JwtSvid).await;
-    let x509 = broker.public_keys(Use::X509Svid).await;
-    let max_age = jwt.max_age.and(x509.max_age);
+    let [jwt, x509] = broker.public_keys([Use::JwtSvid, Use::X509Svid]).await;
+    let max_age = jwt.max_age;
     let spiffe_sequence = jwt.sequence + x509.sequence;
     let spiffe_refresh_hint = max_age.unwrap_or(SOON);
     let keys = jwt.keys.into_iter().chain(x509.keys).map(BundleKey::from).collect();

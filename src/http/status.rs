@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::{
     error::Problem,
+    keys::cache_control,
     openapi::{Refusals, refused},
 };
 use crate::broker::{Broker, StatusList};
@@ -43,10 +44,9 @@ pub(super) async fn list(
     let Some(StatusList { token, max_age }) = broker.status_list(list).await? else {
         return Ok(StatusCode::NOT_FOUND.into_response());
     };
-    let cache = HeaderValue::from_str(&format!("public, max-age={max_age}"));
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE)),
-        (header::CACHE_CONTROL, cache.unwrap_or(HeaderValue::from_static("no-store"))),
+        (header::CACHE_CONTROL, cache_control(Some(max_age))),
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
     ];
     Ok((headers, token).into_response())
