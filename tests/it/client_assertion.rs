@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     both,
     clients::node,
-    support::{Answer, Body, GIT, OWNER, Prover, REGISTRY, Stand, Store, claims, declaration, now, text},
+    support::{Answer, Body, GIT, OWNER, Prover, REGISTRY, Stand, Store, claims, declaration, now, overlaid, text},
 };
 
 const TOKEN: &str = "/oauth2/token";
@@ -42,15 +42,8 @@ impl Client {
     #[expect(clippy::needless_pass_by_value, reason = "callers write the JSON in place")]
     fn claims(&self, over: Value) -> Value {
         let jti = remit::id::LeaseId::random().unwrap();
-        let mut claims = json!({"iss": CLIENT, "sub": CLIENT, "aud": self.stand.broker.url, "exp": now() + 60, "iat": now(), "jti": jti});
-        for (name, value) in over.as_object().unwrap() {
-            if value.is_null() {
-                claims.as_object_mut().unwrap().remove(name);
-            } else {
-                claims[name] = value.clone();
-            }
-        }
-        claims
+        let claims = json!({"iss": CLIENT, "sub": CLIENT, "aud": self.stand.broker.url, "exp": now() + 60, "iat": now(), "jti": jti});
+        overlaid(claims, &over)
     }
 
     fn assertion(&self, over: Value) -> String {

@@ -12,7 +12,7 @@ use std::{
 use crate::{
     jwks::KeyServer,
     support::{
-        Answer, GIT, Issuer, OWNER, Stand, Store, VIEWER, declaration, free_port, now,
+        Answer, GIT, Issuer, OWNER, Stand, Store, VIEWER, declaration, free_port, now, overlaid,
         pki::{Authority, Identity, authority, builder, lasts, params, svid, uri},
         text, wait_for,
     },
@@ -102,15 +102,8 @@ impl Place {
     }
 
     fn jwt_svid(&self, over: &Value) -> String {
-        let mut claims = json!({"sub": AGENT, "aud": [self.stand.broker.url], "iat": now(), "exp": now() + 300});
-        for (name, value) in over.as_object().unwrap() {
-            if value.is_null() {
-                claims.as_object_mut().unwrap().remove(name);
-            } else {
-                claims[name] = value.clone();
-            }
-        }
-        self.keys.key.sign("JWT", &claims).unwrap()
+        let claims = json!({"sub": AGENT, "aud": [self.stand.broker.url], "iat": now(), "exp": now() + 300});
+        self.keys.key.sign("JWT", &overlaid(claims, over)).unwrap()
     }
 }
 

@@ -25,19 +25,24 @@ impl Issuer {
     #[expect(clippy::needless_pass_by_value, reason = "callers write the JSON in place")]
     pub(crate) fn evidence(&self, audience: &str, over: Value) -> String {
         let now = now();
-        let mut claims = json!({
+        let claims = json!({
             "iss": ISSUER, "aud": audience, "sub": "repo:acme/payments:ref:refs/heads/main", "iat": now, "exp": now + 300,
             "repository": "acme/payments", "ref": "refs/heads/main", "run_id": "1", "run_attempt": "1",
         });
-        for (name, value) in over.as_object().expect("an object") {
-            if value.is_null() {
-                claims.as_object_mut().expect("an object").remove(name);
-            } else {
-                claims[name] = value.clone();
-            }
-        }
-        self.key.sign("JWT", &claims).expect("signed")
+        self.key.sign("JWT", &overlaid(claims, &over)).expect("signed")
     }
+}
+
+/// Claims with these over them; `null` removes one.
+pub(crate) fn overlaid(mut claims: Value, over: &Value) -> Value {
+    for (name, value) in over.as_object().expect("an object") {
+        if value.is_null() {
+            claims.as_object_mut().expect("an object").remove(name);
+        } else {
+            claims[name] = value.clone();
+        }
+    }
+    claims
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test's issuer has a clock of its own")]

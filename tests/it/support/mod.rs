@@ -12,7 +12,7 @@ mod redis;
 pub(crate) use documented::{codes, operations, response};
 pub(crate) use edited::with_policies;
 pub(crate) use frozen::Frozen;
-pub(crate) use issuer::{ISSUER, Issuer, now};
+pub(crate) use issuer::{ISSUER, Issuer, now, overlaid};
 pub(crate) use process::{Server, free_port, wait_for};
 pub(crate) use prover::{Body, Prover};
 pub(crate) use redis::Redis;

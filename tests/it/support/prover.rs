@@ -4,7 +4,7 @@ use remit::jose::SigningKey;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Answer, Server, Stand, documented, now};
+use super::{Answer, Server, Stand, documented, now, overlaid};
 
 pub(crate) struct Prover {
     pub(crate) key: SigningKey,
@@ -31,15 +31,8 @@ impl Prover {
     #[expect(clippy::needless_pass_by_value, reason = "callers write the JSON in place")]
     pub(crate) fn proof(&self, method: &str, url: &str, over: Value) -> String {
         let jti = remit::id::LeaseId::random().expect("random bytes").to_string();
-        let mut claims = json!({"jti": jti, "htm": method, "htu": url, "iat": now()});
-        for (name, value) in over.as_object().expect("an object") {
-            if value.is_null() {
-                claims.as_object_mut().expect("an object").remove(name);
-            } else {
-                claims[name] = value.clone();
-            }
-        }
-        self.key.prove(&claims).expect("signed")
+        let claims = json!({"jti": jti, "htm": method, "htu": url, "iat": now()});
+        self.key.prove(&overlaid(claims, &over)).expect("signed")
     }
 }
 
