@@ -38,6 +38,7 @@ mod crl;
 mod declare;
 mod follow;
 mod identify;
+mod intent;
 mod keys;
 mod live;
 mod look;
@@ -51,6 +52,7 @@ mod task_token;
 
 use arc_swap::ArcSwap;
 use identify::Caller;
+use intent::Intent;
 use prove::{Holder, Spent};
 use std::sync::{
     Arc,
@@ -61,7 +63,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     attest::{Attested, Attestors},
-    audit::{Actor, Audit, Entry, Event},
+    audit::{Actor, Audit, Entry, Event, Span},
     claims::Claims,
     clock::{Clock, Time, after},
     credential::{Bounds, Credential, DEFAULT_TTL, Draft, Keyring},
@@ -297,7 +299,8 @@ impl Broker {
             Written::Missing | Written::Exists => return Err(Error::NotFound),
         }
         let entries = drafts.iter().map(|draft| entry(now, &request.id, &actor, id, minted(draft))).collect();
-        let credentials = self.release(&task, drafts, entries, &spent).await?;
+        let (credentials, intent) = self.release(&task, drafts, entries, &spent).await?;
+        intent.done();
         self.live.minted(id, &expiries(&credentials), now);
         Ok(credentials)
     }
@@ -395,6 +398,12 @@ impl Broker {
         self.vouched.store(vouched, Ordering::Release);
         *last = Some((begun, vouched));
         vouched
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn audit(&self) -> &Audit {
+        &self.parts.audit
     }
 
     /// What is counted.
@@ -502,27 +511,35 @@ impl Broker {
         drafts: Vec<Draft>,
         entries: Vec<Entry>,
         _: &Spent,
-    ) -> Result<Vec<Credential>, Error> {
+    ) -> Result<(Vec<Credential>, Intent<'_>), Error> {
         let sign = async {
             drafts
                 .into_iter()
                 .map(|draft| draft.sign(task, &self.issuer, &self.parts.keys))
                 .collect::<Result<Vec<_>, _>>()
         };
-        let (recorded, credentials) = tokio::join!(self.record(entries), sign);
-        recorded?;
-        if self.ends.covers(&task.id) {
-            // On record as minted, and never sent: the log may hold more than was done, never less.
-            return Err(Error::TaskNotActive);
-        }
-        let credentials = credentials?;
+        let (intent, credentials) = tokio::join!(self.intend(entries), sign);
+        let intent = intent?;
+        let credentials = if self.ends.covers(&task.id) { Err(Error::TaskNotActive) } else { credentials };
+        let credentials = match credentials {
+            Ok(credentials) => credentials,
+            Err(error) => {
+                intent.not_done();
+                return Err(error);
+            }
+        };
         for credential in &credentials {
             self.parts.metrics.minted(credential.lease.kind.typ());
         }
-        Ok(credentials)
+        Ok((credentials, intent))
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
+        self.append(entries).await.map(drop)
+    }
+
+    /// Puts entries on record: where they stand.
+    async fn append(&self, entries: Vec<Entry>) -> Result<Span, Error> {
         let begun = Instant::now();
         let recorded = self.parts.audit.record(&entries).await;
         self.parts.metrics.recorded(begun.elapsed(), recorded.is_ok());

@@ -18,7 +18,7 @@ use toml::{
 use zeroize::Zeroizing;
 
 use crate::{
-    attest,
+    attest, audit,
     http::{Network, TlsFiles, TlsVersion},
     id::{TrustDomain, hex, random, sha256_hex},
     lease,
@@ -56,6 +56,9 @@ pub struct Config {
     /// Its signing keys.
     #[serde(default)]
     pub keys: Keys,
+    /// How the audit log is kept.
+    #[serde(default)]
+    pub audit: audit::Config,
     /// Proofs of possession.
     #[serde(default)]
     pub dpop: Dpop,
@@ -360,6 +363,7 @@ impl Config {
             store: lease::Config { url, mac_key_file: keys.join("store.key") },
             files: Files { audit: data.join("audit"), keys },
             keys: Keys::default(),
+            audit: audit::Config::default(),
             dpop: Dpop::default(),
             certificates: Certificates::default(),
             policy: Policy { dir: None },
@@ -387,6 +391,7 @@ impl Config {
             ("[store]", self.store != running.store),
             ("[files]", self.files != running.files),
             ("[keys]", self.keys != running.keys),
+            ("[audit]", self.audit != running.audit),
             ("[dpop]", self.dpop != running.dpop),
             ("[certificates]", self.certificates != running.certificates),
         ];
@@ -397,6 +402,7 @@ impl Config {
         self.store = running.store.clone();
         self.files = running.files.clone();
         self.keys = running.keys.clone();
+        self.audit = running.audit.clone();
         self.dpop = running.dpop;
         self.certificates = running.certificates;
         (self, changed)
@@ -426,6 +432,7 @@ impl Config {
         if let Some(path) = self.store.url.strip_prefix("redb:").filter(|path| !path.is_empty()) {
             self.store.url = format!("redb:{}", base.join(path).display());
         }
+        self.audit.resolve(base);
         for attestor in &mut self.attestors {
             attestor.resolve(base);
         }
@@ -457,6 +464,7 @@ impl Config {
         }
         mistakes.extend(self.listen.mistakes());
         mistakes.extend(self.store.check().err());
+        mistakes.extend(self.audit.mistakes());
         if !(1..=86_400).contains(&self.keys.jwks_max_age) {
             mistakes.push("`keys.jwks_max_age` is 1 to 86400 seconds".into());
         }
@@ -518,6 +526,7 @@ fn unreadable(text: &str, first: toml::de::Error) -> Vec<(usize, toml::de::Error
                 "store" => found.extend(take::<lease::Config>(section)),
                 "files" => found.extend(take::<Files>(section)),
                 "keys" => found.extend(take::<Keys>(section)),
+                "audit" => found.extend(take::<audit::Config>(section)),
                 "dpop" => found.extend(take::<Dpop>(section)),
                 "certificates" => found.extend(take::<Certificates>(section)),
                 "policy" => found.extend(take::<Policy>(section)),

@@ -32,6 +32,7 @@ struct Inner {
     store_errors: Family<Operated, Counter>,
     audit_seconds: Histogram,
     audit_errors: Counter,
+    audit_anchored: Family<Anchoring, Counter>,
     live_credentials: Gauge,
     live_tasks: Gauge,
     store_up: Gauge,
@@ -132,6 +133,12 @@ struct Listening {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Anchoring {
+    anchor: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PolicyInfo {
     digest: String,
 }
@@ -166,6 +173,7 @@ impl Metrics {
             store_errors: Family::default(),
             audit_seconds: timer(),
             audit_errors: Counter::default(),
+            audit_anchored: Family::default(),
             live_credentials: Gauge::default(),
             live_tasks: Gauge::default(),
             store_up: Gauge::default(),
@@ -194,6 +202,7 @@ impl Metrics {
         all.register("store_errors", "Times the store failed or was not to be believed", inner.store_errors.clone());
         all.register("audit_write_duration_seconds", "Time until records were durable", inner.audit_seconds.clone());
         all.register("audit_errors", "Times the audit log took nothing", inner.audit_errors.clone());
+        all.register("audit_checkpoints_sent", "Checkpoints sent to an anchor", inner.audit_anchored.clone());
         all.register("live_credentials", "Signed by this broker and alive", inner.live_credentials.clone());
         all.register("live_tasks", "Declared at this broker and alive", inner.live_tasks.clone());
         all.register("store_up", "Whether the store answered when last asked", inner.store_up.clone());
@@ -266,6 +275,12 @@ impl Metrics {
         if !well {
             errors.inc();
         }
+    }
+
+    /// A checkpoint of the audit log was sent to an anchor, or could not be.
+    pub fn anchored(&self, anchor: &str, sent: bool) {
+        let outcome = if sent { "sent" } else { "failed" };
+        self.0.audit_anchored.get_or_create(&Anchoring { anchor: anchor.to_owned(), outcome }).inc();
     }
 
     /// The audit log took records, or failed.

@@ -19,12 +19,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     attest::Attestors,
-    audit::Audit,
+    audit::{Anchor, Audit},
     broker::{Broker, KeyLife, Parts, Rules},
     clock::Clock,
     config::{Config, Nonce},
     credential::{AuthorityTerms, Keyring},
     http::{self, Listener, Tls},
+    key_file,
     lease::{Ledger, StoreKey},
     metrics::Metrics,
     party::Parties,
@@ -90,6 +91,8 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
         None => String::new(),
     };
     let (parts, tls) = check(&config)?;
+    let anchors = config.audit.anchors.iter().map(Anchor::new).collect::<Result<Vec<_>, _>>();
+    let anchors = anchors.map_err(StartError::Configuration)?;
     let broker = Arc::new(build(config.clone(), parts, clock).await?);
     let unix = match &socket {
         Some(path) => Some(bind_unix(path).await?),
@@ -115,6 +118,9 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
         listen(Listener::Tcp(plain, proxies), router, MOST_TCP);
     }
     tasks.spawn(watch(broker.clone(), stop.clone()));
+    for anchor in anchors {
+        tasks.spawn(follow(anchor, broker.clone(), stop.clone()));
+    }
     if let Some(origin) = config.origin.clone() {
         let hangup = signal(SignalKind::hangup()).map_err(|error| failed(&error))?;
         tasks.spawn(reload::run(origin, config, broker.clone(), known, hangup, stop.clone()));
@@ -201,6 +207,8 @@ impl Checked {
         let parts = keep(Self::new(config), &mut mistakes);
         mistakes.extend(Keyring::check(&config.files.keys, &authority_terms(config)).err().into_iter().flatten());
         mistakes.extend(StoreKey::check(&config.store.mac_key_file).err());
+        mistakes.extend(key_file::load(&audit_key_file(config)).err());
+        mistakes.extend(config.audit.anchors.iter().filter_map(|anchor| Anchor::new(anchor).err()));
         let tls = keep(tls(config).transpose().map_err(|mistake| vec![mistake]), &mut mistakes);
         let mut parts = parts.filter(|_| mistakes.is_empty()).ok_or(mistakes)?;
         parts.weaknesses.extend(weaknesses(tls.flatten().as_ref(), config));
@@ -216,7 +224,9 @@ async fn build(config: Config, parts: Checked, clock: Arc<dyn Clock>) -> Result<
     let keys = Keyring::load_or_create(&config.files.keys, authority_terms(&config), clock.now());
     let keys = keys.map_err(StartError::Configuration)?;
     let store_key = StoreKey::load_or_create(&config.store.mac_key_file).map_err(StartError::Configuration)?;
-    let audit = Audit::open(&config.files.audit).map_err(|why| failed(&why))?;
+    let (audit_key, _) = key_file::load_or_create(&audit_key_file(&config)).map_err(StartError::Configuration)?;
+    let audit = Audit::open(&config.files.audit, config.audit.terms(audit_key), clock.clone());
+    let audit = audit.map_err(|why| failed(&why))?;
     let metrics = Metrics::new(rules.policies.digest());
     let ledger = Ledger::open(&config.store, store_key, clock.clone(), metrics.clone(), config.strict);
     let ledger = ledger
@@ -242,6 +252,11 @@ async fn build(config: Config, parts: Checked, clock: Arc<dyn Clock>) -> Result<
     Ok(broker)
 }
 
+/// Signs the checkpoints of the audit log, and nothing else.
+fn audit_key_file(config: &Config) -> PathBuf {
+    config.files.keys.join("audit.pem")
+}
+
 fn authority_terms(config: &Config) -> AuthorityTerms {
     AuthorityTerms { trust_domain: config.trust_domain.clone(), rotate_every: config.keys.rotate_every }
 }
@@ -251,7 +266,13 @@ async fn watch(broker: Arc<Broker>, stop: CancellationToken) {
         broker.watch().await;
         broker.publish_crls().await;
         broker.turn_keys().await;
+        broker.audit().tick();
     }
+}
+
+async fn follow(anchor: Anchor, broker: Arc<Broker>, stop: CancellationToken) {
+    let (name, metrics) = (anchor.name().to_owned(), broker.metrics().clone());
+    anchor.follow(broker.audit().checkpoints(), stop, |sent| metrics.anchored(&name, sent)).await;
 }
 
 /// What was made, or all that is wrong with it noted.

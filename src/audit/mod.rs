@@ -1,11 +1,22 @@
 //! The audit log: one JSON line for every decision and every act, durable before the answer leaves. What cannot be
 //! recorded is not done.
+//!
+//! [`chain`] makes a change show, [`segment`] keeps the files, the writer groups and syncs, and [`checkpoint`] signs.
 
+mod anchor;
+pub mod bundle;
+pub mod chain;
+pub mod checkpoint;
+mod config;
+pub mod examine;
+pub mod segment;
 mod writer;
 
-pub use writer::Audit;
+pub use anchor::Anchor;
+pub use config::Config;
+pub use writer::{Audit, Terms};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     claims::Confirmation,
@@ -19,6 +30,10 @@ use crate::{
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub struct Unrecorded(pub String);
+
+/// Where entries stand: the number of the first and of the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span(pub u64, pub u64);
 
 /// One line of the log.
 #[derive(Debug, Serialize)]
@@ -182,6 +197,8 @@ pub enum Event {
         ended_tasks: u64,
         /// Credentials that died with it.
         credentials: u64,
+        /// The record of who asked for it.
+        settles: Span,
     },
     /// The configuration changed, and the broker goes by the new one.
     ConfigurationAdopted {
@@ -210,4 +227,57 @@ pub enum Event {
         /// At what: `task`, `tasks`, `keys`, `introspection`.
         at: String,
     },
+    /// How it went with what was about to be done.
+    Settled {
+        /// The records of what was about to be done.
+        settles: Span,
+        /// How it went.
+        outcome: Outcome,
+    },
+    /// A segment of the log begins.
+    SegmentOpened {
+        /// The log's name.
+        log: String,
+    },
+    /// A segment of the log was kept for as long as it had to be, and is about to be removed.
+    SegmentDropped {
+        /// The number of its first record.
+        first: u64,
+        /// The number of its last record.
+        last: u64,
+    },
+}
+
+impl Event {
+    /// Whether it says what is about to be done, so that something later says how it went.
+    #[must_use]
+    pub fn is_intent(&self) -> bool {
+        matches!(
+            self,
+            Self::TaskDeclared { .. }
+                | Self::CredentialMinted { .. }
+                | Self::CertificateMinted { .. }
+                | Self::TaskTokenIssued { .. }
+                | Self::TaskRenewed { .. }
+                | Self::EndRequested { .. }
+        )
+    }
+
+    /// Whether it is recorded on a full disk too.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        matches!(self, Self::EndRequested { .. } | Self::TaskEnded { .. })
+    }
+}
+
+/// How it went with what was about to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was done, and is on its way to whoever asked.
+    Done,
+    /// It was not done.
+    NotDone,
+    /// It may have been done: whoever asked went away, or the store gave no answer.
+    Unknown,
 }

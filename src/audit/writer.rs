@@ -9,24 +9,27 @@
 //! sync a success, so nothing written since the last good one is known to exist. Then the log takes no more entries
 //! until the broker is started again and has read what is really there.
 
-use serde::{Deserialize, Serialize};
-use serde_json::ser::{CompactFormatter, Formatter};
 use std::{
     fmt::Display,
-    fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError},
-    io::{self, Read as _, Seek as _, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
-    path::Path,
+    io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::{Builder, JoinHandle},
     time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Entry, Unrecorded};
-
-/// The log's name in its directory.
-const FILE: &str = "audit.jsonl";
+use super::{
+    Actor, Entry, Event, Span, Unrecorded,
+    chain::{Head, Unplaced},
+    checkpoint::Signer,
+    segment::{self, GROUP, Medium, Opened, Segment},
+};
+use crate::{
+    clock::{Clock, Time},
+    id::{hex, random},
+    jose::SigningKey,
+};
 
 /// How long a caller waits for its entries to be durable, and how long the disk may take before it counts as stuck.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -34,8 +37,26 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Calls that may wait for the writer; more wait for a place, within the same deadline.
 const QUEUE: usize = 4096;
 
-/// The most that is written between two syncs, and so the most that a crash can leave in doubt at the end of the file.
-const GROUP: usize = 1 << 20;
+/// Room on the disk that is taken before it is needed, in bytes, so that the end of a task is on record when the disk is full.
+const RESERVE: u64 = 1 << 20;
+
+/// How much more is taken at a time, where there is room.
+const AHEAD: u64 = 4 << 20;
+
+/// How the log is kept.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// Signs the checkpoints.
+    pub key: SigningKey,
+    /// How often the log is signed, if there is something new, in seconds.
+    pub checkpoint_every: u32,
+    /// How long a segment may become, in bytes, before the next one is begun.
+    pub segment_bytes: u64,
+    /// How old a segment may become, in seconds, before the next one is begun.
+    pub segment_age: u32,
+    /// How old the last record of a segment has to be before the segment is removed, in seconds; `None`: nothing is.
+    pub retention: Option<u64>,
+}
 
 /// The open log. Cheap to clone; the file is closed, and free for another broker, when the last clone is dropped.
 #[derive(Clone)]
@@ -48,36 +69,64 @@ impl Audit {
     /// is cut off: none of it was acknowledged.
     ///
     /// # Errors
-    /// When the directory cannot be written, another broker has the log open, or the file is not a log of ours.
-    pub fn open(dir: &Path) -> Result<Self, Unrecorded> {
-        let (file, end) = open(dir)?;
-        Self::start(file, end, DEADLINE)
+    /// When the directory cannot be written, another broker has the log open, the files are not a log of ours, or the log ends before
+    /// what was signed.
+    pub fn open(dir: &Path, terms: Terms, clock: Arc<dyn Clock>) -> Result<Self, Unrecorded> {
+        Self::start(dir, segment::open(dir)?, |growing| growing, terms, clock, DEADLINE)
     }
 
-    /// Appends the entries, in order and together, and returns once they are on disk.
+    /// Appends the entries, in order and together, and returns once they are on disk: where they are.
     ///
     /// # Errors
     /// When they could not be made durable; then nothing that depends on them may be done. They may turn up in the log
     /// all the same.
-    pub async fn record(&self, entries: &[Entry]) -> Result<(), Unrecorded> {
+    pub async fn record(&self, entries: &[Entry]) -> Result<Span, Unrecorded> {
+        let lines = encode(entries)?;
         if entries.is_empty() {
-            return Ok(());
-        }
-        let lines = entries.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
-        if lines.iter().map(String::len).sum::<usize>() > GROUP / 2 {
-            return Err(Unrecorded(format!("more than {} bytes of audit entries at once", GROUP / 2)));
+            return Ok(Span(0, 0));
         }
         let writer = &*self.writer;
         if writer.is_stuck() {
             return Err(stuck(writer.deadline));
         }
         let (done, answer) = oneshot::channel();
+        let is_urgent = entries.iter().all(|entry| entry.event.is_urgent());
         let commit = async {
             let queue = writer.queue.as_ref().ok_or_else(gone)?;
-            queue.send(Call { lines, done }).await.map_err(|_| gone())?;
+            queue.send(Message::Record(Call { lines, is_urgent, done: Some(done) })).await.map_err(|_| gone())?;
             answer.await.map_err(|_| gone())?
         };
         tokio::time::timeout(writer.deadline, commit).await.unwrap_or_else(|_| Err(stuck(writer.deadline)))
+    }
+
+    /// Appends an entry with the next group, and waits for nothing: for what nobody depends on.
+    pub fn note(&self, entry: Entry) {
+        let noted = encode(&[entry]).and_then(|lines| {
+            let queue = self.writer.queue.as_ref().ok_or_else(gone)?;
+            let call = Call { lines, is_urgent: false, done: None };
+            queue.try_send(Message::Record(call)).map_err(|_| Unrecorded("the audit writer has too much to do".into()))
+        });
+        if let Err(why) = noted {
+            tracing::warn!(%why, "an audit record was left out");
+        }
+    }
+
+    /// Lets the writer do what is due: a checkpoint, another segment, the end of an old one.
+    pub fn tick(&self) {
+        // A writer that has no room for this is busy, and looks after every group.
+        let _ = self.writer.queue.as_ref().map(|queue| queue.try_send(Message::Tick));
+    }
+
+    /// The last checkpoint, signed, whenever there is a new one.
+    #[must_use]
+    pub fn checkpoints(&self) -> watch::Receiver<Option<String>> {
+        self.writer.checkpoints.clone()
+    }
+
+    /// The log's name.
+    #[must_use]
+    pub fn log(&self) -> &str {
+        &self.writer.log
     }
 
     /// Whether the log still takes entries. After a failed write it says no for as long as a caller would wait, then
@@ -95,15 +144,56 @@ impl Audit {
             }
     }
 
-    fn start<M: Medium>(medium: M, end: End, deadline: Duration) -> Result<Self, Unrecorded> {
-        let (queue, calls) = mpsc::channel(QUEUE);
+    fn start<M: Medium>(
+        dir: &Path,
+        opened: Opened,
+        medium: impl FnOnce(segment::Growing) -> M,
+        terms: Terms,
+        clock: Arc<dyn Clock>,
+        deadline: Duration,
+    ) -> Result<Self, Unrecorded> {
+        let Opened { growing, head, length, first, since, log } = opened;
+        let signer = Signer::open(dir, terms.key.clone()).map_err(Unrecorded)?;
+        if let Some(last) = &signer.last
+            && (last.head.sequence > head.sequence || log.as_ref().is_some_and(|log| *log != last.log))
+        {
+            return Err(Unrecorded(format!(
+                "the audit log in {} ends at record {}, and record {} was signed: records were taken away, or an old copy was put \
+                 back; move the log away, and keep it",
+                dir.display(),
+                head.sequence,
+                last.head.sequence
+            )));
+        }
+        let name = match log {
+            Some(log) => log,
+            None => format!("log_{}", hex(&random::<10>().map_err(|why| Unrecorded(why.to_string()))?)),
+        };
+        let (queue, messages) = mpsc::channel(QUEUE);
+        let (tell, checkpoints) = watch::channel(None);
         let condition = Arc::new(Mutex::new(Condition::Good));
-        let writer = Writer { medium, end, condition: Arc::clone(&condition), lost: None };
+        let mut writer = Writer {
+            dir: dir.to_owned(),
+            log: name.clone(),
+            medium: medium(growing),
+            end: End { head, length, first, since },
+            reserved: 0,
+            signer,
+            signed: Instant::now(),
+            tell,
+            terms,
+            clock,
+            condition: Arc::clone(&condition),
+            lost: None,
+        };
+        if length == 0 {
+            writer.open_segment()?;
+        }
         let thread = Builder::new()
             .name("audit".to_owned())
-            .spawn(move || writer.run(calls))
+            .spawn(move || writer.run(messages))
             .map_err(|error| Unrecorded(format!("the audit writer could not be started: {error}")))?;
-        let writer = Handle { queue: Some(queue), thread: Some(thread), condition, deadline };
+        let writer = Handle { queue: Some(queue), thread: Some(thread), condition, deadline, checkpoints, log: name };
         Ok(Self { writer: Arc::new(writer) })
     }
 }
@@ -111,10 +201,12 @@ impl Audit {
 /// The callers' end of the writer.
 struct Handle {
     /// `None` only while it is being dropped.
-    queue: Option<mpsc::Sender<Call>>,
+    queue: Option<mpsc::Sender<Message>>,
     thread: Option<JoinHandle<()>>,
     condition: Arc<Mutex<Condition>>,
     deadline: Duration,
+    checkpoints: watch::Receiver<Option<String>>,
+    log: String,
 }
 
 impl Handle {
@@ -149,75 +241,105 @@ enum Condition {
     Lost,
 }
 
-/// One call of [`Audit::record`].
+/// What the writer is asked for.
+enum Message {
+    Record(Call),
+    Tick,
+}
+
+/// One call of [`Audit::record`] or [`Audit::note`].
 struct Call {
-    /// The entries, as JSON objects without their numbers.
-    lines: Vec<String>,
-    done: oneshot::Sender<Result<(), Unrecorded>>,
+    lines: Vec<Unplaced>,
+    /// Whether it may use what is reserved for the ends of tasks.
+    is_urgent: bool,
+    /// Whoever waits for it.
+    done: Option<oneshot::Sender<Result<Span, Unrecorded>>>,
 }
 
 /// Where the log ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 struct End {
-    /// In bytes; always just after a line feed.
+    head: Head,
+    /// Of the growing segment, in bytes; always just after a line feed.
     length: u64,
-    /// The number of the last entry.
-    sequence: u64,
+    /// The first record of the growing segment.
+    first: u64,
+    /// When that was written.
+    since: Option<Time>,
 }
 
-/// What the log is written on: a file, or in the tests a file with faults.
-trait Medium: Send + 'static {
-    /// Writes all of `bytes` at the end, or fails having written any part of it.
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Returns once all that was appended is durable.
-    fn sync(&mut self) -> io::Result<()>;
-    /// Takes off everything after `length`.
-    fn cut(&mut self, length: u64) -> io::Result<()>;
-}
-
-impl Medium for File {
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.write_all(bytes)
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.sync_data()
-    }
-
-    fn cut(&mut self, length: u64) -> io::Result<()> {
-        self.set_len(length)
-    }
-}
-
-/// The thread that owns the file.
+/// The thread that owns the files.
 struct Writer<M> {
+    dir: PathBuf,
+    log: String,
     medium: M,
     end: End,
+    /// Up to which length the growing segment has its room on the disk.
+    reserved: u64,
+    signer: Signer,
+    /// When it signed last.
+    signed: Instant,
+    tell: watch::Sender<Option<String>>,
+    terms: Terms,
+    clock: Arc<dyn Clock>,
     condition: Arc<Mutex<Condition>>,
     /// Why no entry is taken any more.
     lost: Option<Unrecorded>,
 }
 
 impl<M: Medium> Writer<M> {
-    fn run(mut self, mut calls: mpsc::Receiver<Call>) {
-        while let Some(first) = calls.blocking_recv() {
-            let mut group = Group::new(self.end);
-            group.add(first);
-            while group.has_room() {
-                match calls.try_recv() {
-                    Ok(call) => group.add(call),
-                    Err(_) => break,
+    fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        while let Some(message) = messages.blocking_recv() {
+            if let Message::Record(first) = message {
+                let mut size = first.size();
+                let mut calls = vec![first];
+                // None is longer than half a group.
+                while size <= GROUP / 4 {
+                    match messages.try_recv() {
+                        Ok(Message::Record(call)) => {
+                            size += call.size();
+                            calls.push(call);
+                        }
+                        Ok(Message::Tick) => {}
+                        Err(_) => break,
+                    }
                 }
+                self.take(calls);
             }
-            let outcome = self.commit(&group);
-            for done in group.waiting {
-                // A caller that gave up is not there to be told.
-                let _ = done.send(outcome.clone());
+            self.tend();
+        }
+        self.sign();
+    }
+
+    /// Writes the calls in one go, or those of them that there is room for, and tells everybody how it went.
+    fn take(&mut self, calls: Vec<Call>) {
+        let size: usize = calls.iter().map(Call::size).sum();
+        if let Err(full) = self.reserve(size) {
+            let (urgent, others): (Vec<_>, Vec<_>) = calls.into_iter().partition(|call| call.is_urgent);
+            if !urgent.is_empty() {
+                self.commit(urgent);
             }
+            if self.lost.is_none() {
+                self.becomes(Condition::Refused(Instant::now()));
+            }
+            for call in others {
+                call.answer(Err(full.clone()));
+            }
+        } else {
+            self.commit(calls);
         }
     }
 
-    fn commit(&mut self, group: &Group) -> Result<(), Unrecorded> {
+    fn commit(&mut self, calls: Vec<Call>) {
+        let mut group = Group::new(self.end);
+        let spans: Vec<_> = calls.iter().map(|call| group.add(&call.lines)).collect();
+        let outcome = self.write(&group);
+        for (call, span) in calls.into_iter().zip(spans) {
+            call.answer(outcome.clone().map(|()| span));
+        }
+    }
+
+    fn write(&mut self, group: &Group) -> Result<(), Unrecorded> {
         if let Some(lost) = &self.lost {
             return Err(lost.clone());
         }
@@ -233,7 +355,33 @@ impl<M: Medium> Writer<M> {
         Ok(())
     }
 
+    /// Makes sure that so many bytes leave the reserve as it is.
+    fn reserve(&mut self, size: usize) -> Result<(), Unrecorded> {
+        let needed = self.end.length + size as u64 + RESERVE;
+        if needed <= self.reserved {
+            return Ok(());
+        }
+        let more = self.medium.reserve(needed + AHEAD).map(|()| needed + AHEAD);
+        match more.or_else(|_| self.medium.reserve(needed).map(|()| needed)) {
+            Ok(reserved) => {
+                self.reserved = reserved;
+                Ok(())
+            }
+            Err(error) if is_full(&error) => {
+                tracing::error!(%error, "the disk of the audit log is full: only the end of a task is recorded now");
+                Err(Unrecorded(format!("the disk of the audit log is full: {error}")))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no room can be reserved for the audit log: on a full disk nothing is recorded");
+                self.reserved = u64::MAX;
+                Ok(())
+            }
+        }
+    }
+
     fn undo(&mut self, error: &io::Error) -> Unrecorded {
+        // The room that was reserved goes with it, and is asked for anew.
+        self.reserved = self.reserved.min(self.end.length);
         if let Err(second) = self.medium.cut(self.end.length) {
             return self.lose(format!("the audit log ends in a part of a line: {error}, and then {second}"));
         }
@@ -251,6 +399,104 @@ impl<M: Medium> Writer<M> {
     fn becomes(&self, condition: Condition) {
         *self.condition.lock().unwrap_or_else(PoisonError::into_inner) = condition;
     }
+
+    /// What is due besides: checkpoints, segments.
+    fn tend(&mut self) {
+        if self.lost.is_some() {
+            return;
+        }
+        if self.signed.elapsed() >= Duration::from_secs(u64::from(self.terms.checkpoint_every)) {
+            self.sign();
+        }
+        if self.is_segment_over()
+            && let Err(why) = self.turn()
+        {
+            tracing::error!(%why, "the audit log goes on in the segment that it has");
+        }
+    }
+
+    fn is_segment_over(&self) -> bool {
+        let age = self.end.since.map(|since| (self.clock.now() - since).num_seconds());
+        // A segment of one record would be over as soon as it began.
+        self.end.head.sequence > self.end.first
+            && (self.end.length >= self.terms.segment_bytes
+                || age.is_some_and(|age| age >= i64::from(self.terms.segment_age)))
+    }
+
+    /// Begins another segment, and removes those that have been kept for long enough.
+    fn turn(&mut self) -> Result<(), Unrecorded> {
+        self.sign();
+        let first = self.end.head.sequence + 1;
+        self.medium.turn(first).map_err(|error| Unrecorded(format!("another segment could not be begun: {error}")))?;
+        self.end = End { length: 0, first, since: None, ..self.end };
+        self.reserved = 0;
+        self.open_segment()?;
+        self.drop_segments()
+    }
+
+    /// The first record of a segment says whose it is.
+    fn open_segment(&mut self) -> Result<(), Unrecorded> {
+        let now = self.clock.now();
+        self.own(now, Event::SegmentOpened { log: self.log.clone() })?;
+        self.end.since = Some(now);
+        Ok(())
+    }
+
+    fn drop_segments(&mut self) -> Result<(), Unrecorded> {
+        let Some(retention) = self.terms.retention else { return Ok(()) };
+        let failed = |error: io::Error| Unrecorded(format!("an old segment could not be removed: {error}"));
+        let now = self.clock.now();
+        let segments = Segment::list(&self.dir).map_err(failed)?;
+        for pair in segments.windows(2) {
+            let [old, next] = pair else { continue };
+            let written = std::fs::metadata(&old.path).and_then(|about| about.modified()).map_err(failed)?;
+            let age = std::time::SystemTime::from(now).duration_since(written).unwrap_or_default();
+            if age.as_secs() < retention {
+                break;
+            }
+            // On record before it is gone, and how the rest goes on is in the rest.
+            self.own(now, Event::SegmentDropped { first: old.first, last: next.first - 1 })?;
+            std::fs::remove_file(&old.path).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn own(&mut self, now: Time, event: Event) -> Result<(), Unrecorded> {
+        let entry = Entry { time: now, request: String::new(), actor: Actor::Broker, task: None, event };
+        let lines = encode(&[entry])?;
+        self.reserve(lines.iter().map(Unplaced::len).sum())?;
+        let mut group = Group::new(self.end);
+        group.add(&lines);
+        self.write(&group)
+    }
+
+    /// Signs where the log ends, if that is somewhere else than the last time.
+    fn sign(&mut self) {
+        self.signed = Instant::now();
+        let head = self.end.head;
+        if self.lost.is_some() || self.signer.last.as_ref().is_some_and(|last| last.head == head) {
+            return;
+        }
+        match self.signer.sign(&self.log, head, self.clock.now()) {
+            Ok(text) => drop(self.tell.send_replace(Some(text))),
+            Err(why) => tracing::error!(%why, "the audit log could not be signed"),
+        }
+    }
+}
+
+impl Call {
+    fn size(&self) -> usize {
+        self.lines.iter().map(Unplaced::len).sum()
+    }
+
+    fn answer(self, outcome: Result<Span, Unrecorded>) {
+        match (self.done, outcome) {
+            // A caller that gave up is not there to be told.
+            (Some(done), outcome) => drop(done.send(outcome)),
+            (None, Err(why)) => tracing::warn!(%why, "an audit record was left out"),
+            (None, Ok(_)) => {}
+        }
+    }
 }
 
 /// What is written and synced in one go.
@@ -258,62 +504,37 @@ struct Group {
     bytes: Vec<u8>,
     /// Where the log ends when it is written.
     end: End,
-    waiting: Vec<oneshot::Sender<Result<(), Unrecorded>>>,
 }
 
 impl Group {
     fn new(end: End) -> Self {
-        Self { bytes: Vec::new(), end, waiting: Vec::new() }
+        Self { bytes: Vec::new(), end }
     }
 
-    /// Whether any call still fits: none is longer than half a group.
-    fn has_room(&self) -> bool {
-        self.bytes.len() <= GROUP / 4
-    }
-
-    fn add(&mut self, call: Call) {
+    fn add(&mut self, lines: &[Unplaced]) -> Span {
         let before = self.bytes.len();
-        for line in call.lines {
-            self.end.sequence += 1;
-            // The number goes in front of the members that the caller's own thread has already put into JSON.
-            let members = line.strip_prefix('{').unwrap_or(&line);
-            self.bytes.extend_from_slice(format!("{{\"sequence\":{},", self.end.sequence).as_bytes());
-            self.bytes.extend_from_slice(members.as_bytes());
+        let first = self.end.head.sequence + 1;
+        for line in lines {
+            self.bytes.extend_from_slice(line.place(&mut self.end.head).as_bytes());
             self.bytes.push(b'\n');
         }
         self.end.length += (self.bytes.len() - before) as u64;
-        self.waiting.push(call.done);
+        Span(first, self.end.head.sequence)
     }
 }
 
-/// JSON in which nothing can end a line, move a cursor or turn text around: what JSON itself lets through of that is
-/// escaped too, for readers that split at any Unicode line end and for terminals.
-struct OneLine(CompactFormatter);
-
-impl Formatter for OneLine {
-    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
-        let mut plain = 0;
-        for (at, active) in fragment.match_indices(is_active) {
-            self.0.write_string_fragment(writer, &fragment[plain..at])?;
-            for unit in active.encode_utf16() {
-                write!(writer, "\\u{unit:04x}")?;
-            }
-            plain = at + active.len();
-        }
-        self.0.write_string_fragment(writer, &fragment[plain..])
-    }
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
-fn is_active(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-fn encode(entry: &Entry) -> Result<String, Unrecorded> {
+fn encode(entries: &[Entry]) -> Result<Vec<Unplaced>, Unrecorded> {
     let unfit = |error: &dyn Display| Unrecorded(format!("an audit entry could not be put into JSON: {error}"));
-    let mut json = Vec::with_capacity(512);
-    let mut serializer = serde_json::Serializer::with_formatter(&mut json, OneLine(CompactFormatter));
-    entry.serialize(&mut serializer).map_err(|error| unfit(&error))?;
-    String::from_utf8(json).map_err(|error| unfit(&error))
+    let lines = entries.iter().map(Unplaced::of).collect::<Result<Vec<_>, _>>().map_err(|error| unfit(&error))?;
+    if lines.iter().map(Unplaced::len).sum::<usize>() > GROUP / 2 {
+        return Err(Unrecorded(format!("more than {} bytes of audit entries at once", GROUP / 2)));
+    }
+    Ok(lines)
 }
 
 fn gone() -> Unrecorded {
@@ -322,97 +543,6 @@ fn gone() -> Unrecorded {
 
 fn stuck(deadline: Duration) -> Unrecorded {
     Unrecorded(format!("the audit log did not take the entries within {} s", deadline.as_secs()))
-}
-
-fn open(dir: &Path) -> Result<(File, End), Unrecorded> {
-    let path = dir.join(FILE);
-    let failed =
-        |error: io::Error| Unrecorded(format!("the audit log {} could not be opened: {error}", path.display()));
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-    std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(failed)?;
-    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            return Err(Unrecorded(format!(
-                "another broker has the audit log {} open; give each broker a data directory of its own",
-                path.display()
-            )));
-        }
-        Err(TryLockError::Error(error)) => return Err(failed(error)),
-    }
-    file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
-    // A name that is not on disk yet would take a synced file with it.
-    sync_directory(dir).map_err(failed)?;
-
-    let length = file.metadata().map_err(failed)?.len();
-    let end = find_end(&mut file, length).map_err(failed)?.ok_or_else(|| {
-        Unrecorded(format!(
-            "the last lines of {} were not written by a broker; move the file away, and keep it",
-            path.display()
-        ))
-    })?;
-    if end.length < length {
-        tracing::warn!(path = %path.display(), bytes = length - end.length, "cut off what a crash left incomplete");
-        file.set_len(end.length).map_err(failed)?;
-    }
-    // What the last broker wrote but did not live to sync counts from here on, so it has to be on disk.
-    file.sync_data().map_err(failed)?;
-    Ok((file, end))
-}
-
-fn sync_directory(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()?;
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
-        _ => Ok(()),
-    }
-}
-
-/// Where the good part of the log ends, or `None` when it is not a log of ours.
-///
-/// Only the last group can be damaged by a crash, and the damage is a line without its end, or a page that never
-/// reached the disk and reads as zeros, which no line contains. Anything else was done by somebody, and is not for us
-/// to repair.
-fn find_end(file: &mut File, length: u64) -> io::Result<Option<End>> {
-    // As much again in front of the last group, so that a whole line of it says which number comes next.
-    let start = length.saturating_sub(2 * GROUP as u64);
-    let mut tail = Vec::new();
-    file.seek(SeekFrom::Start(start))?;
-    file.read_to_end(&mut tail)?;
-
-    let mut lines = tail.split_inclusive(|&byte| byte == b'\n');
-    let mut end = End { length: start, sequence: 0 };
-    let mut known = start == 0;
-    if !known {
-        end.length += lines.next().map_or(0, <[u8]>::len) as u64;
-    }
-    for line in lines {
-        let number = number(line);
-        match number {
-            Some(number) if !known || end.sequence.checked_add(1) == Some(number) => {
-                known = true;
-                end = End { length: end.length + line.len() as u64, sequence: number };
-            }
-            None if is_damage(line) => break,
-            _ => return Ok(None),
-        }
-    }
-    let in_doubt = length - end.length;
-    Ok((known && in_doubt <= GROUP as u64).then_some(end))
-}
-
-fn is_damage(line: &[u8]) -> bool {
-    line.last() != Some(&b'\n') || line.contains(&0)
-}
-
-fn number(line: &[u8]) -> Option<u64> {
-    #[derive(Deserialize)]
-    struct Numbered {
-        sequence: u64,
-    }
-    let line = line.strip_suffix(b"\n")?;
-    serde_json::from_slice::<Numbered>(line).ok().map(|numbered| numbered.sequence)
 }
 
 #[cfg(test)]

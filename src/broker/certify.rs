@@ -140,17 +140,20 @@ impl Broker {
             }
         };
         let sign = async { draft.sign(task, &self.issuer) };
-        let (recorded, certificate, out) = tokio::join!(self.record(vec![minted]), sign, put_out);
-        recorded?;
-        if self.ends.covers(&task.id) {
-            return Err(Error::TaskNotActive);
+        let (intent, certificate, out) = tokio::join!(self.intend(vec![minted]), sign, put_out);
+        let intent = intent?;
+        let certificate = match certificate {
+            _ if self.ends.covers(&task.id) => Err(Error::TaskNotActive),
+            Ok(_) if !out => Err(Error::Unavailable(Input::Store)),
+            signed => signed,
+        };
+        if certificate.is_ok() {
+            intent.done();
+            self.parts.metrics.minted(FORM);
+        } else {
+            intent.not_done();
         }
-        let certificate = certificate?;
-        if !out {
-            return Err(Error::Unavailable(Input::Store));
-        }
-        self.parts.metrics.minted(FORM);
-        Ok(certificate)
+        certificate
     }
 }
 

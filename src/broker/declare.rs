@@ -246,16 +246,20 @@ impl Broker {
         tracing::Span::current().record("task", task.id.as_str());
         let spent = self.spend(&by.holder).await?;
         // On record before it exists, so that no task is ever live that nobody declared.
-        self.record(vec![entry(by.now, &by.request, &by.actor, &task.id, declared(&task))]).await?;
+        let intent = self.intend(vec![entry(by.now, &by.request, &by.actor, &task.id, declared(&task))]).await?;
         let leases: Vec<_> = drafts.iter().map(|draft| draft.lease().clone()).collect();
         match self.parts.ledger.declare(&task, &leases).await.map_err(|why| in_doubt(&why))? {
-            Written::Done => {}
+            Written::Done => intent.done(),
             // The same key, at the same moment, in another request: that one declared it.
             Written::Exists => {
+                intent.not_done();
                 let held = self.parts.ledger.task(&task.id).await.map_err(|why| in_doubt(&why))?;
                 return self.repeat(by, held.ok_or(Error::TaskNotActive)?, limits, spent).await;
             }
-            Written::Ended(_) | Written::Missing => return Err(Error::TaskNotActive),
+            Written::Ended(_) | Written::Missing => {
+                intent.not_done();
+                return Err(Error::TaskNotActive);
+            }
         }
         self.parts.metrics.task(Step::Declared);
         self.live.declared(&task.id, task.expires_at, by.now);
@@ -318,8 +322,9 @@ impl Broker {
         let (token, issued) = token.unzip();
         let minted = drafts.iter().map(|draft| entry(by.now, &by.request, &by.actor, &task.id, minted(draft)));
         let entries = minted.chain(issued).collect();
-        let credentials = self.release(task, drafts, entries, spent).await?;
+        let (credentials, intent) = self.release(task, drafts, entries, spent).await?;
         let task_token = token.map(|token| self.sign_task_token(token)).transpose()?;
+        intent.done();
         Ok((credentials, task_token))
     }
 }

@@ -83,12 +83,13 @@ impl Broker {
         let token = self.task_token(&holder, &actor, &call, (&task, expires_at), weighed.limits.attest_every)?;
         let (token, issued) = token.unzip();
         let renewed = line(Event::TaskRenewed { expires_at, policies: weighed.policies });
-        self.record(iter::once(renewed).chain(issued).collect()).await?;
+        let intent = self.intend(iter::once(renewed).chain(issued).collect()).await?;
         let (written, expires_at) =
             self.parts.ledger.renew(&task, now, expires_at).await.map_err(|why| in_doubt(&why))?;
         match written {
             Written::Done if !self.ends.covers(id) => {}
             Written::Done | Written::Ended(_) => {
+                intent.not_done();
                 self.record(vec![over()]).await?;
                 return Err(Error::TaskNotActive);
             }
@@ -98,6 +99,7 @@ impl Broker {
         self.live.renewed(id, expires_at);
         let renew_at = whole_second(now + (expires_at - now) * 2 / 3);
         let task_token = token.map(|token| self.sign_task_token(token)).transpose()?;
+        intent.done();
         let held = Held { task, expires_at, end: None };
         Ok(Renewed { held, task_token, renewable_until, renew_at, now })
     }

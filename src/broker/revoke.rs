@@ -121,7 +121,8 @@ impl Broker {
         request: &str,
     ) -> Result<Option<Stopped>, Error> {
         let line = |event| entry(end.at, request, actor, &end.task, event);
-        self.record(vec![line(Event::EndRequested { state: end.state, reason: end.reason.clone() })]).await?;
+        let requested = Event::EndRequested { state: end.state, reason: end.reason.clone() };
+        let intent = self.intend(vec![line(requested)]).await?;
         // One maximum life of a task covers every task that this end can concern, seen or not.
         let keep_until = end.at + TimeDelta::seconds(i64::from(MAX_TTL)) + RETENTION;
         let stopped = self.parts.ledger.end(end, keep_until, allow_unseen).await.map_err(|why| in_doubt(&why))?;
@@ -142,7 +143,11 @@ impl Broker {
             }
             let Tally { ended_tasks, credentials, .. } = stopped.tally;
             let (state, known) = (stopped.end.state, stopped.task.is_some());
-            self.record(vec![line(Event::TaskEnded { state, known, ended_tasks, credentials })]).await?;
+            let settles = intent.span();
+            self.record(vec![line(Event::TaskEnded { state, known, ended_tasks, credentials, settles })]).await?;
+            intent.settled();
+        } else {
+            intent.not_done();
         }
         Ok(stopped)
     }

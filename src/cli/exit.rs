@@ -49,7 +49,9 @@ impl Exit {
             Exit::BadInput => "bad usage or bad input",
             Exit::NotAuthenticated => "not authenticated: evidence or token missing or not accepted",
             Exit::OutOfReach => "the broker or its store is out of reach or in doubt; try again",
-            Exit::NotAccepted => "verify: the token is not accepted",
+            Exit::NotAccepted => {
+                "verify: the token is not accepted; audit: the log or the bundle is not what was written"
+            }
             Exit::BadConfiguration => {
                 "serve, config check, policy check: the configuration, or a policy or its cases, is not accepted"
             }

@@ -1,6 +1,7 @@
 //! The command line. It speaks the HTTP API alone, as anyone's client would; only `serve`, `demo`, `verify` and what reads
 //! files do more.
 
+mod audit;
 mod client;
 mod completions;
 mod config;
@@ -72,6 +73,9 @@ enum Command {
     Proof(proof::ProofCommand),
     /// Check a token as the service that it was presented to.
     Verify(verify::Verify),
+    /// Check, read and export an audit log.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Look at a configuration without starting a broker with it.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -113,6 +117,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Keys(keys) => keys.run(&connection, output, &SystemClock).await,
         Command::Proof(proof) => proof.run(&connection),
         Command::Verify(verify) => verify.run(output, &SystemClock).await,
+        Command::Audit(audit) => audit.run(output, &SystemClock),
         Command::Config(config) => config.run(&connection, output),
         Command::Policy(policy) => policy.run(output),
         Command::Openapi => {

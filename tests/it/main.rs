@@ -26,6 +26,8 @@ mod dpop;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]
+mod evidence;
+#[cfg(test)]
 mod health;
 #[cfg(test)]
 mod introspect;

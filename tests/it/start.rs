@@ -15,6 +15,8 @@ use tokio::{
     time::timeout,
 };
 
+use remit::audit::segment::Segment;
+
 use crate::{
     both,
     support::{GIT, Issuer, RESPONDER, Server, Stand, Store, VIEWER, declaration, socket_client, write_config},
@@ -334,10 +336,14 @@ async fn keys_are_made_once_and_for_the_broker_alone() {
         "broker-keys/jwt-svid.pem",
         "broker-keys/status-list.pem",
         "broker-keys/x509-svid.pem",
+        "broker-keys/audit.pem",
     ];
     let keys = keys.map(|name| dir.join(name));
     let before = keys.each_ref().map(|path| fs::read(path).unwrap());
-    for path in keys.iter().chain(&[dir.join("remit.redb"), dir.join("broker-audit/audit.jsonl")]) {
+    for path in keys
+        .iter()
+        .chain(&[dir.join("remit.redb"), Segment::list(&dir.join("broker-audit")).unwrap().pop().unwrap().path])
+    {
         assert_eq!(mode(path), 0o600, "{}", path.display());
     }
     for path in [dir.join("broker-keys"), dir.join("broker-audit")] {
@@ -355,7 +361,7 @@ async fn keys_are_made_once_and_for_the_broker_alone() {
     let again = stand.client.get(stand.url("/jwks")).send().await.unwrap().json::<Value>().await.unwrap();
     assert_eq!(again, published);
     assert_eq!(stand.introspect(&token).await["active"], true);
-    assert_eq!(fs::read_dir(dir.join("broker-keys")).unwrap().count(), 4, "nothing else lies there");
+    assert_eq!(fs::read_dir(dir.join("broker-keys")).unwrap().count(), 5, "nothing else lies there");
 }
 
 /// A request, written by hand so that it can be cut in two.

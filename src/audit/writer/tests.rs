@@ -1,9 +1,18 @@
 use super::*;
-use crate::audit::{Actor, Event};
-use chrono::DateTime;
+use crate::{
+    audit::{
+        chain::{Record, is_active},
+        checkpoint::{self, CheckpointKeys},
+        examine::{Verdict, examine},
+        segment::Growing,
+    },
+    clock::ManualClock,
+    jose::SigningKey,
+};
+use chrono::{DateTime, TimeDelta};
 use serde_json::Value;
 use std::{
-    path::PathBuf,
+    os::unix::fs::PermissionsExt as _,
     sync::{
         Condvar,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -27,9 +36,41 @@ fn log() -> (TempDir, PathBuf) {
     (root, dir)
 }
 
+fn terms() -> Terms {
+    let key = SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap();
+    Terms { key, checkpoint_every: 60, segment_bytes: 64 << 20, segment_age: 86_400, retention: None }
+}
+
+fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::at(DateTime::from_timestamp(1_770_000_000, 0).unwrap()))
+}
+
+fn open(dir: &Path) -> Result<Audit, Unrecorded> {
+    // A log that was signed goes on with the same key.
+    let _ = std::fs::remove_file(dir.join(checkpoint::FILE));
+    Audit::open(dir, terms(), clock())
+}
+
+/// The first segment.
+fn file(dir: &Path) -> PathBuf {
+    Segment::of(dir, 1).path
+}
+
+/// The lines of the log but for those that open it.
 fn lines(dir: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(dir.join(FILE)).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let text: String =
+        Segment::list(dir).unwrap().iter().map(|one| std::fs::read_to_string(&one.path).unwrap()).collect();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["event"] == "looked").collect()
+}
+
+/// A log as a broker writes it: the line that opens it, and others.
+fn written(whys: &[&str]) -> String {
+    let opened = Event::SegmentOpened { log: "log_1".to_owned() };
+    let opened = Entry { actor: Actor::Broker, event: opened, ..entry("") };
+    let mut head = Head::NONE;
+    let entries = std::iter::once(opened).chain(whys.iter().map(|why| entry(why)));
+    entries.map(|entry| Unplaced::of(&entry).unwrap().place(&mut head) + "\n").collect()
 }
 
 fn whys(dir: &Path) -> Vec<String> {
@@ -38,12 +79,13 @@ fn whys(dir: &Path) -> Vec<String> {
 
 fn assert_numbered(dir: &Path, from: u64, to: u64) {
     let numbers: Vec<u64> = lines(dir).iter().map(|line| line["sequence"].as_u64().unwrap()).collect();
-    assert_eq!(numbers, (from..=to).collect::<Vec<_>>());
+    // The first one opens the log.
+    assert_eq!(numbers, (from + 1..=to + 1).collect::<Vec<_>>());
 }
 
 /// A real file whose writes and syncs fail or hang when told to.
 struct Faulty {
-    file: File,
+    file: Growing,
     faults: Arc<Faults>,
 }
 
@@ -51,6 +93,8 @@ struct Faulty {
 struct Faults {
     syncs: AtomicUsize,
     disk_full: AtomicBool,
+    /// For more than was reserved.
+    no_room: AtomicBool,
     broken_sync: AtomicBool,
     broken_cut: AtomicBool,
     closed: Mutex<bool>,
@@ -67,7 +111,7 @@ impl Faults {
 impl Medium for Faulty {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.faults.disk_full.load(Ordering::SeqCst) {
-            self.file.write_all(&bytes[..bytes.len() / 2])?;
+            self.file.append(&bytes[..bytes.len() / 2])?;
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
         self.file.append(bytes)
@@ -89,50 +133,57 @@ impl Medium for Faulty {
         }
         self.file.cut(length)
     }
+
+    fn reserve(&mut self, length: u64) -> io::Result<()> {
+        if self.faults.no_room.load(Ordering::SeqCst) {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        self.file.reserve(length)
+    }
+
+    fn turn(&mut self, first: u64) -> io::Result<()> {
+        self.file.turn(first)
+    }
 }
 
 fn faulty(dir: &Path, deadline: Duration) -> (Audit, Arc<Faults>) {
-    let (file, end) = open(dir).unwrap();
     let faults = Arc::new(Faults::default());
-    let medium = Faulty { file, faults: Arc::clone(&faults) };
-    (Audit::start(medium, end, deadline).unwrap(), faults)
+    let shared = Arc::clone(&faults);
+    let medium = |file| Faulty { file, faults: shared };
+    let opened = segment::open(dir).unwrap();
+    let audit = Audit::start(dir, opened, medium, terms(), clock(), deadline).unwrap();
+    faults.syncs.store(0, Ordering::SeqCst);
+    (audit, faults)
 }
 
 #[tokio::test]
 async fn entries_are_on_disk_in_order_once_recorded() {
     let (_root, dir) = log();
-    let audit = Audit::open(&dir).unwrap();
+    let audit = open(&dir).unwrap();
     audit.record(&[]).await.unwrap();
     audit.record(&[entry("a"), entry("b")]).await.unwrap();
     assert_eq!(whys(&dir), ["a", "b"]);
     audit.record(&[entry("c")]).await.unwrap();
     assert_eq!(whys(&dir), ["a", "b", "c"]);
     assert_numbered(&dir, 1, 3);
-    let first = std::fs::read_to_string(dir.join(FILE)).unwrap();
-    assert!(
-        first.starts_with(
-            r#"{"sequence":1,"time":"2026-02-02T02:40:00Z","request":"req-1","actor":{"as":"operator","name":"ada"},"event":"#
-        ),
-        "{first}"
-    );
     assert!(audit.is_healthy());
 }
 
 #[tokio::test]
 async fn only_the_owner_can_read_the_log() {
     let (_root, dir) = log();
-    let _audit = Audit::open(&dir).unwrap();
+    let _audit = open(&dir).unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode(&dir), mode(&dir.join(FILE))), (0o700, 0o600));
+    assert_eq!((mode(&dir), mode(&file(&dir))), (0o700, 0o600));
 }
 
 #[tokio::test]
 async fn reopening_continues_the_numbers() {
     let (_root, dir) = log();
-    let audit = Audit::open(&dir).unwrap();
+    let audit = open(&dir).unwrap();
     audit.record(&[entry("a"), entry("b")]).await.unwrap();
     drop(audit);
-    let audit = Audit::open(&dir).unwrap();
+    let audit = open(&dir).unwrap();
     audit.record(&[entry("c")]).await.unwrap();
     assert_eq!(whys(&dir), ["a", "b", "c"]);
     assert_numbered(&dir, 1, 3);
@@ -141,13 +192,13 @@ async fn reopening_continues_the_numbers() {
 #[tokio::test]
 async fn a_second_broker_is_refused_until_the_first_is_gone() {
     let (_root, dir) = log();
-    let first = Audit::open(&dir).unwrap();
+    let first = open(&dir).unwrap();
     let clone = first.clone();
     drop(first);
-    let refused = Audit::open(&dir).err().unwrap();
+    let refused = open(&dir).err().unwrap();
     assert!(refused.0.contains("another broker has the audit log"), "{refused}");
     drop(clone);
-    Audit::open(&dir).unwrap();
+    open(&dir).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -180,19 +231,21 @@ async fn callers_share_syncs_and_none_is_split() {
 
 #[tokio::test]
 async fn what_a_crash_left_incomplete_is_cut_off() {
-    let whole = "{\"sequence\":1,\"at\":\"a\"}\n{\"sequence\":2,\"at\":\"b\"}\n";
-    let tails: [&[u8]; 4] = [
-        b"{\"sequence\":3,\"wh",
-        b"\0\0\0\0\0\0\0\0",
-        b"{\"sequence\":3,\"at\":\"c\0\0\0\0\n{\"sequence\":5,\"at\":\"e\"}\n",
-        b"{\"sequence\":3,\"at\":\"c\"}",
+    let whole = written(&["a", "b"]);
+    let next = written(&["a", "b", "c"]).split_off(whole.len());
+    let (start, end) = next.split_at(40);
+    let tails = [
+        start.to_owned(),
+        "\0\0\0\0\0\0\0\0".to_owned(),
+        format!("{start}\0\0\0\0\n{}", written(&["x"])),
+        format!("{start}{}", end.trim_end()),
     ];
     for tail in tails {
         let (_root, dir) = log();
         std::fs::create_dir_all(&dir).unwrap();
-        std::fs::write(dir.join(FILE), [whole.as_bytes(), tail].concat()).unwrap();
-        let audit = Audit::open(&dir).unwrap();
-        assert_eq!(whys(&dir), ["a", "b"], "{}", String::from_utf8_lossy(tail));
+        std::fs::write(file(&dir), whole.clone() + &tail).unwrap();
+        let audit = open(&dir).unwrap();
+        assert_eq!(whys(&dir), ["a", "b"], "{tail}");
         audit.record(&[entry("d")]).await.unwrap();
         assert_eq!(whys(&dir), ["a", "b", "d"]);
         assert_numbered(&dir, 1, 3);
@@ -201,21 +254,25 @@ async fn what_a_crash_left_incomplete_is_cut_off() {
 
 #[test]
 fn what_somebody_did_to_the_log_is_not_repaired() {
+    let (whole, lines) = (written(&["a", "b"]), written(&["a", "b"]));
+    let lines: Vec<_> = lines.split_inclusive('\n').collect();
     let foreign = [
         "not a log\n".to_owned(),
-        "{\"sequence\":1}\n{\"sequence\":3}\n".to_owned(),
-        "{\"sequence\":2}\n".to_owned(),
-        "{\"sequence\":1}\n\n".to_owned(),
-        format!("{{\"sequence\":1}}\n{}", "x".repeat(GROUP + 1)),
+        [lines[0], lines[2]].concat(),
+        lines[1..].concat(),
+        format!("{whole}\n"),
+        whole.replacen("\"a\"", "\"x\"", 1),
+        whole.replacen(',', ", ", 1),
+        format!("{whole}{}", "x".repeat(GROUP + 1)),
         "x".repeat(3 * GROUP),
     ];
     for text in foreign {
         let (_root, dir) = log();
         std::fs::create_dir_all(&dir).unwrap();
-        std::fs::write(dir.join(FILE), &text).unwrap();
-        let refused = Audit::open(&dir).err().unwrap();
+        std::fs::write(file(&dir), &text).unwrap();
+        let refused = open(&dir).err().unwrap();
         assert!(refused.0.contains("were not written by a broker"), "{refused}");
-        assert_eq!(std::fs::read_to_string(dir.join(FILE)).unwrap(), text, "it is evidence");
+        assert_eq!(std::fs::read_to_string(file(&dir)).unwrap(), text, "it is evidence");
     }
 }
 
@@ -224,12 +281,203 @@ async fn a_long_log_is_opened_by_its_end() {
     let (_root, dir) = log();
     std::fs::create_dir_all(&dir).unwrap();
     let filler = "x".repeat(1000);
-    let lines: Vec<_> = (1..=4000).map(|number| format!("{{\"sequence\":{number},\"at\":\"{filler}\"}}\n")).collect();
-    let text = lines.concat();
-    std::fs::write(dir.join(FILE), text + "{\"seq").unwrap();
-    let audit = Audit::open(&dir).unwrap();
+    std::fs::write(file(&dir), written(&vec![&*filler; 4000]) + "{\"act").unwrap();
+    let audit = open(&dir).unwrap();
     audit.record(&[entry("last")]).await.unwrap();
     assert_numbered(&dir, 1, 4001);
+}
+
+fn end(task: &str) -> Entry {
+    Entry {
+        task: Some(task.parse().unwrap()),
+        event: Event::EndRequested { state: crate::task::State::Revoked, reason: None },
+        ..entry("")
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_task_is_recorded_on_a_full_disk() {
+    let (_root, dir) = log();
+    let (audit, faults) = faulty(&dir, Duration::from_millis(300));
+    audit.record(&[entry("a")]).await.unwrap();
+    // What was reserved ahead has to be used up first.
+    faults.no_room.store(true, Ordering::SeqCst);
+    let filler = "x".repeat(100_000);
+    let mut fitted = 0;
+    let refused = loop {
+        match audit.record(&[entry(&filler)]).await {
+            Ok(_) => fitted += 1,
+            Err(refused) => break refused,
+        }
+        assert!(fitted < 100);
+    };
+    assert!(refused.0.contains("the disk of the audit log is full"), "{refused}");
+    assert!(!audit.is_healthy());
+    for _ in 0..100 {
+        audit.record(&[end("task_01jd0000000000000000000000")]).await.unwrap();
+    }
+    audit.record(&[entry(&filler)]).await.unwrap_err();
+    audit.record(&[end("task_01jd0000000000000000000000"), entry(&filler)]).await.unwrap_err();
+    faults.no_room.store(false, Ordering::SeqCst);
+    audit.record(&[entry("c")]).await.unwrap();
+    assert!(audit.is_healthy());
+    let text = std::fs::read_to_string(file(&dir)).unwrap();
+    assert_eq!(text.matches("end_requested").count(), 100);
+}
+
+/// The public keys of a log.
+fn keys(dir: &Path) -> CheckpointKeys {
+    CheckpointKeys::read(&std::fs::read_to_string(dir.join(checkpoint::KEYS)).unwrap()).unwrap()
+}
+
+/// The first bad record of a log.
+fn first_bad(dir: &Path) -> Option<u64> {
+    match examine(dir, &keys(dir), &[], |_| {}) {
+        Ok(_) => None,
+        Err(Verdict::Bad(fault)) => Some(fault.sequence),
+        Err(Verdict::Unread(why)) => panic!("{why}"),
+    }
+}
+
+/// A log in segments of four records: the first of each opens it.
+async fn segmented(dir: &Path, terms: Terms, clock: Arc<ManualClock>, segments: u64) -> SigningKey {
+    let terms = Terms { segment_age: 1, ..terms };
+    let key = terms.key.clone();
+    let audit = Audit::open(dir, terms, clock.clone()).unwrap();
+    let newest = || Segment::list(dir).unwrap().pop().unwrap().first;
+    for segment in 0..segments {
+        let last = newest();
+        for record in 0..3 {
+            audit.record(&[entry(&format!("{segment}.{record}"))]).await.unwrap();
+        }
+        clock.advance(TimeDelta::seconds(5));
+        while newest() <= last {
+            audit.tick();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    key
+}
+
+#[tokio::test]
+async fn a_log_goes_on_in_another_segment_and_after_another_start() {
+    let (_root, dir) = log();
+    let key = segmented(&dir, terms(), clock(), 3).await;
+    let firsts: Vec<_> = Segment::list(&dir).unwrap().iter().map(|segment| segment.first).collect();
+    assert_eq!(firsts, [1, 5, 9, 13]);
+    let again = Audit::open(&dir, Terms { key: key.clone(), ..terms() }, clock()).unwrap();
+    again.record(&[entry("last")]).await.unwrap();
+    drop(again);
+    let examined = examine(&dir, &keys(&dir), &[], |_| {}).unwrap();
+    assert_eq!((examined.first, examined.last, examined.segments, examined.signed_to), (1, 14, 4, 14));
+
+    // A crash between a new segment and its first record, or in the middle of that.
+    let text = std::fs::read_to_string(Segment::of(&dir, 13).path).unwrap();
+    std::fs::remove_file(Segment::of(&dir, 13).path).unwrap();
+    std::fs::remove_file(dir.join(checkpoint::FILE)).unwrap();
+    for left in ["", &text[..20]] {
+        std::fs::write(Segment::of(&dir, 13).path, left).unwrap();
+        let again = Audit::open(&dir, Terms { key: key.clone(), ..terms() }, clock()).unwrap();
+        again.record(&[entry("last")]).await.unwrap();
+        drop(again);
+        assert_eq!(first_bad(&dir), None);
+        std::fs::remove_file(dir.join(checkpoint::FILE)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_segment_is_removed_when_it_was_kept_for_long_enough() {
+    let (_root, dir) = log();
+    let terms = terms();
+    let clock = clock();
+    segmented(&dir, Terms { retention: Some(0), ..terms.clone() }, clock.clone(), 4).await;
+    segmented(&dir, terms, clock, 2).await;
+    let segments = Segment::list(&dir).unwrap();
+    assert!(segments[0].first > 1, "{segments:?}");
+    let mut dropped = Vec::new();
+    let examined = examine(&dir, &keys(&dir), &[], |record| {
+        if record.text("event") == Some("segment_dropped") {
+            dropped.push(record.members["last"].as_u64().unwrap());
+        }
+    });
+    assert_eq!(examined.unwrap().first, segments[0].first);
+    assert_eq!(dropped.last(), Some(&(segments[0].first - 1)));
+    // More than it says is gone is found out.
+    std::fs::remove_file(&segments[0].path).unwrap();
+    assert!(first_bad(&dir).is_some());
+}
+
+#[tokio::test]
+async fn whatever_is_done_to_the_files_names_the_first_bad_record() {
+    let (_root, dir) = log();
+    let key = segmented(&dir, terms(), clock(), 3).await;
+    assert_eq!(first_bad(&dir), None);
+    let path = |first| Segment::of(&dir, first).path;
+    let text = |first| std::fs::read_to_string(path(first)).unwrap();
+    let second = text(5);
+    let lines: Vec<_> = second.split_inclusive('\n').collect();
+    let spoil = |first, text: &str| {
+        let _ = std::fs::remove_file(path(first));
+        std::fs::write(path(first), text).unwrap();
+    };
+    let forged = {
+        // As good as it can be done without the key: the rest is chained anew, to the end of the log.
+        let mut head = Record::read(lines[2].trim_end().as_bytes()).unwrap().before();
+        let all: Vec<_> = [lines[2..].concat(), text(9), text(13)].concat().lines().map(str::to_owned).collect();
+        let first = all[0].clone();
+        let anew = |line: &String| {
+            let line = if *line == first { line.replace("1.1", "9.9") } else { line.clone() };
+            let previous = serde_json::from_str::<Value>(&line).unwrap()["previous"].as_str().unwrap().to_owned();
+            let line = line.replace(&previous, &head.digest.to_string());
+            head = head.followed_by(&Record::read(line.as_bytes()).unwrap()).unwrap();
+            line + "\n"
+        };
+        all.iter().map(anew).collect::<Vec<_>>()
+    };
+    let cases: [(&str, u64, String); 7] = [
+        ("edit", 7, second.replace("1.1", "9.9")),
+        ("delete", 7, [lines[0], lines[1], lines[3]].concat()),
+        ("insert", 8, [lines[0], lines[1], lines[2], lines[2], lines[3]].concat()),
+        ("reorder", 7, [lines[0], lines[1], lines[3], lines[2]].concat()),
+        ("cut", 8, lines[..3].concat()),
+        ("another writing", 7, second.replacen(lines[2], &lines[2].replacen(',', ", ", 1), 1)),
+        (
+            "chained anew, found out by the checkpoint at its end",
+            5,
+            [lines[0], lines[1], &forged[0], &forged[1]].concat(),
+        ),
+    ];
+    for (what, bad, spoiled) in cases {
+        spoil(5, &spoiled);
+        assert_eq!(first_bad(&dir), Some(bad), "{what}");
+        spoil(5, &second);
+    }
+    assert_eq!(first_bad(&dir), None);
+    // Two segments by each other's names; one that is gone; the end that is gone.
+    let (third, last) = (text(9), text(13));
+    spoil(5, &third);
+    spoil(9, &second);
+    assert_eq!(first_bad(&dir), Some(5));
+    spoil(5, &second);
+    spoil(9, &third);
+    std::fs::remove_file(path(5)).unwrap();
+    assert_eq!(first_bad(&dir), Some(5));
+    spoil(5, &second);
+    std::fs::remove_file(path(13)).unwrap();
+    assert_eq!(first_bad(&dir), Some(13));
+    let refused = Audit::open(&dir, Terms { key: key.clone(), ..terms() }, clock()).err().unwrap();
+    assert!(refused.0.contains("ends at record 12, and record 13 was signed"), "{refused}");
+    spoil(13, &last);
+    // Everything is chained anew: only what was signed shows it.
+    spoil(5, &[lines[0], lines[1], &forged[0], &forged[1]].concat());
+    spoil(9, &forged[2..6].concat());
+    spoil(13, &forged[6..].concat());
+    assert_eq!(
+        first_bad(&dir),
+        Some(5),
+        "the checkpoint at the end of the second segment is the first that does not fit"
+    );
+    assert!(Audit::open(&dir, Terms { key, ..terms() }, clock()).is_ok(), "nothing but `audit verify` reads all of it");
 }
 
 #[tokio::test]
@@ -267,7 +515,7 @@ async fn a_failed_sync_is_final() {
     assert_eq!(faults.syncs.load(Ordering::SeqCst), 1, "a second sync would succeed and mean nothing");
 
     drop(audit);
-    let audit = Audit::open(&dir).unwrap();
+    let audit = open(&dir).unwrap();
     audit.record(&[entry("c")]).await.unwrap();
     assert_eq!(whys(&dir), ["a", "c"], "more than was acknowledged, never less");
 }
@@ -284,7 +532,7 @@ async fn a_write_that_cannot_be_undone_is_final() {
     assert!(!audit.is_healthy());
 
     drop(audit);
-    let audit = Audit::open(&dir).unwrap();
+    let audit = open(&dir).unwrap();
     audit.record(&[entry("c")]).await.unwrap();
     assert_eq!(whys(&dir), ["c"]);
 }
@@ -318,12 +566,12 @@ async fn a_disk_that_hangs_is_not_waited_for() {
 #[tokio::test]
 async fn no_text_makes_a_second_line() {
     let (_root, dir) = log();
-    let audit = Audit::open(&dir).unwrap();
+    let audit = open(&dir).unwrap();
     let forged = "{\"sequence\":7,\"event\":\"forged\"}";
     for c in (0..=0x9f).chain([0x200e, 0x2028, 0x2029, 0x202e, 0x2066]).filter_map(char::from_u32) {
         let why = format!("x{c}{forged}{c}");
         audit.record(&[entry(&why)]).await.unwrap();
-        let text = std::fs::read_to_string(dir.join(FILE)).unwrap();
+        let text = std::fs::read_to_string(file(&dir)).unwrap();
         let line = text.trim_end_matches('\n').rsplit('\n').next().unwrap();
         assert!(!line.contains(is_active), "{line:?}");
         assert_eq!(serde_json::from_str::<Value>(line).unwrap()["at"], why, "escaped, not changed");
@@ -334,7 +582,7 @@ async fn no_text_makes_a_second_line() {
 #[tokio::test]
 async fn too_much_at_once_is_refused() {
     let (_root, dir) = log();
-    let audit = Audit::open(&dir).unwrap();
+    let audit = open(&dir).unwrap();
     let refused = audit.record(&[entry(&"x".repeat(GROUP / 2))]).await.unwrap_err();
     assert!(refused.0.contains("at once"), "{refused}");
     assert!(audit.is_healthy());

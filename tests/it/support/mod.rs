@@ -209,8 +209,7 @@ impl Stand {
 
     /// The lines of the audit log so far.
     pub(crate) fn audit(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.dir.path().join("broker-audit/audit.jsonl")).expect("the audit log");
-        text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
+        audit_of(&self.dir.path().join("broker-audit"))
     }
 }
 
@@ -295,6 +294,15 @@ pub(crate) fn part(token: &str, at: usize) -> Value {
 pub(crate) fn client() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client")
+}
+
+/// The lines of an audit log, whole ones: a broker may be writing the next.
+pub(crate) fn audit_of(dir: &Path) -> Vec<Value> {
+    let segments = remit::audit::segment::Segment::list(dir).expect("the audit log");
+    let texts = segments.iter().map(|segment| std::fs::read_to_string(&segment.path).expect("a segment"));
+    let text: String = texts.collect();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
 }
 
 /// A client on a Unix socket.

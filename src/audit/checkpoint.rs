@@ -1,0 +1,141 @@
+//! Signed statements of where the log ended: what is behind one can be neither changed nor cut off without being found out, by
+//! whoever has the public key and, for the tail, a copy of the checkpoint from elsewhere.
+//!
+//! Each is a compact JWS (`typ: remit-audit-checkpoint+jwt`), signed with a key that signs nothing else. They stand one a line in
+//! `checkpoints`; the public keys, a JWK Set, in `checkpoints.jwks`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::{
+    collections::HashMap,
+    fs::{File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::chain::Head;
+use crate::{
+    clock::Time,
+    jose::{Invalid, SigningKey, Unverified, VerifyingKey},
+};
+
+/// The `typ` of a checkpoint.
+const TYP: &str = "remit-audit-checkpoint+jwt";
+/// The checkpoints of a log, in its directory.
+pub(super) const FILE: &str = "checkpoints";
+/// The public keys of the checkpoints, in the same directory.
+pub const KEYS: &str = "checkpoints.jwks";
+
+/// The log ended here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Which log.
+    pub log: String,
+    /// Its last record.
+    #[serde(flatten)]
+    pub head: Head,
+    /// When (Unix seconds).
+    pub iat: i64,
+}
+
+/// The public keys by which checkpoints are believed.
+#[derive(Debug, Clone)]
+pub struct CheckpointKeys(HashMap<String, VerifyingKey>);
+
+impl CheckpointKeys {
+    /// Reads a JWK Set, or one JWK.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(text: &str) -> Result<Self, Invalid> {
+        let set: Value = serde_json::from_str(text).map_err(|_| Invalid("not a JWK Set"))?;
+        let one = std::slice::from_ref(&set);
+        let keys = set.get("keys").map_or(Some(one), |keys| keys.as_array().map(Vec::as_slice));
+        let parse = |jwk: &Value| {
+            let key = VerifyingKey::from_jwk(jwk, jsonwebtoken::Algorithm::ES256)?;
+            Ok((key.thumbprint().as_str().to_owned(), key))
+        };
+        keys.ok_or(Invalid("not a JWK Set"))?.iter().map(parse).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Reads a checkpoint.
+    ///
+    /// # Errors
+    /// When it is none, or none that these keys signed.
+    pub fn verify(&self, text: &str) -> Result<Checkpoint, Invalid> {
+        let unverified = Unverified::parse(text)?;
+        if unverified.typ() != Some(TYP) || !unverified.is_plain() {
+            return Err(Invalid("not a checkpoint of an audit log"));
+        }
+        let key = unverified.kid().and_then(|kid| self.0.get(kid)).ok_or(Invalid("it is signed with another key"))?;
+        unverified.verify(key)
+    }
+}
+
+/// Signs checkpoints and keeps them beside the log.
+pub(super) struct Signer {
+    key: SigningKey,
+    file: File,
+    /// The last one.
+    pub(super) last: Option<Checkpoint>,
+}
+
+impl Signer {
+    /// Opens the checkpoints of the log in `dir`.
+    ///
+    /// # Errors
+    /// In a sentence: when they cannot be read or written, or the last is not one of ours.
+    pub(super) fn open(dir: &Path, key: SigningKey) -> Result<Self, String> {
+        let path = dir.join(FILE);
+        let keys = publish(&dir.join(KEYS), &key)?;
+        let failed = |error: io::Error| format!("{} cannot be opened: {error}", path.display());
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            text => text.map_err(failed)?,
+        };
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(failed)?;
+        // A crash may have left half a line, which is no checkpoint.
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        if whole < text.len() {
+            file.set_len(whole as u64).map_err(failed)?;
+        }
+        let last = text[..whole].lines().next_back().map(|line| keys.verify(line)).transpose();
+        let last =
+            last.map_err(|why| format!("{}: the last checkpoint is not this broker's: {why}", path.display()))?;
+        Ok(Self { key, file, last })
+    }
+
+    /// Signs where the log ends: the checkpoint as it is written.
+    pub(super) fn sign(&mut self, log: &str, head: Head, now: Time) -> Result<String, String> {
+        let checkpoint = Checkpoint { log: log.to_owned(), head, iat: now.timestamp() };
+        let text = self.key.sign(TYP, &checkpoint).map_err(|why| why.to_string())?;
+        let written = self.file.write_all(format!("{text}\n").as_bytes()).and_then(|()| self.file.sync_data());
+        written.map_err(|error| error.to_string())?;
+        self.last = Some(checkpoint);
+        Ok(text)
+    }
+}
+
+/// Writes the public half of the key to the others that this log had.
+fn publish(path: &PathBuf, key: &SigningKey) -> Result<CheckpointKeys, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("{} cannot be used: {error}", path.display());
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => json!({"keys": []}).to_string(),
+        text => text.map_err(|error| failed(&error))?,
+    };
+    let keys = CheckpointKeys::read(&text).map_err(|why| failed(&why))?;
+    if keys.0.contains_key(key.kid()) {
+        return Ok(keys);
+    }
+    let mut set: Value = serde_json::from_str(&text).map_err(|error| failed(&error))?;
+    let jwk = serde_json::to_value(key.public()).map_err(|error| failed(&error))?;
+    set["keys"].as_array_mut().ok_or_else(|| failed(&"not a JWK Set"))?.push(jwk);
+    let text = format!("{set}\n");
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut aside = tempfile::NamedTempFile::new_in(dir).map_err(|error| failed(&error))?;
+    aside.write_all(text.as_bytes()).and_then(|()| aside.as_file().sync_all()).map_err(|error| failed(&error))?;
+    aside.persist(path).map_err(|error| failed(&error))?;
+    super::segment::sync_directory(dir).map_err(|error| failed(&error))?;
+    CheckpointKeys::read(&text).map_err(|why| failed(&why))
+}

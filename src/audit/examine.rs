@@ -1,0 +1,300 @@
+//! Whether a log is what was written, from its files and a public key alone: offline, and beside a broker that writes on.
+
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{self, BufRead as _, BufReader},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    chain::{Digest, Head, Record},
+    checkpoint::{self, Checkpoint, CheckpointKeys},
+    segment::Segment,
+};
+
+/// The longest line that is looked at; a broker writes none that is half as long.
+const MAX_LINE: u64 = 4 << 20;
+
+/// A log that is what was written, as far as it can be told.
+#[derive(Debug, Default, Serialize)]
+pub struct Examined {
+    /// Its name.
+    pub log: String,
+    /// The first record that is there.
+    pub first: u64,
+    /// The last record.
+    pub last: u64,
+    /// The digest of the last record.
+    pub head: Option<Digest>,
+    /// How many segments there are.
+    pub segments: usize,
+    /// How many signed checkpoints it was held against, those of anchors included.
+    pub checkpoints: usize,
+    /// The last record that a checkpoint beside the log vouches for; what comes after it could have been written by anybody, or cut off.
+    pub signed_to: u64,
+    /// The last record that a checkpoint from elsewhere vouches for; `None` where none was given.
+    pub anchored_to: Option<u64>,
+    /// What was about to be done, and of which nothing says how it went.
+    pub unsettled: Vec<Unsettled>,
+}
+
+/// Something that was about to be done.
+#[derive(Debug, Clone, Serialize)]
+pub struct Unsettled {
+    /// Its record.
+    pub sequence: u64,
+    /// When.
+    pub time: String,
+    /// What.
+    pub event: String,
+    /// On which task.
+    pub task: Option<String>,
+    /// The credential, if it is one.
+    pub lease: Option<String>,
+}
+
+/// A log that is not what was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// The first bad record.
+    pub sequence: u64,
+    /// Where it is, or should be.
+    pub file: PathBuf,
+    /// What is wrong, in a sentence.
+    pub what: String,
+}
+
+/// Why a log could not be found to be good.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It is not what was written.
+    Bad(Box<Fault>),
+    /// It could not be read, or what it is to be held against could not: a sentence.
+    Unread(String),
+}
+
+impl From<Fault> for Verdict {
+    fn from(fault: Fault) -> Self {
+        Self::Bad(Box::new(fault))
+    }
+}
+
+/// Reads a log from its beginning, and hands every record that is what was written to `each`.
+///
+/// # Errors
+/// The first bad record; or why the log cannot be read.
+pub fn examine(
+    dir: &Path,
+    keys: &CheckpointKeys,
+    anchors: &[(PathBuf, Vec<Checkpoint>)],
+    mut each: impl FnMut(&Record),
+) -> Result<Examined, Verdict> {
+    let unread = |error: io::Error| Verdict::Unread(format!("{} cannot be read: {error}", dir.display()));
+    // Before the records, so that whatever was signed by then is in them.
+    let own = read_checkpoints(&dir.join(checkpoint::FILE), keys)?;
+    let segments = Segment::list(dir).map_err(unread)?;
+    let Some(oldest) = segments.first() else {
+        return Err(Verdict::Unread(format!("there is no audit log in {}", dir.display())));
+    };
+    let mut against = Against::new(&own, anchors);
+    let mut walk = Walk { first: oldest.first, ..Walk::default() };
+    for (at, segment) in segments.iter().enumerate() {
+        walk.segment(segment, at + 1 == segments.len(), &mut against, &mut each)?;
+    }
+    walk.finish(segments.len(), &own, &against)
+}
+
+/// Reads checkpoints, one a line.
+///
+/// # Errors
+/// When they cannot be read, or one of them was not signed with these keys.
+pub fn read_checkpoints(path: &Path, keys: &CheckpointKeys) -> Result<Vec<Checkpoint>, Verdict> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Verdict::Unread(format!("{}: there are no checkpoints", path.display())));
+        }
+        text => text.map_err(|error| Verdict::Unread(format!("{} cannot be read: {error}", path.display())))?,
+    };
+    // The last line may be on its way to the disk.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let read = |(at, line): (usize, &str)| {
+        keys.verify(line).map_err(|why| Verdict::Unread(format!("{}, line {}: {why}", path.display(), at + 1)))
+    };
+    whole.lines().enumerate().map(read).collect()
+}
+
+/// The checkpoints that a log is held against, by the record that they name.
+struct Against<'a> {
+    by_sequence: BTreeMap<u64, Vec<(&'a Checkpoint, Option<&'a Path>)>>,
+    count: usize,
+    anchored_to: Option<u64>,
+}
+
+impl<'a> Against<'a> {
+    fn new(own: &'a [Checkpoint], anchors: &'a [(PathBuf, Vec<Checkpoint>)]) -> Self {
+        let own = own.iter().map(|checkpoint| (checkpoint, None));
+        let others = anchors.iter().flat_map(|(path, all)| all.iter().map(move |one| (one, Some(path.as_path()))));
+        let mut against = Self { by_sequence: BTreeMap::new(), count: 0, anchored_to: None };
+        for (checkpoint, from) in own.chain(others) {
+            against.by_sequence.entry(checkpoint.head.sequence).or_default().push((checkpoint, from));
+            against.count += 1;
+            if from.is_some() {
+                against.anchored_to = against.anchored_to.max(Some(checkpoint.head.sequence));
+            }
+        }
+        against
+    }
+
+    /// Holds the log against what was signed of it at this record.
+    fn check(&mut self, log: &str, head: Head, good_to: u64, file: &Path) -> Result<bool, Fault> {
+        let Some(all) = self.by_sequence.remove(&head.sequence) else { return Ok(false) };
+        for (checkpoint, from) in all {
+            let from = from.map_or_else(String::new, |from| format!(" in {}", from.display()));
+            let bad = |what: String| Fault { sequence: good_to + 1, file: file.to_owned(), what };
+            if checkpoint.log != log {
+                return Err(bad(format!("the checkpoint{from} of record {} is of another log", head.sequence)));
+            }
+            if checkpoint.head != head {
+                return Err(bad(format!(
+                    "the records from {} to {} are not those that were signed{from}: one of them was altered",
+                    good_to + 1,
+                    head.sequence
+                )));
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The way through a log.
+#[derive(Default)]
+struct Walk {
+    log: String,
+    first: u64,
+    head: Option<Head>,
+    file: PathBuf,
+    /// Up to here the records are those that were signed.
+    good_to: u64,
+    /// What was removed because it had been kept for long enough, says the log itself.
+    dropped_to: u64,
+    unsettled: BTreeMap<u64, Unsettled>,
+}
+
+impl Walk {
+    fn segment(
+        &mut self,
+        segment: &Segment,
+        is_last: bool,
+        against: &mut Against<'_>,
+        each: &mut impl FnMut(&Record),
+    ) -> Result<(), Verdict> {
+        let unread = |error: io::Error| Verdict::Unread(format!("{} cannot be read: {error}", segment.path.display()));
+        let fault = |sequence: u64, what: String| Fault { sequence, file: segment.path.clone(), what };
+        let next = self.head.map_or(segment.first, |head| head.sequence + 1);
+        if segment.first != next {
+            let what = format!("record {next} is missing: the segment begins with record {}", segment.first);
+            return Err(fault(next.min(segment.first), what).into());
+        }
+        self.file.clone_from(&segment.path);
+        let mut file = BufReader::with_capacity(1 << 20, File::open(&segment.path).map_err(unread)?);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = io::Read::take(&mut file, MAX_LINE).read_until(b'\n', &mut line).map_err(unread)?;
+            let next = self.head.map_or(segment.first, |head| head.sequence + 1);
+            if read == 0 {
+                return Ok(());
+            }
+            let Some(text) = line.strip_suffix(b"\n") else {
+                // Its end is on its way to the disk, or was when the broker died.
+                if is_last && read < usize::try_from(MAX_LINE).unwrap_or(usize::MAX) {
+                    return Ok(());
+                }
+                return Err(fault(next, format!("record {next} is cut off")).into());
+            };
+            let record = Record::read(text).map_err(|why| fault(next, format!("record {next}: {why}")))?;
+            if self.head.is_none() && record.sequence != segment.first {
+                let what = format!("record {} stands where record {} belongs", record.sequence, segment.first);
+                return Err(fault(segment.first, what).into());
+            }
+            let before = self.head.unwrap_or(if record.sequence == 1 { Head::NONE } else { record.before() });
+            let head = before.followed_by(&record).map_err(|broken| fault(broken.sequence(), broken.to_string()))?;
+            self.head = Some(head);
+            self.take(&record).map_err(|what| fault(record.sequence, what))?;
+            if against.check(&self.log, head, self.good_to, &segment.path)? {
+                self.good_to = head.sequence;
+            }
+            each(&record);
+        }
+    }
+
+    fn take(&mut self, record: &Record) -> Result<(), String> {
+        match record.text("event") {
+            Some("segment_opened") => {
+                let log = record.text("log").unwrap_or_default();
+                if self.log.is_empty() {
+                    log.clone_into(&mut self.log);
+                } else if self.log != log {
+                    return Err(format!("a segment of another log begins at record {}", record.sequence));
+                }
+            }
+            Some("segment_dropped") => {
+                let last = record.members.get("last").and_then(serde_json::Value::as_u64).unwrap_or_default();
+                self.dropped_to = self.dropped_to.max(last);
+            }
+            _ => {}
+        }
+        if self.log.is_empty() {
+            return Err(format!("record {} does not open a segment", record.sequence));
+        }
+        if record.members.contains_key("intent") {
+            let text = |member| record.text(member).map(str::to_owned);
+            let unsettled = Unsettled {
+                sequence: record.sequence,
+                time: text("time").unwrap_or_default(),
+                event: text("event").unwrap_or_default(),
+                task: text("task"),
+                lease: text("lease"),
+            };
+            self.unsettled.insert(record.sequence, unsettled);
+        }
+        let settles = record.members.get("settles").and_then(|span| Some((span[0].as_u64()?, span[1].as_u64()?)));
+        if let Some((first, last)) = settles
+            && record.text("outcome") != Some("unknown")
+            && first <= last
+        {
+            let settled: BTreeSet<_> = self.unsettled.range(first..=last).map(|(sequence, _)| *sequence).collect();
+            self.unsettled.retain(|sequence, _| !settled.contains(sequence));
+        }
+        Ok(())
+    }
+
+    fn finish(self, segments: usize, own: &[Checkpoint], against: &Against<'_>) -> Result<Examined, Verdict> {
+        let Self { log, first, head, file, good_to, dropped_to, unsettled } = self;
+        let head = head.unwrap_or(Head::NONE);
+        let fault = |sequence, what| Fault { sequence, file: file.clone(), what };
+        if first > 1 && dropped_to + 1 < first {
+            let what =
+                format!("the records before {first} are missing, and the log does not say that they were removed");
+            return Err(fault(dropped_to + 1, what).into());
+        }
+        // Checkpoints of records that were dropped are nobody's business any more; those of later ones are.
+        if let Some((signed, _)) = against.by_sequence.range(head.sequence + 1..).next_back() {
+            let what = format!("the log ends at record {}, and record {signed} was signed", head.sequence);
+            return Err(fault(head.sequence + 1, what).into());
+        }
+        Ok(Examined {
+            log,
+            first,
+            last: head.sequence,
+            head: Some(head.digest),
+            segments,
+            checkpoints: against.count,
+            signed_to: own.iter().map(|checkpoint| checkpoint.head.sequence).max().unwrap_or_default().min(good_to),
+            anchored_to: against.anchored_to,
+            unsettled: unsettled.into_values().collect(),
+        })
+    }
+}

@@ -1,0 +1,288 @@
+//! The files of the log. Each segment is named by its first record, the last one grows, and one broker at a time has them open.
+
+use chrono::DateTime;
+use nix::fcntl::{FallocateFlags, fallocate};
+use std::{
+    fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Unrecorded,
+    chain::{Head, Record},
+};
+use crate::clock::Time;
+
+/// The most that is written between two syncs, and so the most that a crash can leave in doubt at the end of the log.
+pub(super) const GROUP: usize = 1 << 20;
+
+/// What an earlier build called its log, which had no chain.
+const UNCHAINED: &str = "audit.jsonl";
+
+/// A segment, as its name says.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Segment {
+    /// The number of its first record.
+    pub first: u64,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+impl Segment {
+    /// The segment of `dir` that begins with this record.
+    pub(super) fn of(dir: &Path, first: u64) -> Self {
+        Self { first, path: dir.join(format!("audit-{first:020}.jsonl")) }
+    }
+
+    /// Those in a directory, in order.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn list(dir: &Path) -> io::Result<Vec<Self>> {
+        let mut segments = Vec::new();
+        for entry in std::fs::read_dir(dir)? {
+            let path = entry?.path();
+            let number = path.file_name().and_then(|name| name.to_str()).and_then(|name| {
+                name.strip_prefix("audit-")?.strip_suffix(".jsonl").filter(|digits| digits.len() == 20)
+            });
+            if let Some(first) = number.and_then(|digits| digits.parse().ok()) {
+                segments.push(Self { first, path });
+            }
+        }
+        segments.sort();
+        Ok(segments)
+    }
+}
+
+/// What the log is written on: files, or in the tests files with faults.
+pub(super) trait Medium: Send + 'static {
+    /// Writes all of `bytes` at the end, or fails having written any part of it.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Returns once all that was appended is durable.
+    fn sync(&mut self) -> io::Result<()>;
+    /// Takes off everything after `length`, room that was reserved included.
+    fn cut(&mut self, length: u64) -> io::Result<()>;
+    /// Makes sure that the segment can grow to `length`, whatever else fills the disk.
+    fn reserve(&mut self, length: u64) -> io::Result<()>;
+    /// Ends the segment, and begins one whose first record will be `first`.
+    fn turn(&mut self, first: u64) -> io::Result<()>;
+}
+
+/// The segment that grows.
+#[derive(Debug)]
+pub(super) struct Growing {
+    dir: PathBuf,
+    file: File,
+    /// Held as long as the log is open.
+    _lock: File,
+}
+
+impl Medium for Growing {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn cut(&mut self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
+    }
+
+    fn reserve(&mut self, length: u64) -> io::Result<()> {
+        let length = i64::try_from(length).map_err(io::Error::other)?;
+        fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length).map_err(io::Error::from)
+    }
+
+    fn turn(&mut self, first: u64) -> io::Result<()> {
+        let next = create(&Segment::of(&self.dir, first).path)?;
+        sync_directory(&self.dir)?;
+        let ended = std::mem::replace(&mut self.file, next);
+        // What was reserved and not needed; and from now on nobody writes here, not even by mistake.
+        ended.set_len(ended.metadata()?.len())?;
+        ended.set_permissions(Permissions::from_mode(0o400))
+    }
+}
+
+/// The log as it was found.
+pub(super) struct Opened {
+    pub(super) growing: Growing,
+    /// The last record.
+    pub(super) head: Head,
+    /// How long the growing segment is, in bytes.
+    pub(super) length: u64,
+    /// The first record of the growing segment.
+    pub(super) first: u64,
+    /// When that was written; `None` where there is none.
+    pub(super) since: Option<Time>,
+    /// The log's name; `None` where it is new.
+    pub(super) log: Option<String>,
+}
+
+/// Opens (or makes) the log in `dir`, which becomes readable by its owner alone. A tail that a crash left incomplete is cut off: none of
+/// it was acknowledged.
+pub(super) fn open(dir: &Path) -> Result<Opened, Unrecorded> {
+    let failed = |error: io::Error| Unrecorded(format!("the audit log in {} cannot be opened: {error}", dir.display()));
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(failed)?;
+    let lock = lock(dir)?;
+    if dir.join(UNCHAINED).exists() {
+        let path = dir.join(UNCHAINED);
+        return Err(Unrecorded(format!(
+            "{} is the log of an earlier build, which has no chain; move it away, and keep it",
+            path.display()
+        )));
+    }
+    let mut segments = Segment::list(dir).map_err(failed)?;
+    let Some(last) = segments.pop() else { return begin(dir, lock).map_err(failed) };
+    let mut file = OpenOptions::new().read(true).append(true).open(&last.path).map_err(failed)?;
+    file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
+    let foreign = |path: &Path| {
+        Unrecorded(format!(
+            "the last lines of {} were not written by a broker; move the log away, and keep it",
+            path.display()
+        ))
+    };
+    let mut tail = find_end(&mut file, last.first).map_err(failed)?.ok_or_else(|| foreign(&last.path))?;
+    let log = match &tail.opening {
+        Some(opening) => opening.text("log").map(str::to_owned),
+        // A crash came between a new segment and its first record: the one before says how to go on.
+        None => match segments.pop() {
+            Some(before) => {
+                let mut file = File::open(&before.path).map_err(failed)?;
+                let whole = find_end(&mut file, before.first).map_err(failed)?;
+                let whole = whole.filter(|end| end.in_doubt == 0 && end.head.sequence + 1 == last.first);
+                let Tail { head, opening, .. } = whole.ok_or_else(|| foreign(&before.path))?;
+                tail.head = head;
+                opening.and_then(|opening| opening.text("log").map(str::to_owned))
+            }
+            None => None,
+        },
+    };
+    if tail.in_doubt > 0 {
+        tracing::warn!(path = %last.path.display(), bytes = tail.in_doubt, "cut off what a crash left incomplete");
+        file.set_len(tail.length).map_err(failed)?;
+    }
+    // What the last broker wrote but did not live to sync counts from here on, so it has to be on disk.
+    file.sync_data().map_err(failed)?;
+    sync_directory(dir).map_err(failed)?;
+    let since = tail.opening.as_ref().and_then(|opening| DateTime::parse_from_rfc3339(opening.text("time")?).ok());
+    Ok(Opened {
+        growing: Growing { dir: dir.to_owned(), file, _lock: lock },
+        head: tail.head,
+        length: tail.length,
+        first: last.first,
+        since: since.map(|time| time.to_utc()),
+        log,
+    })
+}
+
+fn begin(dir: &Path, lock: File) -> io::Result<Opened> {
+    let file = create(&Segment::of(dir, 1).path)?;
+    // A name that is not on disk yet would take a synced file with it.
+    sync_directory(dir)?;
+    let growing = Growing { dir: dir.to_owned(), file, _lock: lock };
+    Ok(Opened { growing, head: Head::NONE, length: 0, first: 1, since: None, log: None })
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(path)
+}
+
+fn lock(dir: &Path) -> Result<File, Unrecorded> {
+    let failed = |error: io::Error| Unrecorded(format!("the audit log in {} cannot be locked: {error}", dir.display()));
+    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock"));
+    let lock = lock.map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(Unrecorded(format!(
+            "another broker has the audit log in {} open; give each broker a data directory of its own",
+            dir.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+pub(super) fn sync_directory(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()?;
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => Ok(()),
+    }
+}
+
+/// How a segment ends.
+struct Tail {
+    /// Its last record; of an empty segment what comes before its first, without its digest.
+    head: Head,
+    /// Where the good part of it ends; always just after a line feed.
+    length: u64,
+    /// What comes after that, and was never acknowledged.
+    in_doubt: u64,
+    /// Its first record.
+    opening: Option<Record>,
+}
+
+/// Finds the end, or `None` when it is no log of ours.
+///
+/// Only the last group can be damaged by a crash, and the damage is a line without its end, or a page that never
+/// reached the disk and reads as zeros, which no line contains. Anything else was done by somebody, and is not for us
+/// to repair.
+fn find_end(file: &mut File, first: u64) -> io::Result<Option<Tail>> {
+    let size = file.metadata()?.len();
+    let opening = first_line(file)?;
+    // As much again in front of the last group, so that a whole line of it says which number comes next.
+    let start = size.saturating_sub(2 * GROUP as u64);
+    let mut tail = Vec::new();
+    file.seek(SeekFrom::Start(start))?;
+    file.read_to_end(&mut tail)?;
+
+    let mut lines = tail.split_inclusive(|&byte| byte == b'\n');
+    let mut length = start;
+    let mut head = None;
+    if start > 0 {
+        length += lines.next().map_or(0, <[u8]>::len) as u64;
+    }
+    for line in lines {
+        let record = line.strip_suffix(b"\n").and_then(|line| Record::read(line).ok());
+        let Some(record) = record else {
+            if is_damage(line) {
+                break;
+            }
+            return Ok(None);
+        };
+        let before = head.unwrap_or_else(|| record.before());
+        let Ok(next) = before.followed_by(&record) else { return Ok(None) };
+        if head.is_none() && start == 0 && record.sequence != first {
+            return Ok(None);
+        }
+        head = Some(next);
+        length += line.len() as u64;
+    }
+    let in_doubt = size - length;
+    if in_doubt > GROUP as u64 {
+        return Ok(None);
+    }
+    Ok(match (head, opening) {
+        (Some(head), Some(opening)) => Some(Tail { head, length, in_doubt, opening: Some(opening) }),
+        (None, _) if length == 0 => {
+            Some(Tail { head: Head { sequence: first - 1, ..Head::NONE }, length, in_doubt, opening: None })
+        }
+        _ => None,
+    })
+}
+
+fn first_line(file: &mut File) -> io::Result<Option<Record>> {
+    let mut start = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    io::Read::take(&mut *file, GROUP as u64).read_to_end(&mut start)?;
+    let end = start.iter().position(|&byte| byte == b'\n');
+    Ok(end.and_then(|end| Record::read(&start[..end]).ok()))
+}
+
+fn is_damage(line: &[u8]) -> bool {
+    line.last() != Some(&b'\n') || line.contains(&0)
+}
