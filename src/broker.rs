@@ -25,7 +25,8 @@
 //!
 //! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes.
 //! **Keys** (`broker/keys.rs`): the public keys of all brokers. **Rotate** (`broker/rotate.rs`): prepared and published → known to every
-//! verifier → signs; the old one stays published until the last that it signed has expired. **Adopt** (`broker/reload.rs`): other rules, from a configuration
+//! verifier → signs; the old one stays published until the last that it signed has expired. **Taint** (`broker/taint.rs`): a key is believed
+//! by nobody any more, and signs nothing. **Adopt** (`broker/reload.rs`): other rules, from a configuration
 //! that changed. What is alive is counted (`broker/live.rs`) for the metrics alone.
 //!
 //! Whatever cannot be told (store, audit log, policy engine) ends in [`Error::Unavailable`]: nothing is minted, nothing verifies.
@@ -48,6 +49,7 @@ mod renew;
 mod revoke;
 mod rotate;
 mod status;
+mod taint;
 mod task_token;
 
 use arc_swap::ArcSwap;
@@ -348,7 +350,7 @@ impl Broker {
         {
             return None;
         }
-        let live = self.parts.ledger.live(&claims.task.id, &claims.jti).await;
+        let live = self.parts.ledger.live(&claims.task.id, &claims.jti, token.kid()).await;
         let (lease, Held { task, expires_at, .. }) = live
             .inspect_err(|why| tracing::error!(%why, "the store is in doubt: introspection answers inactive"))
             .ok()??;
@@ -369,7 +371,7 @@ impl Broker {
         if !self.parts.audit.is_healthy() {
             missing.push(Input::Audit);
         }
-        if !self.is_known(self.now()) {
+        if !self.can_sign(self.now()) {
             missing.push(Input::Keys);
         }
         if !self.watch().await {
@@ -417,7 +419,7 @@ impl Broker {
     pub fn counted(&self) -> Now {
         let (live_tasks, live_credentials) = self.live.count(self.now(), |id| self.ends.covers(id));
         let store_up = self.vouched.load(Ordering::Acquire);
-        let ready = store_up && self.is_known(self.now()) && self.parts.audit.is_healthy();
+        let ready = store_up && self.can_sign(self.now()) && self.parts.audit.is_healthy();
         Now { live_credentials, live_tasks, store_up, ready, current: !self.is_outdated() }
     }
 

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{self, ErrorKind, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 use zeroize::Zeroizing;
 
@@ -109,6 +109,27 @@ pub fn duplicate(path: &Path, to: &Path) -> Result<(), String> {
     remove(to)?;
     fs::hard_link(path, to).map_err(|error| format!("{} cannot be made: {error}", to.display()))?;
     settle(to)
+}
+
+/// The files in a directory whose names are like that, in order; none where there is no directory.
+///
+/// # Errors
+/// A sentence that names the directory.
+pub fn named(dir: &Path, is: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, String> {
+    let failed = |error: io::Error| format!("{} cannot be read: {error}", dir.display());
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().to_str().is_some_and(&is) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Removes a secret, if it is there.

@@ -264,8 +264,8 @@ fn authority_terms(config: &Config) -> AuthorityTerms {
 async fn watch(broker: Arc<Broker>, stop: CancellationToken) {
     while tokio::time::timeout(WATCH, stop.cancelled()).await.is_err() {
         broker.watch().await;
-        broker.publish_crls().await;
         broker.turn_keys().await;
+        broker.publish_crls().await;
         broker.audit().tick();
     }
 }

@@ -222,6 +222,25 @@ pub enum Event {
         /// The id of the one that signs no more.
         replaces: String,
     },
+    /// Somebody is about to taint a signing key.
+    KeyTaintRequested {
+        /// Its id.
+        kid: String,
+        /// What it is for.
+        purpose: String,
+        /// In whose words.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// A signing key is tainted, and what this broker signs is signed with another.
+    KeyTainted {
+        /// Its id.
+        kid: String,
+        /// What it was for.
+        purpose: String,
+        /// Since when.
+        tainted_at: Time,
+    },
     /// An operator looked at something.
     Looked {
         /// At what: `task`, `tasks`, `keys`, `introspection`.

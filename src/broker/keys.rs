@@ -22,10 +22,13 @@ use crate::{
 };
 
 /// From when on every verifier knows `own`: with it the first set of its purpose begins (`None`), else whoever fetched that set just
-/// before it was published may keep it for `max_age` seconds. Of two that came at once, the one with the lower id is the first.
+/// before it was published may keep it for `max_age` seconds. Of two that came at once, the one with the lower id is the first. A key
+/// that took the place of the only one, which is tainted, is first again: to wait would only leave nobody who signs.
 fn known_from(own: &PublishedKey, all: &[StandingKey], max_age: u32) -> Option<Time> {
     let place = |key: &PublishedKey| (key.published_at, key.jwk.kid.clone());
-    let earlier = |other: &&StandingKey| other.key.purpose == own.purpose && place(&other.key) < place(own);
+    let earlier = |other: &&StandingKey| {
+        other.key.purpose == own.purpose && place(&other.key) < place(own) && other.tainted_at.is_none()
+    };
     all.iter().find(earlier).map(|_| known_by_all(own, max_age))
 }
 
@@ -34,8 +37,8 @@ pub(super) fn known_by_all(key: &PublishedKey, max_age: u32) -> Time {
     key.published_at + TimeDelta::seconds(i64::from(max_age))
 }
 
-/// Every key that is ours or was ever found in the store. A key stays what it is, and once it has an end it keeps that, so this only
-/// grows: a store in doubt takes no key from anybody.
+/// Every key that is ours or was ever found in the store. A key stays what it is, and once it has an end or is tainted it keeps that, so
+/// this only grows: a store in doubt takes no key from anybody, and gives none back.
 #[derive(Default)]
 pub(super) struct KnownKeys {
     keys: RwLock<HashMap<(Use, String), (StandingKey, VerifyingKey)>>,
@@ -58,6 +61,18 @@ impl KnownKeys {
         let Some(shown) = shown.as_p256() else { return false };
         let known = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         known.keys().any(|(_, kid)| *kid == shown.kid)
+    }
+
+    /// A key, whatever it is for.
+    pub(super) fn named(&self, kid: &str) -> Option<StandingKey> {
+        let known = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        Use::ALL.into_iter().find_map(|purpose| known.get(&(purpose, kid.to_owned()))).map(|(key, _)| key.clone())
+    }
+
+    /// Whether nothing that this key signed is to be believed.
+    fn is_tainted(&self, purpose: Use, kid: &str) -> bool {
+        let known = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(&(purpose, kid.to_owned())).is_some_and(|(key, _)| key.tainted_at.is_some())
     }
 
     /// Notes the end of a key.
@@ -97,6 +112,7 @@ impl KnownKeys {
             let place = (standing.key.purpose, standing.key.jwk.kid.clone());
             let before = known.get(&place);
             standing.retirement = standing.retirement.or(before.and_then(|(before, _)| before.retirement));
+            standing.tainted_at = standing.tainted_at.or(before.and_then(|(before, _)| before.tainted_at));
             // The same keys are found at every look; each is read once.
             let same = before.filter(|(before, _)| before.key.jwk == standing.key.jwk).map(|(_, key)| key.clone());
             let Some(key) = same.or_else(|| verifying(&standing.key.jwk)) else { continue };
@@ -148,7 +164,7 @@ impl Broker {
         let standing = self.parts.ledger.keys().await.inspect_err(|why| {
             tracing::error!(%why, "the store is in doubt: going by the keys that were known before");
         });
-        standing.map(|standing| self.known_keys.learn(standing)).is_ok()
+        standing.map(|standing| self.take_in(standing)).is_ok()
     }
 
     /// Publishes our public keys, finishes what a rotation before the start had begun, and finds out from when on our keys may sign:
@@ -158,7 +174,9 @@ impl Broker {
     /// A sentence, when the store is in doubt or a key file cannot be written.
     pub async fn publish_keys(&self) -> Result<(), String> {
         let in_doubt = |InDoubt(why)| why;
+        self.recall_taints().await?;
         for purpose in Use::ALL {
+            self.discard_tainted(purpose).map_err(|why| why.to_string())?;
             self.announce(self.parts.keys.current(purpose, self.now())).await.map_err(in_doubt)?;
             if let Some(next) = self.parts.keys.next(purpose, self.now()) {
                 self.announce(next).await.map_err(in_doubt)?;
@@ -171,15 +189,15 @@ impl Broker {
                 let kid = self.parts.keys.current(purpose, self.now()).jwk.kid;
                 let retired = all.iter().any(|standing| standing.key.jwk.kid == kid && standing.retirement.is_some());
                 let ended = self.parts.keys.ends_at(purpose).is_some_and(|end| end <= self.now());
-                if !retired && !ended {
+                if !retired && !ended && !self.parts.keys.is_barred(purpose) {
                     break;
                 }
-                tracing::info!(kid, "this key was retired, or has ended: another one takes its place");
+                tracing::info!(kid, "this key is tainted, was retired, or has ended: another one takes its place");
                 self.parts.keys.prepare(purpose, self.now())?;
                 self.parts.keys.activate(purpose);
                 self.retire_replaced(purpose, self.now()).await.map_err(|why| why.to_string())?;
                 let key = self.announce(self.parts.keys.current(purpose, self.now())).await.map_err(in_doubt)?;
-                all.push(StandingKey { key, retirement: None });
+                all.push(StandingKey::new(key));
             }
         }
         let own = |purpose: Use| {
@@ -188,7 +206,7 @@ impl Broker {
         };
         let known = |standing: &StandingKey| known_from(&standing.key, &all, self.parts.key_life.jwks_max_age);
         let known = Use::ALL.into_iter().filter_map(own).filter_map(known).max();
-        self.known_keys.learn(all.iter().cloned());
+        self.take_in(all.iter().cloned());
         self.signs_from.store(known.unwrap_or_default().timestamp_millis(), Ordering::Release);
         Ok(())
     }
@@ -196,7 +214,7 @@ impl Broker {
     /// Publishes a key of ours, unless it is published, and yields it as it stands.
     pub(super) async fn announce(&self, key: PublishedKey) -> Result<PublishedKey, InDoubt> {
         let key = self.parts.ledger.publish(&key).await?;
-        self.known_keys.learn([StandingKey { key: key.clone(), retirement: None }]);
+        self.known_keys.learn([StandingKey::new(key.clone())]);
         Ok(key)
     }
 
@@ -211,9 +229,14 @@ impl Broker {
         now.timestamp_millis() >= self.signs_from.load(Ordering::Acquire)
     }
 
+    /// Whether there is a key to sign with for every use.
+    pub(super) fn can_sign(&self, now: Time) -> bool {
+        self.is_known(now) && !Use::ALL.into_iter().any(|purpose| self.parts.keys.is_barred(purpose))
+    }
+
     /// Before anything is minted: what nobody can verify is not signed.
     pub(super) fn may_sign(&self, now: Time) -> Result<(), Error> {
-        if self.is_known(now) { Ok(()) } else { Err(Error::Unavailable(Input::Keys)) }
+        if self.can_sign(now) { Ok(()) } else { Err(Error::Unavailable(Input::Keys)) }
     }
 
     /// The key that a token claims to be signed with, looked for among the keys of its form alone.
@@ -225,6 +248,9 @@ impl Broker {
     pub(super) async fn find_key(&self, purpose: Use, kid: &str, now: Time) -> Option<VerifyingKey> {
         if let Some(key) = self.known_keys.get(purpose, kid, now) {
             return Some(key);
+        }
+        if self.known_keys.is_tainted(purpose, kid) {
+            return None;
         }
         // Whoever comes while another searches waits for what that finds. What nobody published costs one search a second, however
         // often a service is shown it and asks.

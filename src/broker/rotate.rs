@@ -50,6 +50,11 @@ pub enum KeyState {
     Published,
     /// It signs no more.
     Retired(Retirement),
+    /// Nothing that it signed is to be believed.
+    Tainted {
+        /// Since when.
+        tainted_at: Time,
+    },
 }
 
 /// A public key, as an operator sees it.
@@ -64,7 +69,7 @@ pub struct ListedKey {
 }
 
 impl Broker {
-    /// The keys of all brokers that verifiers are told of, by use and oldest first, for an operator.
+    /// The keys of all brokers that verifiers are told of, and those that are tainted, by use and oldest first, for an operator.
     ///
     /// # Errors
     /// [`Error::EvidenceInvalid`], [`Error::PolicyDenied`] for anybody else, [`Error::Unavailable`].
@@ -74,7 +79,7 @@ impl Broker {
         let call = Call { request: &id, task: None, now };
         let operator = self.operator(presented, &call).await?;
         self.note(&operator, &call, looked("keys")).await?;
-        self.known_keys.learn(self.parts.ledger.keys().await.map_err(|why| in_doubt(&why))?);
+        self.take_in(self.parts.ledger.keys().await.map_err(|why| in_doubt(&why))?);
         Ok(self.listed(now))
     }
 
@@ -101,17 +106,23 @@ impl Broker {
         Ok(self.listed(now).into_iter().filter(|key| key.own).collect())
     }
 
-    async fn operator(&self, presented: Presented, call: &Call<'_>) -> Result<Arc<Operator>, Error> {
+    pub(super) async fn operator(&self, presented: Presented, call: &Call<'_>) -> Result<Arc<Operator>, Error> {
         match self.identify(presented, call).await? {
             Caller::Operator(operator) => Ok(operator),
-            Caller::Workload(_) | Caller::Service(_) => Err(wrong_role("only an operator sees and rotates keys")),
+            Caller::Workload(_) | Caller::Service(_) => {
+                Err(wrong_role("only an operator sees, rotates and taints keys"))
+            }
         }
     }
 
-    /// Takes every rotation as far as it can go by now, and begins one where a key is old. To be called every second or so.
+    /// Takes every rotation as far as it can go by now, begins one where a key is old, and replaces what was tainted on another broker. To
+    /// be called every second or so.
     pub async fn turn_keys(&self) {
         if !self.vouched.load(Ordering::Acquire) {
             return;
+        }
+        if let Err(why) = self.keep_taints().await {
+            tracing::warn!(%why, "what was tainted on other brokers is not known for sure");
         }
         let mut failed_at = self.turning_keys.lock().await;
         let now = self.now();
@@ -131,7 +142,7 @@ impl Broker {
 
     async fn turn(&self, purpose: Use) -> Result<(), Error> {
         let now = self.now();
-        self.retire_replaced(purpose, now).await?;
+        self.reissue(purpose, now).await?;
         self.forget_old(purpose, now)?;
         if let Some(next) = self.parts.keys.next(purpose, now) {
             let next = self.announce(next).await.map_err(|why| in_doubt(&why))?;
@@ -165,7 +176,7 @@ impl Broker {
     }
 
     /// On record → the next key signs → the end of the old one.
-    async fn activate(&self, purpose: Use, next: &PublishedKey, now: Time) -> Result<(), Error> {
+    pub(super) async fn activate(&self, purpose: Use, next: &PublishedKey, now: Time) -> Result<(), Error> {
         let replaces = self.parts.keys.current(purpose, now).jwk.kid;
         let (purpose_name, kid) = (purpose.to_string(), next.jwk.kid.clone());
         tracing::info!(kid, replaces, purpose = purpose_name, "the next key signs");
@@ -210,20 +221,22 @@ impl Broker {
         (is_old || ends) && self.parts.keys.next(purpose, now).is_none()
     }
 
-    fn listed(&self, now: Time) -> Vec<ListedKey> {
+    pub(super) fn listed(&self, now: Time) -> Vec<ListedKey> {
         let mut keys = Vec::new();
         for purpose in Use::ALL {
             let signing = self.parts.keys.current(purpose, now).jwk.kid;
             let next = self.parts.keys.next(purpose, now).map(|key| key.jwk.kid);
             let old = self.parts.keys.old(purpose);
-            for standing in self.known_keys.all(purpose).into_iter().filter(|key| key.is_published(now)) {
-                let StandingKey { key, retirement } = standing;
+            let shown = |key: &StandingKey| key.is_published(now) || key.tainted_at.is_some();
+            for standing in self.known_keys.all(purpose).into_iter().filter(shown) {
+                let StandingKey { key, retirement, tainted_at } = standing;
                 let (signs, is_next) = (key.jwk.kid == signing, next.as_ref() == Some(&key.jwk.kid));
-                let state = match retirement {
-                    Some(retirement) => KeyState::Retired(retirement),
-                    None if signs => KeyState::Signing,
-                    None if is_next => KeyState::Prepared { signs_from: self.known_by_all(&key) },
-                    None => KeyState::Published,
+                let state = match (tainted_at, retirement) {
+                    (Some(tainted_at), _) => KeyState::Tainted { tainted_at },
+                    (None, Some(retirement)) => KeyState::Retired(retirement),
+                    (None, None) if signs => KeyState::Signing,
+                    (None, None) if is_next => KeyState::Prepared { signs_from: self.known_by_all(&key) },
+                    (None, None) => KeyState::Published,
                 };
                 let is_old = old.contains(&key.jwk.kid);
                 keys.push(ListedKey { key, state, own: signs || is_next || is_old });
@@ -234,7 +247,7 @@ impl Broker {
 }
 
 /// The key could not be made or put in its place: a matter of the broker's own disk.
-fn unmade(why: &str) -> Error {
+pub(super) fn unmade(why: &str) -> Error {
     tracing::error!(why, "a signing key cannot be kept");
     Error::Unavailable(Input::Keys)
 }

@@ -35,6 +35,7 @@ impl Broker {
             None => self.status_lists.open(list),
         };
         let mut turn = view.turn().await;
+        turn.distrust(|kid| self.parts.keys.is_tainted(Use::StatusList, kid));
         if view.is_due(&mut turn) {
             match self.sign_status_list(list, &view).await {
                 Ok(signed) => turn.keep(signed),
@@ -48,7 +49,9 @@ impl Broker {
     async fn sign_status_list(&self, list: u64, view: &View) -> Result<Signed, Error> {
         // Before the look: what is recorded from then on may be missing in it.
         let (now, asked) = (self.now(), Instant::now());
-        self.may_sign(now)?;
+        if !self.is_known(now) {
+            return Err(Error::Unavailable(Input::Keys));
+        }
         let StatusBits { octets, .. } = self.status_bits(list).await?;
         // Looked at afterwards: a store that forgot everything, bits included, is not the one that was opened.
         if !self.watch().await {
@@ -63,8 +66,10 @@ impl Broker {
         };
         let status_list = CompressedList::pack(&octets).map_err(unsigned)?;
         let claims = StatusListClaims { sub, iat, exp, ttl: STATUS_LIST_TTL, status_list };
+        // Before it is signed: where the key changes meanwhile, this list is forgotten with the old one.
+        let kid = self.parts.keys.current(Use::StatusList, now).jwk.kid;
         let token = self.parts.keys.sign(Use::StatusList, STATUS_LIST_TYP, exp, &claims).map_err(unsigned)?;
-        Ok(Signed { token, exp, asked })
+        Ok(Signed { token, kid, exp, asked })
     }
 
     async fn status_bits(&self, list: u64) -> Result<StatusBits, Error> {

@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use std::sync::Arc;
 
 use super::{
-    Broker, Call, Entry, Holder, entry,
+    Broker, Call, Entry, Holder, entry, in_doubt,
     prove::{Manner, PresentedTaskToken, Shown},
 };
 use crate::{
@@ -106,6 +106,10 @@ impl Broker {
         }
         if call.task != Some(&standing.task.id) {
             return Err(refused("it is for one task, and not for this"));
+        }
+        // The store is asked: another broker may have been told just now, and what is minted on a forged one outlives it.
+        if self.parts.ledger.is_tainted(token.kid()).await.map_err(|why| in_doubt(&why))? {
+            return Err(refused("its key is tainted"));
         }
         let standing = self.rules().attestors.still_vouches(standing);
         let standing = standing.ok_or_else(|| refused("its attestor is not configured any more"))?;

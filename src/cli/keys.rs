@@ -9,7 +9,7 @@ use super::{
     exit::Failure,
     show::{self, say},
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, jose::Thumbprint};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
@@ -22,16 +22,33 @@ pub(super) enum KeysCommand {
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
     },
+    /// Taint a signing key that may be in other hands, of whichever broker: nothing that it signed is believed any more, and its
+    /// broker signs with another. There is no way back.
+    Taint {
+        /// The key, by its id in `remit keys list`.
+        #[arg(value_name = "KID", allow_hyphen_values = true, value_parser = key_id)]
+        kid: Thumbprint,
+        /// Why: for the audit.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+}
+
+fn key_id(text: &str) -> Result<Thumbprint, String> {
+    text.to_owned()
+        .try_into()
+        .map_err(|_| "not the id of a key: 43 characters of base64url, as in `remit keys list`".into())
 }
 
 impl KeysCommand {
     pub(super) async fn run(self, connection: &Connection, output: Output, clock: &dyn Clock) -> Result<(), Failure> {
         let client = connection.operator().await?;
+        let because = |reason: Option<String>| reason.map_or_else(|| json!({}), |reason| json!({"reason": reason}));
         let answer = match self {
             KeysCommand::List => client.get("/v1/keys", &[]).await?,
-            KeysCommand::Rotate { reason } => {
-                let body = reason.map_or_else(|| json!({}), |reason| json!({"reason": reason}));
-                client.post("/v1/keys/rotate", &body).await?
+            KeysCommand::Rotate { reason } => client.post("/v1/keys/rotate", &because(reason)).await?,
+            KeysCommand::Taint { kid, reason } => {
+                client.post(&format!("/v1/keys/{kid}/taint"), &because(reason)).await?
             }
         };
         say(&match output {

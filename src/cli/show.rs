@@ -224,15 +224,17 @@ pub(super) fn tasks(page: &Value, now: Time) -> String {
     out
 }
 
-/// Signing keys, and what each is doing.
+/// Signing keys, or one, and what each is doing.
 pub(super) fn keys(answer: &Value, now: Time) -> String {
     let mut table = table(&["USE", "STATE", "", "PUBLISHED", "KEY"]);
-    for key in items(answer, "keys") {
+    let one = answer.get("kid").map(|_| answer);
+    for key in items(answer, "keys").iter().chain(one) {
         let at = |member: &str| text(key, member).parse::<Time>().map(|at| relative(at, now)).unwrap_or_default();
         let (colour, more) = match key["state"].as_str() {
             Some("prepared") => (Color::Yellow, format!("signs {}", at("signs_from"))),
             Some("retired") => (Color::DarkGrey, format!("goes {}", at("published_until"))),
             Some("published") => (Color::Reset, "another broker's".to_owned()),
+            Some("tainted") => (Color::Red, at("tainted_at")),
             _ => (Color::Green, String::new()),
         };
         table.add_row([

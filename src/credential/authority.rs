@@ -13,7 +13,10 @@ use ring::{
     signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _},
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject as _};
-use std::fmt;
+use std::{
+    fmt,
+    sync::{PoisonError, RwLock, RwLockReadGuard},
+};
 use time::OffsetDateTime;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
 use zeroize::Zeroizing;
@@ -37,6 +40,8 @@ pub struct Authority {
     certificate: Vec<u8>,
     not_before: Time,
     not_after: Time,
+    /// Whether it is tainted. Held while it signs, so that whoever has set it knows that nothing is being signed.
+    is_barred: RwLock<bool>,
 }
 
 /// What is to be certified.
@@ -119,7 +124,19 @@ impl Authority {
         }
         let at = |time: x509_parser::time::ASN1Time| Time::from_timestamp_secs(time.timestamp()).ok_or(unlike);
         let (not_before, not_after) = (at(parsed.validity().not_before)?, at(parsed.validity().not_after)?);
-        Ok(Self { pair, jwk, certificate: certificate.to_vec(), not_before, not_after })
+        let is_barred = RwLock::new(false);
+        Ok(Self { pair, jwk, certificate: certificate.to_vec(), not_before, not_after, is_barred })
+    }
+
+    /// From now on it signs nothing. When this returns, nothing is being signed with it.
+    pub(super) fn bar(&self) {
+        *self.is_barred.write().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// To be held while something is signed.
+    fn signing(&self) -> Result<RwLockReadGuard<'_, bool>, Invalid> {
+        let is_barred = self.is_barred.read().unwrap_or_else(PoisonError::into_inner);
+        if *is_barred { Err(Invalid("the authority is tainted")) } else { Ok(is_barred) }
     }
 
     /// The id of its key.
@@ -159,9 +176,10 @@ impl Authority {
     /// Signs an X.509-SVID, in PEM, once the lint has found nothing wrong with what is to be signed.
     ///
     /// # Errors
-    /// When it has, or when it cannot be encoded.
+    /// When it has, when it cannot be encoded, or when the authority is tainted.
     pub(super) fn issue(&self, leaf: &Leaf<'_>) -> Result<String, Invalid> {
         const UNMADE: Invalid = Invalid("a certificate could not be made");
+        let _signing = self.signing()?;
         let mut params = CertificateParams::default();
         params.not_before = moment(leaf.not_before)?;
         params.not_after = moment(leaf.not_after)?;
@@ -186,9 +204,10 @@ impl Authority {
     /// Signs a list (RFC 5280 section 5), in DER.
     ///
     /// # Errors
-    /// When it cannot be encoded.
+    /// When it cannot be encoded, or when the authority is tainted.
     pub fn sign_list(&self, list: RevocationList<'_>) -> Result<Vec<u8>, Invalid> {
         const UNMADE: Invalid = Invalid("a revocation list could not be made");
+        let _signing = self.signing()?;
         let revoked = list.revoked.into_iter().map(|(serial, at, ended)| {
             let reason_code = Some(match ended {
                 State::Completed | State::Expired => RevocationReason::CessationOfOperation,

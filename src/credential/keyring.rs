@@ -6,10 +6,13 @@
 //!
 //! The key of an authority has its certificate beside it in the same file. Replaced, it is `NAME.KID.old.pem` as long as something that
 //! it signed is valid: it issues no more, but nobody else can sign its revocation lists.
+//!
+//! A key that is tainted signs nothing from that moment on, and its file is destroyed. The taint itself is kept (`KID.tainted`).
 
 use chrono::DateTime;
 use serde::Serialize;
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::{
         Arc, PoisonError, RwLock,
@@ -17,13 +20,13 @@ use std::{
     },
 };
 
-use super::Authority;
+use super::{Authority, tainted::TaintFiles};
 use crate::{
     clock::{Time, after},
     id::TrustDomain,
     jose::{Invalid, PublicJwk, SigningKey},
     key_file,
-    lease::{PublishedKey, Use},
+    lease::{PublishedKey, Taint, Use},
     secret_file,
 };
 
@@ -47,6 +50,7 @@ pub struct Keyring {
     status_list: Slot,
     x509_svid: Slot,
     terms: AuthorityTerms,
+    taints: TaintFiles,
 }
 
 /// The keys for one use.
@@ -73,6 +77,8 @@ struct Keys {
     replaced: Option<Replaced>,
     /// Authorities that still sign their revocation lists.
     old: Vec<Key>,
+    /// The ids of the keys for this use that are tainted, whoever's they are.
+    tainted: HashSet<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -111,6 +117,7 @@ impl Keyring {
             status_list: Slot::load_or_create(Use::StatusList, dir, &terms, now)?,
             x509_svid: Slot::load_or_create(Use::X509Svid, dir, &terms, now)?,
             terms,
+            taints: TaintFiles::of(dir),
         })
     }
 
@@ -126,7 +133,8 @@ impl Keyring {
             let mistakes = all.filter_map(|file| load(purpose, &file, terms).err());
             mistakes.chain(old.err()).collect::<Vec<_>>()
         };
-        let mistakes: Vec<_> = Use::ALL.into_iter().flat_map(check).collect();
+        let taints = TaintFiles::of(dir).load().err();
+        let mistakes: Vec<_> = Use::ALL.into_iter().flat_map(check).chain(taints).collect();
         if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
     }
 
@@ -142,10 +150,10 @@ impl Keyring {
     /// Signs claims that expire at `exp` (Unix seconds) with the key for `purpose`, and remembers how long that key is needed.
     ///
     /// # Errors
-    /// When the claims cannot be written as JSON, or the keys for that purpose sign no tokens.
+    /// When the claims cannot be written as JSON, or the keys for that purpose sign no tokens, or not now ([`Keyring::is_barred`]).
     pub fn sign(&self, purpose: Use, typ: &str, exp: i64, claims: &impl Serialize) -> Result<String, Invalid> {
         self.slot(purpose).read(|keys| {
-            let Key::Token(key) = &keys.current else { return Err(Invalid("an authority signs no tokens")) };
+            let Key::Token(key) = keys.signing()? else { return Err(Invalid("an authority signs no tokens")) };
             keys.last_expiry.fetch_max(exp, Ordering::Relaxed);
             key.sign(typ, claims)
         })
@@ -158,7 +166,7 @@ impl Keyring {
     /// When the key for certificates is no authority's.
     pub fn authority(&self, until: Time) -> Result<(Arc<Authority>, Time), Invalid> {
         self.slot(Use::X509Svid).read(|keys| {
-            let Key::Authority(authority) = &keys.current else { return Err(Invalid("there is no authority")) };
+            let Key::Authority(authority) = keys.signing()? else { return Err(Invalid("there is no authority")) };
             let until = until.min(authority.not_after());
             keys.last_expiry.fetch_max(until.timestamp(), Ordering::Relaxed);
             Ok((Arc::clone(authority), until))
@@ -166,11 +174,12 @@ impl Keyring {
     }
 
     /// The authorities whose revocation lists are ours to sign: the one that issues, the next one (an earlier process may have died just
-    /// after it began to issue), and those that did.
+    /// after it began to issue), and those that did. None that is tainted: nobody is to believe its lists.
     #[must_use]
     pub fn authorities(&self) -> Vec<Arc<Authority>> {
         self.slot(Use::X509Svid).read(|keys| {
             let all = std::iter::once(&keys.current).chain(keys.next.as_ref().map(|next| &next.key)).chain(&keys.old);
+            let all = all.filter(|key| !keys.tainted.contains(key.kid()));
             all.filter_map(|key| if let Key::Authority(own) = key { Some(Arc::clone(own)) } else { None }).collect()
         })
     }
@@ -227,13 +236,17 @@ impl Keyring {
     /// is being signed with the old one any more.
     pub fn activate(&self, purpose: Use) {
         self.slot(purpose).write(|keys| {
+            if keys.next.as_ref().is_some_and(|next| keys.tainted.contains(next.key.kid())) {
+                return;
+            }
             if let (Some(next), None) = (keys.next.take(), &keys.replaced) {
                 let last_expiry = std::mem::replace(keys.last_expiry.get_mut(), next.last_expiry);
                 let kid = keys.current.kid().to_owned();
                 let last_expiry = DateTime::from_timestamp_secs(last_expiry).unwrap_or(Time::MAX_UTC);
+                let is_tainted = keys.tainted.contains(&kid);
                 keys.replaced = Some(Replaced { kid, last_expiry });
                 let old = std::mem::replace(&mut keys.current, next.key);
-                keys.old.extend(matches!(old, Key::Authority(_)).then_some(old));
+                keys.old.extend((matches!(old, Key::Authority(_)) && !is_tainted).then_some(old));
             }
         });
     }
@@ -251,6 +264,76 @@ impl Keyring {
         secret_file::replace(&slot.files.current(), &slot.files.next())?;
         slot.write(|keys| keys.replaced = None);
         Ok(())
+    }
+
+    /// The taints that are kept on disk.
+    ///
+    /// # Errors
+    /// A sentence that names the file.
+    pub fn taints(&self) -> Result<Vec<Taint>, String> {
+        self.taints.load()
+    }
+
+    /// Keeps a taint on disk.
+    ///
+    /// # Errors
+    /// A sentence that names the file; try again.
+    pub fn keep_taint(&self, taint: &Taint) -> Result<(), String> {
+        self.taints.keep(taint)
+    }
+
+    /// From now on nothing is signed with a tainted key, if it is one of ours. When this returns, nothing is being signed with it.
+    pub fn bar(&self, purpose: Use, kid: &str) {
+        let slot = self.slot(purpose);
+        if slot.read(|keys| keys.tainted.contains(kid)) {
+            return;
+        }
+        slot.write(|keys| {
+            let next = keys.next.as_ref().map(|next| &next.key);
+            for key in [&keys.current].into_iter().chain(next).chain(&keys.old) {
+                // Drafts may hold it already.
+                if let Key::Authority(authority) = key
+                    && authority.kid() == kid
+                {
+                    authority.bar();
+                }
+            }
+            keys.tainted.insert(kid.to_owned());
+        });
+    }
+
+    /// Whether a key for `purpose` was barred.
+    #[must_use]
+    pub fn is_tainted(&self, purpose: Use, kid: &str) -> bool {
+        self.slot(purpose).read(|keys| keys.tainted.contains(kid))
+    }
+
+    /// Whether the key that should sign for `purpose` is tainted, so that nothing can be signed until another one takes its place.
+    #[must_use]
+    pub fn is_barred(&self, purpose: Use) -> bool {
+        self.slot(purpose).read(|keys| keys.signing().is_err())
+    }
+
+    /// Destroys the keys for `purpose` that are tainted, all but the one that should sign: whether one of them was prepared, and the ids
+    /// of those that were kept for their revocation lists. To be called as [`Keyring::prepare`].
+    ///
+    /// # Errors
+    /// A sentence that names the file; try again. They sign nothing all the same.
+    pub fn discard_tainted(&self, purpose: Use) -> Result<(bool, Vec<String>), String> {
+        let slot = self.slot(purpose);
+        let (next, old) = slot.read(|keys| {
+            let is_tainted = |key: &Key| keys.tainted.contains(key.kid());
+            let old = keys.old.iter().filter(|key| is_tainted(key)).map(|key| key.kid().to_owned());
+            (keys.next.as_ref().is_some_and(|next| is_tainted(&next.key)), old.collect::<Vec<_>>())
+        });
+        if next {
+            secret_file::remove(&slot.files.next())?;
+            slot.write(|keys| keys.next = None);
+        }
+        for kid in &old {
+            self.forget_old(purpose, kid)?;
+        }
+        Ok((next, old))
     }
 
     /// Destroys a key that was kept for its revocation lists.
@@ -280,7 +363,7 @@ impl Slot {
             // A crash may have left the one that still is the current one in both places.
             old.extend(load(purpose, &file, terms)?.filter(|old| old.kid() != current.kid()));
         }
-        let keys = Keys { current, last_expiry, next, replaced: None, old };
+        let keys = Keys { current, last_expiry, next, replaced: None, old, tainted: HashSet::new() };
         Ok(Self { files, keys: RwLock::new(keys) })
     }
 
@@ -290,6 +373,18 @@ impl Slot {
 
     fn write<T>(&self, change: impl FnOnce(&mut Keys) -> T) -> T {
         change(&mut self.keys.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Keys {
+    /// What signs, unless it is tainted.
+    fn signing(&self) -> Result<&Key, Invalid> {
+        let is_tainted = self.tainted.contains(self.current.kid());
+        if is_tainted {
+            Err(Invalid("the key is tainted, and no other has taken its place yet"))
+        } else {
+            Ok(&self.current)
+        }
     }
 }
 
@@ -317,21 +412,8 @@ impl Files {
     }
 
     fn old(&self) -> Result<Vec<PathBuf>, String> {
-        let failed = |error: std::io::Error| format!("{} cannot be read: {error}", self.dir.display());
-        let mut found = Vec::new();
-        let entries = match std::fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
-            entries => entries.map_err(failed)?,
-        };
-        let (start, end) = (format!("{}.", self.name), ".old.pem");
-        for entry in entries {
-            let entry = entry.map_err(failed)?;
-            if entry.file_name().to_str().is_some_and(|name| name.starts_with(&start) && name.ends_with(end)) {
-                found.push(entry.path());
-            }
-        }
-        found.sort();
-        Ok(found)
+        let start = format!("{}.", self.name);
+        secret_file::named(&self.dir, |name| name.starts_with(&start) && name.ends_with(".old.pem"))
     }
 }
 
@@ -386,6 +468,7 @@ fn authority(path: &Path, text: &str, terms: &AuthorityTerms) -> Result<Key, Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::CrlId;
     use serde_json::json;
 
     const PURPOSE: Use = Use::AccessToken;
@@ -550,6 +633,68 @@ mod tests {
         ring.forget_old(purpose, &both[1]).unwrap();
         assert_eq!(kids(&ring)[1..], both[..1]);
         assert_eq!(kids(&open(dir.path())), kids(&ring));
+    }
+
+    #[test]
+    fn what_is_tainted_signs_nothing_and_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let ring = open(dir.path());
+        let kid = ring.current(PURPOSE, now()).jwk.kid;
+        ring.bar(PURPOSE, &kid);
+        let sign = || ring.sign(PURPOSE, "at+jwt", now().timestamp(), &json!({}));
+        assert!(sign().is_err() && ring.is_barred(PURPOSE) && !ring.is_barred(Use::JwtSvid));
+        // Nor does a next one that is tainted, wherever its file comes from.
+        std::fs::copy(dir.path().join("access-token.pem"), dir.path().join("access-token.next.pem")).unwrap();
+        ring.prepare(PURPOSE, now()).unwrap();
+        ring.activate(PURPOSE);
+        assert!(sign().is_err());
+        assert_eq!(ring.discard_tainted(PURPOSE), Ok((true, vec![])));
+        assert_eq!(ring.discard_tainted(PURPOSE), Ok((false, vec![])));
+        ring.prepare(PURPOSE, now()).unwrap();
+        ring.activate(PURPOSE);
+        ring.settle(PURPOSE).unwrap();
+        assert!(!ring.is_barred(PURPOSE));
+        assert_ne!(kid_of(&sign().unwrap()), kid);
+        assert_ne!(open(dir.path()).current(PURPOSE, now()).jwk.kid, kid);
+    }
+
+    #[test]
+    fn a_tainted_authority_signs_neither_drafts_nor_lists() {
+        let (dir, purpose) = (tempfile::tempdir().unwrap(), Use::X509Svid);
+        let ring = open(dir.path());
+        let (held, _) = ring.authority(after(now(), 300).unwrap()).unwrap();
+        let sign = |own: &Authority| {
+            let id = CrlId::whole(own.kid());
+            let uri = "https://broker.example.com/pki/crl/x".to_owned();
+            let (this_update, next_update) = (now(), after(now(), 10).unwrap());
+            own.sign_list(crate::credential::RevocationList {
+                id: &id,
+                uri,
+                number: 1,
+                this_update,
+                next_update,
+                revoked: vec![],
+            })
+        };
+        sign(&held).unwrap();
+        ring.prepare(purpose, now()).unwrap();
+        ring.activate(purpose);
+        ring.settle(purpose).unwrap();
+        let old = dir.path().join(format!("x509-svid.{}.old.pem", held.kid()));
+        assert!(old.exists());
+        ring.bar(purpose, held.kid());
+        assert_eq!(sign(&held), Err(Invalid("the authority is tainted")));
+        assert_eq!(ring.authorities().len(), 1);
+        assert_eq!(ring.discard_tainted(purpose), Ok((false, vec![held.kid().to_owned()])));
+        assert!(!old.exists() && !ring.is_barred(purpose));
+        // The one that issues is not put aside.
+        let (held, _) = ring.authority(after(now(), 300).unwrap()).unwrap();
+        ring.bar(purpose, held.kid());
+        assert!(ring.authority(after(now(), 300).unwrap()).is_err() && sign(&held).is_err());
+        ring.prepare(purpose, now()).unwrap();
+        ring.activate(purpose);
+        ring.settle(purpose).unwrap();
+        assert_eq!((ring.old(purpose), ring.authorities().len()), (vec![], 1));
     }
 
     #[test]

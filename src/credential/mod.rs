@@ -5,6 +5,7 @@ mod authority;
 mod csr;
 mod keyring;
 mod lint;
+mod tainted;
 mod x509;
 
 pub use authority::{Authority, RevocationList};

@@ -17,7 +17,7 @@ use crate::{
     broker::{self, Manner, Presented, PresentedTaskToken, ProofOf},
     error::Error,
     id::TaskId,
-    jose::NoRepeats,
+    jose::{NoRepeats, Thumbprint},
 };
 
 /// How long a client may take to send a body. What is done with it has deadlines of its own.
@@ -102,13 +102,28 @@ pub(super) struct Id(pub(super) TaskId);
 impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        // The framework's own words would not be a problem document.
-        let text = Path::<String>::from_request_parts(parts, state).await;
-        let Path(text) = text.map_err(|_| Error::invalid("the path is not in UTF-8"))?;
+        let text = id(parts, state).await?;
         let id: TaskId = text.parse().map_err(|why: crate::id::Malformed| Error::invalid(why.to_string()))?;
         tracing::Span::current().record("task", id.as_str());
         Ok(Self(id))
     }
+}
+
+/// The `{id}` in the path of a key.
+pub(super) struct Kid(pub(super) Thumbprint);
+
+impl<S: Send + Sync> FromRequestParts<S> for Kid {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let kid = Thumbprint::try_from(id(parts, state).await?);
+        kid.map(Self).map_err(|_| Error::invalid("the id of a key is a thumbprint: 43 characters of base64url").into())
+    }
+}
+
+async fn id<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, Problem> {
+    // The framework's own words would not be a problem document.
+    let text = Path::<String>::from_request_parts(parts, state).await;
+    Ok(text.map_err(|_| Error::invalid("the path is not in UTF-8"))?.0)
 }
 
 /// A JSON body: no repeated members, no unknown ones, nothing after it.

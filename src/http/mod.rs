@@ -78,6 +78,7 @@ fn api() -> OpenApiRouter<Arc<Broker>> {
         .routes(routes!(oauth::introspect))
         .routes(routes!(rotation::list))
         .routes(routes!(rotation::rotate))
+        .routes(routes!(rotation::taint))
         .routes(routes!(tasks::declare, tasks::list))
         .routes(routes!(tasks::show))
         .routes(routes!(tasks::mint))

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::{
     error::Problem,
-    extract::{Called, Json},
+    extract::{Called, Json, Kid},
     openapi::{Refusals, refused},
 };
 use crate::{
@@ -28,7 +28,7 @@ pub(super) struct Keys {
 /// A signing key, and what it is doing.
 #[derive(Serialize, ToSchema)]
 #[schema(as = SigningKey)]
-struct Key {
+pub(super) struct Key {
     /// Its id: the `kid` of what it signs.
     kid: String,
     r#use: Use,
@@ -50,9 +50,13 @@ struct Key {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, format = DateTime, required = false)]
     published_until: Option<Time>,
+    /// `tainted`: since when nothing is believed because of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, format = DateTime, required = false)]
+    tainted_at: Option<Time>,
 }
 
-/// What a key is doing: of other brokers' keys only `published` and `retired` are known.
+/// What a key is doing: of other brokers' keys only `published`, `retired` and `tainted` are known.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = SigningKeyState)]
@@ -61,20 +65,41 @@ enum Doing {
     Published,
     Retired,
     Signing,
+    Tainted,
 }
 
 impl From<ListedKey> for Key {
     fn from(ListedKey { key, state, own }: ListedKey) -> Self {
-        let (state, signs_from, retirement) = match state {
-            KeyState::Prepared { signs_from } => (Doing::Prepared, Some(signs_from), None),
-            KeyState::Published => (Doing::Published, None, None),
-            KeyState::Retired(retirement) => (Doing::Retired, None, Some(retirement)),
-            KeyState::Signing => (Doing::Signing, None, None),
+        let (mut signs_from, mut retirement, mut tainted) = (None, None, None);
+        let state = match state {
+            KeyState::Prepared { signs_from: from } => {
+                signs_from = Some(from);
+                Doing::Prepared
+            }
+            KeyState::Published => Doing::Published,
+            KeyState::Retired(end) => {
+                retirement = Some(end);
+                Doing::Retired
+            }
+            KeyState::Signing => Doing::Signing,
+            KeyState::Tainted { tainted_at } => {
+                tainted = Some(tainted_at);
+                Doing::Tainted
+            }
         };
         let (retired_at, published_until) =
             retirement.map(|Retirement { retired_at, published_until }| (retired_at, published_until)).unzip();
-        let (kid, published_at) = (key.jwk.kid, key.published_at);
-        Self { kid, r#use: key.purpose, own, published_at, state, signs_from, retired_at, published_until }
+        Self {
+            kid: key.jwk.kid,
+            r#use: key.purpose,
+            own,
+            published_at: key.published_at,
+            state,
+            signs_from,
+            retired_at,
+            published_until,
+            tainted_at: tainted,
+        }
     }
 }
 
@@ -96,11 +121,11 @@ pub(super) async fn list(State(broker): State<Arc<Broker>>, called: Called) -> R
     Ok(body(broker.list_keys(called.request).await?))
 }
 
-/// Why keys are rotated.
+/// Why keys are rotated, or one is tainted.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = RotateRequest)]
-pub(super) struct RotateBody {
+#[schema(as = KeysRequest)]
+pub(super) struct ReasonBody {
     /// For the audit.
     #[schema(min_length = 1, max_length = 1024)]
     reason: Option<String>,
@@ -112,7 +137,7 @@ pub(super) struct RotateBody {
 /// has expired. Where some are prepared already, those are it.
 #[utoipa::path(
     post, path = "/v1/keys/rotate", operation_id = "rotateKeys", tag = "keys",
-    request_body = Option<RotateBody>,
+    request_body = Option<ReasonBody>,
     responses(
         (status = 200, description = "The keys of this broker", body = Keys),
         Refusals<{ refused::MALFORMED | refused::EVIDENCE | refused::ROLE | refused::BODY }>,
@@ -123,9 +148,37 @@ pub(super) struct RotateBody {
 pub(super) async fn rotate(
     State(broker): State<Arc<Broker>>,
     called: Called,
-    body: Option<Json<RotateBody>>,
+    body: Option<Json<ReasonBody>>,
 ) -> Result<Answer<Keys>, Problem> {
+    Ok(self::body(broker.rotate_keys(called.request, reason(body)?).await?))
+}
+
+fn reason(body: Option<Json<ReasonBody>>) -> Result<Option<String>, Problem> {
     let reason = body.and_then(|body| body.value.reason);
     check_text("reason", reason.as_ref(), 1024)?;
-    Ok(self::body(broker.rotate_keys(called.request, reason).await?))
+    Ok(reason)
+}
+
+/// Taint a signing key of any broker: for one that may be in other hands.
+///
+/// It leaves `/jwks`, `/spiffe/bundle` and `/pki/ca.pem` at once and for good, and no broker believes what it signed. Its broker signs
+/// with another from then on. A verifier that keeps the public keys learns of it when it fetches them again. Idempotent; there is no way back.
+#[utoipa::path(
+    post, path = "/v1/keys/{id}/taint", operation_id = "taintKey", tag = "keys",
+    params(("id" = String, Path, description = "The `kid`")),
+    request_body = Option<ReasonBody>,
+    responses(
+        (status = 200, description = "The key", body = Key),
+        Refusals<{ refused::ACTING | refused::BODY }>,
+    ),
+    security(("operator" = [])),
+    extensions(("x-remit-callers" = json!(["admin"]))),
+)]
+pub(super) async fn taint(
+    State(broker): State<Arc<Broker>>,
+    Kid(kid): Kid,
+    called: Called,
+    body: Option<Json<ReasonBody>>,
+) -> Result<Answer<Key>, Problem> {
+    Ok(Answer(broker.taint_key(called.request, kid.as_str(), reason(body)?).await?.into()))
 }

@@ -8,7 +8,7 @@ mod status;
 
 pub(super) use certificates::certificate_ends;
 pub use certificates::{ListedCertificate, PostedCrl};
-pub use keys::{PublishedKey, Retirement, StandingKey, Use};
+pub use keys::{PublishedKey, Retirement, StandingKey, Taint, Use};
 
 use chrono::TimeDelta;
 use quick_cache::sync::Cache;
@@ -294,24 +294,28 @@ impl Ledger {
         self.write(task, None, leases).await
     }
 
-    /// A lease that is alive as far as the store knows: it is there, so is its task, and nothing in the lineage has ended.
-    /// Whether it has expired is for the caller to say.
+    /// A lease that is alive as far as the store knows: it is there, so is its task, nothing in the lineage has ended, and the key
+    /// `kid` that its credential is signed with is not tainted. Whether it has expired is for the caller to say.
     ///
     /// # Errors
     /// When the store is in doubt.
-    pub async fn live(&self, task: &TaskId, lease: &LeaseId) -> Result<Option<(Lease, Held)>, InDoubt> {
+    pub async fn live(&self, task: &TaskId, lease: &LeaseId, kid: &str) -> Result<Option<(Lease, Held)>, InDoubt> {
         let lineage: Vec<TaskId> = task.lineage().collect();
         let key = Key::Lease(task.clone(), lease.clone());
-        let mut keys = vec![key.clone(), Key::Renewal(task.clone())];
+        let mut keys = vec![key.clone(), Key::Taint(kid.to_owned()), Key::Renewal(task.clone())];
         keys.extend(lineage.iter().cloned().map(Key::Task));
         keys.extend(lineage.iter().cloned().map(Key::End));
         let records = self.0.store.read(&keys).await?;
-        let ([found, renewal, rest @ ..], true) = (records.as_slice(), records.len() == keys.len()) else {
+        let ([found, taint, renewal, rest @ ..], true) = (records.as_slice(), records.len() == keys.len()) else {
             return Err(short());
         };
         let (tasks, ends) = rest.split_at(lineage.len());
         if let Some(end) = ends.iter().flatten().next_back() {
             return self.nearest(task, end).map(|_| None);
+        }
+        // Whatever it says, there is one.
+        if taint.is_some() {
+            return Ok(None);
         }
         let Some(found) = found else { return Ok(None) };
         let Some(found) = self.0.sealer.open_if_current::<Lease>(&key, found)? else { return Ok(None) };

@@ -17,7 +17,7 @@ mod tests;
 
 pub use ledger::{
     Config, Held, Ledger, ListedCertificate, PostedCrl, PublishedKey, Remembered, Retirement, StandingKey, StatusBits,
-    Stopped, Use, Written,
+    Stopped, Taint, Use, Written,
 };
 pub use record::{Key, Sealed};
 pub use store_key::StoreKey;
@@ -142,6 +142,8 @@ pub enum Index {
     Keys,
     /// Certificates, which sort by the time of their end.
     Certificates,
+    /// Key ids of the signing keys that are tainted.
+    Taints,
 }
 
 /// A record that is written once.

@@ -46,6 +46,8 @@ pub enum Key {
     SigningKey(String),
     /// What serves once and has served, by its digest.
     Spent(String),
+    /// That a signing key is not to be trusted, by key id.
+    Taint(String),
     /// A task.
     Task(TaskId),
 }
@@ -65,6 +67,7 @@ impl Key {
             Key::Retirement(kid) => format!("remit:retirement:{kid}"),
             Key::SigningKey(kid) => format!("remit:signing-key:{kid}"),
             Key::Spent(digest) => format!("remit:spent:{digest}"),
+            Key::Taint(kid) => format!("remit:taint:{kid}"),
             Key::Task(id) => format!("{}:task:{id}", tree(id)),
         }
     }
@@ -81,6 +84,7 @@ impl Key {
             Key::Retirement(_) => "retirement",
             Key::SigningKey(_) => "signing-key",
             Key::Spent(_) => "spent",
+            Key::Taint(_) => "taint",
             Key::Task(_) => "task",
         }
     }

@@ -306,7 +306,7 @@ impl Store for RedisStore {
                 };
                 let suspects: Vec<String> = match index {
                     Index::Tasks => names.iter().filter(old).cloned().collect(),
-                    Index::Keys | Index::Certificates => Vec::new(),
+                    Index::Keys | Index::Certificates | Index::Taints => Vec::new(),
                 };
                 let gone = self.collected(&suspects).await?;
                 if !gone.is_empty() {
@@ -336,6 +336,7 @@ fn index_name(index: Index) -> &'static str {
         Index::Tasks => "remit:tasks",
         Index::Keys => "remit:signing-keys",
         Index::Certificates => "remit:certificates",
+        Index::Taints => "remit:taints",
     }
 }
 

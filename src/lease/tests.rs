@@ -282,7 +282,7 @@ async fn revoke(ledger: &Ledger, id: &TaskId) -> super::Stopped {
 }
 
 async fn lives(ledger: &Ledger, lease: &Lease) -> bool {
-    ledger.live(&lease.task, &lease.id).await.unwrap().is_some()
+    ledger.live(&lease.task, &lease.id, "a key").await.unwrap().is_some()
 }
 
 /// Whether the status list says that the task has ended.

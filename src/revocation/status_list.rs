@@ -52,6 +52,8 @@ pub struct Turn {
 pub struct Signed {
     /// The Status List Token.
     pub token: String,
+    /// The id of the key.
+    pub kid: String,
     /// From when on it is worth nothing.
     pub exp: i64,
     /// When the store was asked.
@@ -137,6 +139,13 @@ impl Turn {
         self.tried = self.tried.map(|(_, version)| (Instant::now(), version));
     }
 
+    /// Forgets what was signed with a key like that.
+    pub fn distrust(&mut self, is_tainted: impl FnOnce(&str) -> bool) {
+        if self.signed.as_ref().is_some_and(|signed| is_tainted(&signed.kid)) {
+            *self = Self::default();
+        }
+    }
+
     /// Keeps what was signed.
     pub fn keep(&mut self, signed: Signed) {
         self.signed = Some(signed);
@@ -198,13 +207,13 @@ mod tests {
         let mut turn = Turn::default();
         assert_eq!(turn.current(now()), None);
         let exp = now().timestamp() + i64::from(STATUS_LIST_LIFE);
-        turn.keep(Signed { token: "t".into(), exp, asked: Instant::now() });
+        turn.keep(Signed { token: "t".into(), kid: "k".into(), exp, asked: Instant::now() });
         let after = |seconds| turn.current(now() + chrono::TimeDelta::seconds(seconds));
         assert_eq!(after(0), Some(("t".into(), STATUS_LIST_TTL)));
         assert_eq!(after(9), Some(("t".into(), 1)));
         assert_eq!(after(10), None);
         let asked = Instant::now().checked_sub(Duration::from_secs(STATUS_LIST_LIFE.into())).unwrap();
-        turn.keep(Signed { token: "t".into(), exp, asked });
+        turn.keep(Signed { token: "t".into(), kid: "k".into(), exp, asked });
         assert_eq!(turn.current(now()), None, "the wall clock was set back");
     }
 

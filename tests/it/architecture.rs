@@ -47,7 +47,15 @@ const MODULES: &[Module] = &[
     // A draft carries the record that `broker` stores before the draft may be signed.
     Module {
         name: "credential",
-        uses: &["attest", "policy", "lease::CertificateLease", "lease::Lease", "lease::PublishedKey", "lease::Use"],
+        uses: &[
+            "attest",
+            "policy",
+            "lease::CertificateLease",
+            "lease::Lease",
+            "lease::PublishedKey",
+            "lease::Taint",
+            "lease::Use",
+        ],
         because: CHAIN,
     },
     Module {

@@ -358,6 +358,49 @@ both! {
     }
 }
 
+/// A tainted authority: out of the bundle and of the file, its lists are given out no more, so that who checks them strictly refuses
+/// what it signed before the bundle is fetched again; and the next certificate is another's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tainted_authority_is_nobodys() {
+    let mut stand = Stand::new(Store::Redis).await;
+    let second = stand.second_broker().await;
+    let (task, before) = certified(&stand).await;
+    assert!(before.is_good(&stand, &stand.broker).await);
+    let keys = stand.get("/v1/keys", VIEWER).await.expect(StatusCode::OK);
+    let authority = keys["keys"].as_array().unwrap().iter().find(|key| key["use"] == "x509_svid" && key["own"] == true);
+    let kid = text(authority.expect("an authority"), "kid");
+    let fetch = async |at: &Server, path: &str| stand.client.get(format!("{}{path}", at.url)).send().await.unwrap();
+    let pem = text(&before.answer, "bundle");
+    stand.post(&format!("/v1/keys/{kid}/taint"), ADMIN, json!({})).await.expect(StatusCode::OK);
+    let list = before.list(&stand);
+    let mut bundle = String::new();
+    for at in [&stand.broker, &second] {
+        let gone = async || fetch(at, &list).await.status() == StatusCode::NOT_FOUND;
+        // The other broker has to look.
+        let begun = Instant::now();
+        assert!(gone().await || *at.url != *stand.broker.url);
+        wait_for("the end of the lists", || gone()).await;
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+        assert_eq!(fetch(at, &format!("/pki/crl/{kid}")).await.status(), StatusCode::NOT_FOUND);
+        bundle = fetch(at, "/pki/ca.pem").await.text().await.unwrap();
+        assert_eq!(bundle.matches("BEGIN").count(), 2);
+        assert!(!bundle.contains(&pem[..200]) || !pem.starts_with(&bundle[..200]), "it is still there");
+        assert_eq!(fetch(at, "/pki/crl.pem").await.status(), StatusCode::OK);
+    }
+    std::fs::write(before.dir.path().join("bundle.pem"), &bundle).unwrap();
+    let (good, said) = openssl(before.dir.path(), &["verify", "-x509_strict", "-CAfile", "bundle.pem", "cert.pem"]);
+    assert!(!good && said.contains("unable to get local issuer certificate"), "{said}");
+    // The same task, at once.
+    let csr = request(stand.dir.path(), P256, &[]);
+    let after = Certified::of(ask(&stand, &task, json!({ "csr": csr })).await.expect(StatusCode::OK));
+    assert_ne!(before.parsed().issuer(), after.parsed().issuer());
+    assert!(after.is_good(&stand, &stand.broker).await && after.is_good(&stand, &second).await);
+    stand.revoke(&task).await.expect(StatusCode::OK);
+    after.is_revoked_soon(&stand, &second).await;
+    stand.restart_broker().await;
+    assert_eq!(stand.client.get(stand.url(&list)).send().await.unwrap().status(), StatusCode::NOT_FOUND);
+}
+
 /// A list is signed by one broker and had from every one, whoever ended the task.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn brokers_give_out_each_others_lists() {

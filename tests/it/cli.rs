@@ -239,7 +239,7 @@ async fn colours_are_for_terminals() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_are_listed_and_rotated() {
+async fn keys_are_listed_rotated_and_tainted() {
     let shell = Shell::new().await;
     let said = shell.remit("keys list --operator-token-file DIR/victor").await.ended(0);
     let lines: Vec<_> = said.out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
@@ -258,6 +258,18 @@ async fn keys_are_listed_and_rotated() {
     assert_eq!(json["keys"].as_array().unwrap().len(), 8);
     let line = shell.stand.audit().into_iter().find(|line| line["event"] == "key_rotation_requested").unwrap();
     assert_eq!((&line["reason"], &line["actor"]["name"]), (&json!("scheduled"), &json!("ada")));
+
+    let kid = json["keys"][0]["kid"].as_str().unwrap();
+    shell.remit(&format!("keys taint {kid} --operator-token-file DIR/victor")).await.ended(1);
+    shell.remit("keys taint what --operator-token-file DIR/ada").await.ended(2);
+    shell.remit(&format!("keys taint {} --operator-token-file DIR/ada", "A".repeat(43))).await.ended(1);
+    let tainted = format!("keys taint {kid} --reason stolen --operator-token-file DIR/ada");
+    let said = shell.remit(&tainted).await.ended(0);
+    let line: Vec<_> = said.out.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!((line[1], *line.last().unwrap()), ("tainted", kid), "{}", said.out);
+    assert_eq!(shell.remit(&format!("{tainted} --output json")).await.ended(0).json()["state"], "tainted");
+    let line = shell.stand.audit().into_iter().find(|line| line["event"] == "key_taint_requested").unwrap();
+    assert_eq!((&line["reason"], &line["kid"]), (&json!("stolen"), &json!(kid)));
 }
 
 /// What is typed, how it ends, and words that stand on standard error.

@@ -78,6 +78,8 @@ mod store;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod taint;
+#[cfg(test)]
 mod task_token;
 #[cfg(test)]
 mod tls;

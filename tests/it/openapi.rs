@@ -11,7 +11,7 @@ use crate::{
     errors,
     support::{
         ADMIN, Answer, GIT, GIT_TOKEN, KEYTOOL_CSR, NOWHERE, REGISTRY, RESPONDER, Server, Stand, Store, VIEWER, a_list,
-        client, codes, declaration, free_port, operations, response, socket_client, text, wait_for, write_config,
+        client, codes, declaration, free_port, operations, part, response, socket_client, text, wait_for, write_config,
     },
 };
 
@@ -301,7 +301,8 @@ async fn every_example_of_a_request_works() {
                 };
                 let status = operation["responses"].as_object().unwrap().keys().find(|status| status.starts_with('2'));
                 let status = status.expect("a success").parse().unwrap();
-                let request = Sent { id: &task, bearer, json, form, ..Sent::default() };
+                let kid = path.starts_with("/v1/keys/{id}").then(|| text(&part(&token, 0), "kid"));
+                let request = Sent { id: kid.as_ref().unwrap_or(&task), bearer, json, form, ..Sent::default() };
                 let answer = tour.send_by(&client, &base, (&method, path), request, status).await;
                 assert_ne!(answer["active"], false, "{name}");
                 sent += 1;
@@ -545,6 +546,14 @@ async fn keys(tour: &mut Tour) {
     let headers = [("authorization", "Bearer a")];
     tour.send("GET", "/v1/keys", Sent { headers: &headers, ..bare(VIEWER, "") }, 400).await;
     unread(tour, "/v1/keys/rotate", "", json!({})).await;
+    let kid = text(&part(&tour.stand.task_with_token().await.1, 0), "kid");
+    for (bearer, status) in [("garbage", 401), (&*evidence, 403), (VIEWER, 403)] {
+        tour.send("POST", "/v1/keys/{id}/taint", body(bearer, &kid, json!({})), status).await;
+    }
+    tour.send("POST", "/v1/keys/{id}/taint", body(ADMIN, &"A".repeat(43), json!({})), 404).await;
+    unread(tour, "/v1/keys/{id}/taint", &kid, json!({})).await;
+    tour.send("POST", "/v1/keys/{id}/taint", body(ADMIN, &kid, json!({"reason": "a tour"})), 200).await;
+    tour.send("GET", "/v1/keys", bare(VIEWER, ""), 200).await;
 }
 
 async fn oauth(tour: &mut Tour) {
@@ -633,6 +642,7 @@ async fn in_doubt(tour: &mut Tour) {
     tour.send("GET", "/v1/tasks", bare(VIEWER, ""), 503).await;
     tour.send("GET", "/v1/keys", bare(VIEWER, ""), 503).await;
     tour.send("POST", "/v1/keys/rotate", body(ADMIN, "", json!({})), 503).await;
+    tour.send("POST", "/v1/keys/{id}/taint", body(ADMIN, &"A".repeat(43), json!({})), 503).await;
     tour.send("GET", "/v1/tasks/{id}", bare(VIEWER, &task), 503).await;
     tour.send("GET", "/readyz", Sent::default(), 503).await;
     // A list that was signed before is good for some seconds.

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, path::Path};
 use crate::{
     both,
     support::{
-        ADMIN, Answer, GIT, GIT_TOKEN, KEYTOOL_CSR, RESPONDER, Stand, VIEWER, a_list, declaration, operations,
+        ADMIN, Answer, GIT, GIT_TOKEN, KEYTOOL_CSR, RESPONDER, Stand, VIEWER, a_list, declaration, operations, part,
         socket_client, text,
     },
 };
@@ -39,7 +39,7 @@ const GRANT: Expected = (400, "invalid_grant");
 /// so it stands here twice.
 type Row = (&'static str, &'static str, [Expected; 9]);
 
-const MATRIX: [Row; 25] = [
+const MATRIX: [Row; 26] = [
     ("GET", "/.well-known/oauth-authorization-server", [OK; 9]),
     ("GET", "/.well-known/openid-configuration", [OK; 9]),
     ("GET", "/jwks", [OK; 9]),
@@ -57,6 +57,7 @@ const MATRIX: [Row; 25] = [
     ("POST", "/oauth2/introspect", [CLIENT, CLIENT, CLIENT, OK, OK, OK, OK, CLIENT, CLIENT]),
     ("GET", "/v1/keys", [WHO, WHO, ROLE, OK, OK, OK, ROLE, ROLE, WHO]),
     ("POST", "/v1/keys/rotate", [WHO, WHO, ROLE, ROLE, ROLE, OK, ROLE, ROLE, WHO]),
+    ("POST", "/v1/keys/{id}/taint", [WHO, WHO, ROLE, ROLE, ROLE, OK, ROLE, ROLE, WHO]),
     ("POST", "/v1/tasks", [WHO, WHO, CREATED, ROLE, ROLE, ROLE, ROLE, CREATED, WHO]),
     ("GET", "/v1/tasks", [WHO, WHO, OK, OK, OK, OK, ROLE, OK, WHO]),
     ("GET", "/v1/tasks/{id}", [WHO, WHO, OK, OK, OK, OK, ROLE, FOREIGN, WHO]),
@@ -103,13 +104,16 @@ async fn call(stand: &Stand, method: &str, path: &str, bearer: Option<&str>, (ta
                 "/v1/tasks/{id}/credentials" => Some(json!({"credentials": [{"resource": GIT, "privilege": "read"}]})),
                 "/v1/tasks/{id}/certificate" => Some(json!({"csr": KEYTOOL_CSR})),
                 "/v1/tasks/{id}/renew" => Some(json!({"ttl": 60})),
-                "/v1/keys/rotate" | "/v1/tasks/{id}/complete" | "/v1/tasks/{id}/revoke" => Some(json!({"reason": "r"})),
+                "/v1/keys/rotate" | "/v1/keys/{id}/taint" | "/v1/tasks/{id}/complete" | "/v1/tasks/{id}/revoke" => {
+                    Some(json!({"reason": "r"}))
+                }
                 _ => None,
             };
             let method = method.parse::<Method>().expect("a method");
             let id = match path {
                 "/status-lists/{id}" => "0".to_owned(),
                 "/pki/crl/{id}" => a_list(stand).await,
+                "/v1/keys/{id}/taint" => text(&part(token, 0), "kid"),
                 _ => task.to_owned(),
             };
             return stand.call(method, &path.replace("{id}", &id), bearer, body).await;

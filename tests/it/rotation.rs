@@ -29,16 +29,16 @@ use crate::{
     },
 };
 
-const FILES: [&str; 4] = ["access-token", "jwt-svid", "status-list", "x509-svid"];
+pub(crate) const FILES: [&str; 4] = ["access-token", "jwt-svid", "status-list", "x509-svid"];
 
 /// The keys that an operator sees, in one state.
-fn in_state(list: &Value, state: &str) -> Vec<Value> {
+pub(crate) fn in_state(list: &Value, state: &str) -> Vec<Value> {
     let keys = list["keys"].as_array().expect("a list");
     keys.iter().filter(|key| key["state"] == state).cloned().collect()
 }
 
 /// The ids of keys. An authority has none in the bundle, and there it is what it is everywhere: the thumbprint.
-fn kids(keys: &[Value]) -> BTreeSet<String> {
+pub(crate) fn kids(keys: &[Value]) -> BTreeSet<String> {
     let thumbprint = |key: &Value| {
         let members = json!({"kty": key["kty"], "crv": key["crv"], "x": key["x"], "y": key["y"]});
         String::from(Thumbprint::of(&members).expect("a key"))
@@ -46,35 +46,35 @@ fn kids(keys: &[Value]) -> BTreeSet<String> {
     keys.iter().map(|key| key["kid"].as_str().map_or_else(|| thumbprint(key), str::to_owned)).collect()
 }
 
-async fn list(stand: &Stand) -> Value {
+pub(crate) async fn list(stand: &Stand) -> Value {
     stand.get("/v1/keys", VIEWER).await.expect(StatusCode::OK)
 }
 
-async fn published(stand: &Stand, path: &str) -> BTreeSet<String> {
+pub(crate) async fn published(stand: &Stand, path: &str) -> BTreeSet<String> {
     let document = stand.call(Method::GET, path, None, None).await.expect(StatusCode::OK);
     kids(document["keys"].as_array().expect("keys"))
 }
 
-async fn sequence(stand: &Stand) -> u64 {
+pub(crate) async fn sequence(stand: &Stand) -> u64 {
     let bundle = stand.call(Method::GET, "/spiffe/bundle", None, None).await.expect(StatusCode::OK);
     bundle["spiffe_sequence"].as_u64().expect("a number")
 }
 
-async fn rotate(stand: &Stand) -> Value {
+pub(crate) async fn rotate(stand: &Stand) -> Value {
     stand.post("/v1/keys/rotate", ADMIN, json!({"reason": "a test"})).await.expect(StatusCode::OK)
 }
 
 /// Waits until what was prepared signs.
-async fn rotated(stand: &Stand) {
+pub(crate) async fn rotated(stand: &Stand) {
     wait_for("the next keys", || async { in_state(&list(stand).await, "prepared").is_empty() }).await;
 }
 
-fn file(stand: &Stand, name: &str) -> PathBuf {
+pub(crate) fn file(stand: &Stand, name: &str) -> PathBuf {
     stand.dir.path().join("broker-keys").join(name)
 }
 
 /// The key that a fresh token is signed with.
-async fn signer(stand: &Stand) -> String {
+pub(crate) async fn signer(stand: &Stand) -> String {
     text(&part(&stand.task_with_token().await.1, 0), "kid")
 }
 
@@ -258,11 +258,11 @@ async fn keys_of_an_old_backup_sign_nothing() {
     assert_eq!(signing.len(), FILES.len());
 }
 
-async fn kill_broker(stand: &mut Stand) {
+pub(crate) async fn kill_broker(stand: &mut Stand) {
     stand.broker.child.kill().await.expect("killed");
 }
 
-async fn start_broker(stand: &mut Stand) {
+pub(crate) async fn start_broker(stand: &mut Stand) {
     stand.broker = Server::start(&stand.broker.config.clone()).await;
 }
 

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use crate::{
     both,
     support::{
-        Answer, Body, Frozen, GIT, GIT_TOKEN, OWNER, Prover, Stand, Store, claims, client, declaration, part, text,
+        ADMIN, Answer, Body, Frozen, GIT, GIT_TOKEN, OWNER, Prover, Server, Stand, Store, claims, client, declaration,
+        part, text,
     },
 };
 
@@ -190,6 +191,35 @@ both! {
         let task = text(&answer, "task");
         Holder { token: &token, prover: &prover }.exchange(&stand, Some(&prover), &task).await.expect(StatusCode::OK);
     }
+}
+
+/// A task token that a tainted key signed stands for nothing, on the broker that was asked and on the others, at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_a_tainted_key_is_none() {
+    let stand = Stand::new(Store::Redis).await;
+    let second = stand.second_broker().await;
+    let prover = Prover::new();
+    let declared = stand.declared_with(&prover).await;
+    let (task, token) = (text(&declared, "task"), text(&declared, "task_token"));
+    let path = format!("{TASKS}/{task}/credentials");
+    let send_to = async |at: &Server| {
+        let proof = prover.proof("POST", &stand.url(&path), json!({"ath": sha256_base64url(token.as_bytes())}));
+        let request = client().post(format!("{}{path}", at.url)).header("authorization", format!("DPoP {token}"));
+        Answer::of(request.header("dpop", proof).json(&mint()).send().await.unwrap()).await
+    };
+    for at in [&stand.broker, &second] {
+        send_to(at).await.expect(StatusCode::OK);
+    }
+    let taint = format!("/v1/keys/{}/taint", text(&part(&token, 0), "kid"));
+    stand.post(&taint, ADMIN, json!({})).await.expect(StatusCode::OK);
+    for at in [&second, &stand.broker] {
+        send_to(at).await.refused(401, "evidence_invalid");
+    }
+    // The evidence gets another one.
+    let declared = stand.declared_with(&prover).await;
+    let holder = Holder { token: &text(&declared, "task_token"), prover: &prover };
+    let path = format!("{TASKS}/{}/credentials", text(&declared, "task"));
+    holder.send(&stand, Method::POST, &path, mint()).await.expect(StatusCode::OK);
 }
 
 /// The configuration that holds now decides, not the one that held when it was issued.

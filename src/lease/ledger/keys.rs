@@ -77,6 +77,16 @@ pub struct Retirement {
     pub published_until: Time,
 }
 
+/// The record that nothing is to be believed because a signing key says so: for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Taint {
+    /// The key, whole: who finds this record needs no other to know which it is.
+    pub key: PublishedKey,
+    /// When that was first recorded, or somewhat earlier.
+    pub tainted_at: Time,
+}
+
 /// A public key as it stands in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StandingKey {
@@ -84,13 +94,33 @@ pub struct StandingKey {
     pub key: PublishedKey,
     /// Its end, once it has one.
     pub retirement: Option<Retirement>,
+    /// Since when it is tainted, if it is.
+    pub tainted_at: Option<Time>,
 }
 
 impl StandingKey {
+    /// A key that has just been published.
+    #[must_use]
+    pub fn new(key: PublishedKey) -> Self {
+        Self { key, retirement: None, tainted_at: None }
+    }
+
     /// Whether verifiers are to be told of it still.
     #[must_use]
     pub fn is_published(&self, now: Time) -> bool {
-        self.retirement.is_none_or(|retirement| now < retirement.published_until)
+        self.tainted_at.is_none() && self.retirement.is_none_or(|retirement| now < retirement.published_until)
+    }
+
+    /// The record of its taint, if it is tainted.
+    #[must_use]
+    pub fn taint(&self) -> Option<Taint> {
+        self.tainted_at.map(|tainted_at| Taint { key: self.key.clone(), tainted_at })
+    }
+}
+
+impl From<Taint> for StandingKey {
+    fn from(Taint { key, tainted_at }: Taint) -> Self {
+        Self { key, retirement: None, tainted_at: Some(tainted_at) }
     }
 }
 
@@ -126,28 +156,81 @@ impl Ledger {
         self.0.sealer.open(&claim.key, &standing)
     }
 
-    /// Every key that a broker ever published, those included that are not published any more.
+    /// Records that a key is tainted, for good, and yields the record that stands.
+    ///
+    /// # Errors
+    /// When the store is in doubt.
+    pub async fn taint(&self, taint: &Taint) -> Result<Taint, InDoubt> {
+        let kid = taint.key.jwk.kid.clone();
+        let key = Key::Taint(kid.clone());
+        let record = self.0.sealer.seal(&key, taint)?;
+        let claim = Claim { key, record, keep_until: None, index: Some((Index::Taints, kid)) };
+        let standing = self.0.store.claim(&claim).await?;
+        self.0.sealer.open_of_any_generation(&claim.key, &standing)
+    }
+
+    /// Whether a key is tainted.
+    ///
+    /// # Errors
+    /// When the store is in doubt.
+    pub async fn is_tainted(&self, kid: &str) -> Result<bool, InDoubt> {
+        let [taint] = self.read([Key::Taint(kid.to_owned())]).await?;
+        Ok(taint.is_some())
+    }
+
+    /// Every taint.
+    ///
+    /// # Errors
+    /// When the store is in doubt.
+    pub async fn taints(&self) -> Result<Vec<Taint>, InDoubt> {
+        let mut taints = Vec::new();
+        for page in self.names(Index::Taints).await?.chunks(PAGE) {
+            let keys: Vec<Key> = page.iter().cloned().map(Key::Taint).collect();
+            let records = self.0.store.read(&keys).await?;
+            let open = |(key, record)| self.0.sealer.open_of_any_generation(key, record);
+            let found = keys.iter().zip(&records).filter_map(|(key, record)| Some((key, record.as_deref()?)));
+            taints.extend(found.map(open).collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(taints)
+    }
+
+    /// Every key that a broker ever published, those included that are not published any more, and every key that is tainted.
     ///
     /// # Errors
     /// When the store is in doubt.
     pub async fn keys(&self) -> Result<Vec<StandingKey>, InDoubt> {
-        let (mut published, mut before) = (Vec::new(), None::<String>);
-        loop {
-            let names = self.0.store.list(Index::Keys, before.as_deref(), PAGE).await?;
-            before = names.last().cloned();
-            let last_page = names.len() < PAGE;
-            let both = |kid: String| [Key::SigningKey(kid.clone()), Key::Retirement(kid)];
-            let keys: Vec<Key> = names.into_iter().flat_map(both).collect();
+        let mut published = Vec::new();
+        for page in self.names(Index::Keys).await?.chunks(PAGE) {
+            let both = |kid: &String| [Key::SigningKey(kid.clone()), Key::Retirement(kid.clone())];
+            let keys: Vec<Key> = page.iter().flat_map(both).collect();
             let records = self.0.store.read(&keys).await?;
             for (keys, records) in keys.chunks_exact(2).zip(records.chunks_exact(2)) {
                 // A name without a record is a key whose broker has not come to write it.
                 if let ([key, end], [Some(record), retirement]) = (keys, records) {
                     let retirement = retirement.as_ref().map(|record| self.0.sealer.open(end, record)).transpose()?;
-                    published.push(StandingKey { key: self.0.sealer.open(key, record)?, retirement });
+                    let key = self.0.sealer.open(key, record)?;
+                    published.push(StandingKey { key, retirement, tainted_at: None });
                 }
             }
+        }
+        // Looked at last: what was tainted by now is told as that.
+        for taint in self.taints().await? {
+            match published.iter_mut().find(|standing| standing.key.jwk.kid == taint.key.jwk.kid) {
+                Some(standing) => standing.tainted_at = Some(taint.tainted_at),
+                None => published.push(taint.into()),
+            }
+        }
+        Ok(published)
+    }
+
+    async fn names(&self, index: Index) -> Result<Vec<String>, InDoubt> {
+        let mut names = Vec::<String>::new();
+        loop {
+            let page = self.0.store.list(index, names.last().map(String::as_str), PAGE).await?;
+            let last_page = page.len() < PAGE;
+            names.extend(page);
             if last_page {
-                return Ok(published);
+                return Ok(names);
             }
         }
     }

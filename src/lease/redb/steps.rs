@@ -44,6 +44,7 @@ pub(super) fn tag(index: Index) -> u8 {
         Index::Tasks => 0,
         Index::Keys => 2,
         Index::Certificates => 4,
+        Index::Taints => 6,
     }
 }
 

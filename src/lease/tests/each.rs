@@ -262,7 +262,7 @@ async fn a_redis_that_is_down_is_in_doubt_soon_and_comes_back() {
     server.process.wait().unwrap();
     for _ in 0..3 {
         let start = Instant::now();
-        assert!(world.ledger.live(&task.id, &of_task.id).await.is_err());
+        assert!(world.ledger.live(&task.id, &of_task.id, "a key").await.is_err());
         assert!(world.ledger.mint(&task, &[lease(&task.id)]).await.is_err());
         assert!(world.ledger.check().await.is_err());
         assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
@@ -284,7 +284,7 @@ async fn a_redis_that_hangs_is_in_doubt_soon() {
     let signal = |signal: &str| Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
     signal("-STOP");
     let start = Instant::now();
-    assert!(world.ledger.live(&task.id, &of_task.id).await.is_err());
+    assert!(world.ledger.live(&task.id, &of_task.id, "a key").await.is_err());
     assert!(start.elapsed() < Duration::from_secs(5));
     signal("-CONT");
     assert!(lives(&world.ledger, &of_task).await);

@@ -33,7 +33,7 @@ async fn an_edited_record_is_in_doubt(world: World) {
         world.tamper(key, Some(&edited(&record))).await;
         let cold = world.another(7).await.unwrap();
         for ledger in [&world.ledger, &cold] {
-            assert!(ledger.live(&child.id, &of_child.id).await.is_err(), "{key:?}");
+            assert!(ledger.live(&child.id, &of_child.id, "a key").await.is_err(), "{key:?}");
         }
         if matches!(key, Key::Task(_)) {
             for ledger in [&world.another(7).await.unwrap(), &world.ledger] {
@@ -57,12 +57,12 @@ async fn a_record_under_another_key_is_in_doubt(world: World) {
     let record = world.raw(&Key::Task(strong.id.clone())).await.unwrap();
     world.tamper(&Key::Task(weak.id.clone()), Some(&record)).await;
     for ledger in [&cold, &world.ledger] {
-        assert!(ledger.live(&weak.id, &of_weak.id).await.is_err());
+        assert!(ledger.live(&weak.id, &of_weak.id, "a key").await.is_err());
     }
     let record = world.raw(&Key::Lease(strong.id.clone(), of_strong.id.clone())).await.unwrap();
     let fresh = LeaseId::random().unwrap();
     world.tamper(&Key::Lease(strong.id.clone(), fresh.clone()), Some(&record)).await;
-    assert!(world.ledger.live(&strong.id, &fresh).await.is_err());
+    assert!(world.ledger.live(&strong.id, &fresh, "a key").await.is_err());
     assert!(world.ledger.leases(&strong.id, &[fresh]).await.is_err());
 }
 
@@ -102,7 +102,7 @@ async fn a_forged_renewal_is_in_doubt(world: World) {
         for ledger in [&world.ledger, &cold] {
             assert!(ledger.deadline(&task, wanted).await.is_err());
             assert!(ledger.task(&task.id).await.is_err());
-            assert!(ledger.live(&task.id, &of_task.id).await.is_err());
+            assert!(ledger.live(&task.id, &of_task.id, "a key").await.is_err());
             assert!(ledger.renew(&task, now(), wanted).await.is_err());
         }
     }
@@ -123,7 +123,7 @@ async fn a_forged_renewal_is_in_doubt(world: World) {
 async fn a_forged_end_denies(world: World) {
     let (task, of_task) = declared(&world.ledger, &root()).await;
     world.tamper(&Key::End(task.id.clone()), Some("forged")).await;
-    assert!(world.ledger.live(&task.id, &of_task.id).await.is_err());
+    assert!(world.ledger.live(&task.id, &of_task.id, "a key").await.is_err());
     assert!(world.ledger.mint(&task, &[lease(&task.id)]).await.is_err());
     assert!(world.ledger.end(&end_of(&task.id, State::Revoked), tomorrow(), false).await.is_err());
     assert!(world.ledger.task(&task.id).await.is_err());

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    lease::{CertificateLease, PostedCrl, Remembered, Retirement, StandingKey, Tally},
+    lease::{CertificateLease, PostedCrl, Remembered, Retirement, StandingKey, Taint, Tally},
     task::STATUS_LIST_ENTRIES,
 };
 
@@ -35,6 +35,7 @@ over_both![
     what_serves_once_serves_one,
     evidence_serves_the_first_key,
     keys_are_published_once,
+    a_taint_stands_and_needs_no_other_record,
     a_restart_forgets_nothing,
     no_two_tasks_have_one_place,
     a_full_status_list_is_followed_by_another,
@@ -54,10 +55,10 @@ async fn a_task_lives_until_it_ends(world: World) {
 
     let cold = world.another(7).await.unwrap();
     for ledger in [ledger, &cold] {
-        let (lease, held) = ledger.live(&task.id, &first.id).await.unwrap().expect("alive");
+        let (lease, held) = ledger.live(&task.id, &first.id, "a key").await.unwrap().expect("alive");
         assert_eq!((lease, held.task, held.expires_at), (first.clone(), task.clone(), task.expires_at));
         assert!(lives(ledger, &second).await);
-        assert!(ledger.live(&task.id, &LeaseId::random().unwrap()).await.unwrap().is_none());
+        assert!(ledger.live(&task.id, &LeaseId::random().unwrap(), "a key").await.unwrap().is_none());
         assert_eq!(ledger.declared(&task.id).await.unwrap(), Some(task.clone()));
         assert!(ledger.task(&task.id).await.unwrap().unwrap().end.is_none());
     }
@@ -118,7 +119,7 @@ async fn a_renewal_moves_the_deadline_and_never_back(world: World) {
     for ledger in [ledger, &cold] {
         assert_eq!(ledger.deadline(&task, longest).await.unwrap(), later);
         assert_eq!(ledger.task(&task.id).await.unwrap().unwrap().expires_at, later);
-        assert_eq!(ledger.live(&task.id, &first.id).await.unwrap().unwrap().1.expires_at, later);
+        assert_eq!(ledger.live(&task.id, &first.id, "a key").await.unwrap().unwrap().1.expires_at, later);
         let (listed, _) = ledger.tasks(None, 10).await.unwrap();
         assert_eq!(listed.iter().map(|held| held.expires_at).collect::<Vec<_>>(), [later]);
     }
@@ -324,17 +325,17 @@ async fn evidence_serves_the_first_key(world: World) {
     assert!(other.key_of_evidence("digest").await.is_err());
 }
 
-async fn keys_are_published_once(world: World) {
+fn published() -> crate::lease::PublishedKey {
     let document = crate::jose::SigningKey::generate().unwrap();
     let jwk = crate::jose::SigningKey::from_pkcs8(&document).unwrap().public().clone();
-    let key = crate::lease::PublishedKey {
-        purpose: crate::lease::Use::AccessToken,
-        jwk,
-        certificate: None,
-        published_at: now(),
-    };
+    let purpose = crate::lease::Use::AccessToken;
+    crate::lease::PublishedKey { purpose, jwk, certificate: None, published_at: now() }
+}
+
+async fn keys_are_published_once(world: World) {
+    let key = published();
     assert_eq!(world.ledger.keys().await.unwrap(), []);
-    let standing = |retirement| [StandingKey { key: key.clone(), retirement }];
+    let standing = |retirement| [StandingKey { retirement, ..StandingKey::new(key.clone()) }];
     for ledger in [&world.ledger, &world.another(7).await.unwrap()] {
         ledger.publish(&key).await.unwrap();
         assert_eq!(ledger.keys().await.unwrap(), standing(None));
@@ -349,6 +350,34 @@ async fn keys_are_published_once(world: World) {
     assert!(world.ledger.keys().await.is_err());
     let other = crate::lease::PublishedKey { purpose: crate::lease::Use::JwtSvid, ..key };
     assert!(world.ledger.publish(&other).await.is_err());
+}
+
+async fn a_taint_stands_and_needs_no_other_record(world: World) {
+    let (task, of_task) = declared(&world.ledger, &root()).await;
+    let key = published();
+    let kid = key.jwk.kid.as_str();
+    let other = world.another(7).await.unwrap();
+    world.ledger.publish(&key).await.unwrap();
+    let alive = async |ledger: &Ledger| ledger.live(&task.id, &of_task.id, kid).await.unwrap().is_some();
+    assert!(!other.is_tainted(kid).await.unwrap() && alive(&other).await);
+    let first = Taint { key: key.clone(), tainted_at: now() };
+    let later = Taint { tainted_at: tomorrow(), ..first.clone() };
+    for (ledger, taint) in [(&world.ledger, &first), (&other, &later)] {
+        assert_eq!(ledger.taint(taint).await.unwrap(), first);
+    }
+    let standing = [StandingKey::from(first.clone())];
+    for ledger in [&world.ledger, &other] {
+        assert_eq!(ledger.keys().await.unwrap(), standing);
+        assert!(ledger.is_tainted(kid).await.unwrap() && !alive(ledger).await && lives(ledger, &of_task).await);
+    }
+    // Published anew, and where the key itself was lost.
+    other.publish(&key).await.unwrap();
+    assert_eq!(other.keys().await.unwrap(), standing);
+    world.tamper(&Key::SigningKey(kid.to_owned()), None).await;
+    assert_eq!(other.keys().await.unwrap(), standing);
+    // What nobody sealed is no key, and nothing is alive because of it.
+    world.tamper(&Key::Taint(kid.to_owned()), Some("1 1 1 x {}")).await;
+    assert!(other.keys().await.is_err() && other.taint(&first).await.is_err() && !alive(&other).await);
 }
 
 async fn a_restart_forgets_nothing(world: World) {
