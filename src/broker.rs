@@ -26,7 +26,7 @@
 //! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes.
 //! **Keys** (`broker/keys.rs`): the public keys of all brokers. **Rotate** (`broker/rotate.rs`): prepared and published → known to every
 //! verifier → signs; the old one stays published until the last that it signed has expired. **Taint** (`broker/taint.rs`): a key is believed
-//! by nobody any more, and signs nothing. **Adopt** (`broker/reload.rs`): other rules, from a configuration
+//! by nobody any more, and signs nothing. **Presence** (`broker/presence.rs`): the keys of a broker that is gone are retired. **Adopt** (`broker/reload.rs`): other rules, from a configuration
 //! that changed. What is alive is counted (`broker/live.rs`) for the metrics alone.
 //!
 //! Whatever cannot be told (store, audit log, policy engine) ends in [`Error::Unavailable`]: nothing is minted, nothing verifies.
@@ -43,6 +43,7 @@ mod intent;
 mod keys;
 mod live;
 mod look;
+mod presence;
 mod prove;
 mod reload;
 mod renew;
@@ -154,6 +155,7 @@ pub struct Broker {
     known_keys: keys::KnownKeys,
     /// One turn of the keys at a time, and when a rotation could not begin.
     turning_keys: tokio::sync::Mutex<Option<Time>>,
+    presence: tokio::sync::Mutex<presence::Presence>,
     /// From when on every verifier knows our keys (Unix milliseconds).
     signs_from: AtomicI64,
 }
@@ -231,6 +233,7 @@ impl Broker {
             live: live::Live::default(),
             known_keys: keys::KnownKeys::default(),
             turning_keys: tokio::sync::Mutex::default(),
+            presence: tokio::sync::Mutex::default(),
             signs_from: AtomicI64::new(i64::MAX),
         }
     }

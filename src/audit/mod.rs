@@ -222,6 +222,13 @@ pub enum Event {
         /// The id of the one that signs no more.
         replaces: String,
     },
+    /// The broker of a signing key is gone, and the key is to be retired.
+    KeyAbandoned {
+        /// For what.
+        purpose: String,
+        /// Its id.
+        kid: String,
+    },
     /// Somebody is about to taint a signing key.
     KeyTaintRequested {
         /// Its id.

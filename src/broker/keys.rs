@@ -229,6 +229,12 @@ impl Broker {
         now.timestamp_millis() >= self.signs_from.load(Ordering::Acquire)
     }
 
+    /// Nothing is signed until every verifier can know what was published at that time.
+    pub(super) fn wait_until_known(&self, published_at: Time) {
+        let known = published_at + TimeDelta::seconds(i64::from(self.parts.key_life.jwks_max_age));
+        self.signs_from.fetch_max(known.timestamp_millis(), Ordering::AcqRel);
+    }
+
     /// Whether there is a key to sign with for every use.
     pub(super) fn can_sign(&self, now: Time) -> bool {
         self.is_known(now) && !Use::ALL.into_iter().any(|purpose| self.parts.keys.is_barred(purpose))

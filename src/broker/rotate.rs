@@ -91,28 +91,32 @@ impl Broker {
     pub async fn rotate_keys(&self, request: Request, reason: Option<String>) -> Result<Vec<ListedKey>, Error> {
         let now = self.now();
         let Request { presented, id } = request;
-        let call = Call { request: &id, task: None, now };
-        let operator = self.operator(presented, &call).await?;
-        if !operator.is(Role::Admin) {
-            let why = "this takes an operator with the role `admin`";
-            return Err(self.refuse_operator(&operator, &call, why).await?);
-        }
-        if !self.vouched.load(Ordering::Acquire) {
-            return Err(Error::Unavailable(Input::Store));
-        }
+        let actor = self.admin(presented, &Call { request: &id, task: None, now }).await?;
         let _turn = self.turning_keys.lock().await;
-        let actor = Actor::Operator { name: operator.name().to_owned() };
         self.prepare_keys(&Use::ALL, &actor, &id, reason).await?;
         Ok(self.listed(now).into_iter().filter(|key| key.own).collect())
     }
 
-    pub(super) async fn operator(&self, presented: Presented, call: &Call<'_>) -> Result<Arc<Operator>, Error> {
+    async fn operator(&self, presented: Presented, call: &Call<'_>) -> Result<Arc<Operator>, Error> {
         match self.identify(presented, call).await? {
             Caller::Operator(operator) => Ok(operator),
             Caller::Workload(_) | Caller::Service(_) => {
                 Err(wrong_role("only an operator sees, rotates and taints keys"))
             }
         }
+    }
+
+    /// An admin, who finds the store as it was opened.
+    pub(super) async fn admin(&self, presented: Presented, call: &Call<'_>) -> Result<Actor, Error> {
+        let operator = self.operator(presented, call).await?;
+        if !operator.is(Role::Admin) {
+            let why = "this takes an operator with the role `admin`";
+            return Err(self.refuse_operator(&operator, call, why).await?);
+        }
+        if !self.vouched.load(Ordering::Acquire) {
+            return Err(Error::Unavailable(Input::Store));
+        }
+        Ok(Actor::Operator { name: operator.name().to_owned() })
     }
 
     /// Takes every rotation as far as it can go by now, begins one where a key is old, and replaces what was tainted on another broker. To
@@ -123,6 +127,9 @@ impl Broker {
         }
         if let Err(why) = self.keep_taints().await {
             tracing::warn!(%why, "what was tainted on other brokers is not known for sure");
+        }
+        if let Err(why) = self.look_around(self.now()).await {
+            tracing::warn!(%why, "which brokers are there is not known for sure");
         }
         let mut failed_at = self.turning_keys.lock().await;
         let now = self.now();
@@ -143,6 +150,7 @@ impl Broker {
     async fn turn(&self, purpose: Use) -> Result<(), Error> {
         let now = self.now();
         self.reissue(purpose, now).await?;
+        self.join_again(purpose, now).await?;
         self.forget_old(purpose, now)?;
         if let Some(next) = self.parts.keys.next(purpose, now) {
             let next = self.announce(next).await.map_err(|why| in_doubt(&why))?;
@@ -211,14 +219,15 @@ impl Broker {
         known_by_all(key, self.parts.key_life.jwks_max_age)
     }
 
-    /// Whether the key that signs is old, and none is prepared.
+    /// Whether the key that signs is old, or was retired by others, and none is prepared.
     fn is_due(&self, purpose: Use, now: Time) -> bool {
         let current = self.parts.keys.current(purpose, now);
         let life = TimeDelta::seconds(i64::from(self.parts.key_life.rotate_every));
         let published_at = self.known_keys.published_at(purpose, &current.jwk.kid);
         let is_old = published_at.is_some_and(|published_at| now - published_at >= life);
         let ends = self.parts.keys.ends_at(purpose).is_some_and(|end| end - now <= ENDS_SOON);
-        (is_old || ends) && self.parts.keys.next(purpose, now).is_none()
+        let is_retired = self.known_keys.published_until(purpose, &current.jwk.kid).is_some();
+        (is_old || ends || is_retired) && self.parts.keys.next(purpose, now).is_none()
     }
 
     pub(super) fn listed(&self, now: Time) -> Vec<ListedKey> {

@@ -10,15 +10,12 @@
 //! A taint is never taken back. Every broker keeps those that it knows of on its disk, and puts them on record again in a store
 //! that has lost them.
 
-use std::sync::atomic::Ordering;
-
 use super::{Broker, Call, ListedKey, Request, in_doubt, rotate::unmade};
 use crate::{
-    audit::{Actor, Entry, Event},
+    audit::{Entry, Event},
     clock::Time,
     error::{Error, Input},
     lease::{StandingKey, Taint, Use},
-    party::Role,
 };
 
 impl Broker {
@@ -30,19 +27,10 @@ impl Broker {
     pub async fn taint_key(&self, request: Request, kid: &str, reason: Option<String>) -> Result<ListedKey, Error> {
         let now = self.now();
         let Request { presented, id } = request;
-        let call = Call { request: &id, task: None, now };
-        let operator = self.operator(presented, &call).await?;
-        if !operator.is(Role::Admin) {
-            let why = "this takes an operator with the role `admin`";
-            return Err(self.refuse_operator(&operator, &call, why).await?);
-        }
-        if !self.vouched.load(Ordering::Acquire) {
-            return Err(Error::Unavailable(Input::Store));
-        }
+        let actor = self.admin(presented, &Call { request: &id, task: None, now }).await?;
         self.take_in(self.parts.ledger.keys().await.map_err(|why| in_doubt(&why))?);
         let StandingKey { key, .. } = self.known_keys.named(kid).ok_or(Error::NotFound)?;
         let (kid, purpose) = (kid.to_owned(), key.purpose);
-        let actor = Actor::Operator { name: operator.name().to_owned() };
         let line = |event| vec![Entry { time: now, request: id.clone(), actor: actor.clone(), task: None, event }];
         let requested = Event::KeyTaintRequested { kid: kid.clone(), purpose: purpose.to_string(), reason };
         self.record(line(requested)).await?;

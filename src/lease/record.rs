@@ -38,6 +38,8 @@ pub enum Key {
     Lease(TaskId, LeaseId),
     /// The store's marker.
     Marker,
+    /// That a signing key is in use, by key id.
+    Presence(String),
     /// The latest renewal of a task.
     Renewal(TaskId),
     /// The end of a signing key, by key id.
@@ -63,6 +65,7 @@ impl Key {
             Key::Idempotency(digest) => format!("remit:idempotency:{digest}"),
             Key::Lease(id, lease) => format!("{}:lease:{id}:{lease}", tree(id)),
             Key::Marker => "remit:marker".to_owned(),
+            Key::Presence(kid) => format!("remit:presence:{kid}"),
             Key::Renewal(id) => format!("{}:renewal:{id}", tree(id)),
             Key::Retirement(kid) => format!("remit:retirement:{kid}"),
             Key::SigningKey(kid) => format!("remit:signing-key:{kid}"),
@@ -80,6 +83,7 @@ impl Key {
             Key::Idempotency(_) => "idempotency",
             Key::Lease(..) => "lease",
             Key::Marker => "marker",
+            Key::Presence(_) => "presence",
             Key::Renewal(_) => "renewal",
             Key::Retirement(_) => "retirement",
             Key::SigningKey(_) => "signing-key",

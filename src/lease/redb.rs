@@ -176,7 +176,7 @@ impl Store for RedbStore {
             };
             let mut read = Vec::with_capacity(keys.len());
             for key in keys {
-                if matches!(key, Key::Crl(_)) {
+                if matches!(key, Key::Crl(_) | Key::Presence(_)) {
                     let posted = self.posted.lock().unwrap_or_else(PoisonError::into_inner);
                     read.push(posted.get(&key.name()).map(|(record, _)| record.clone()));
                     continue;

@@ -58,6 +58,8 @@ mod policy;
 #[cfg(test)]
 mod policy_check;
 #[cfg(test)]
+mod presence;
+#[cfg(test)]
 mod presets;
 #[cfg(test)]
 mod readme;

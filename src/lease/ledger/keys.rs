@@ -1,16 +1,19 @@
 //! The public signing keys of all brokers, published through the store.
 
+use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 use super::{
     super::{Claim, InDoubt, Index, Key},
-    Ledger,
+    Ledger, kept,
 };
 use crate::{clock::Time, jose::PublicJwk, task::CredentialType};
 
 /// How many keys are read at a time.
 const PAGE: usize = 256;
+/// How long it is kept that a key was shown to be in use: as long as the longest that it may have signed lives.
+const SHOWN: TimeDelta = TimeDelta::hours(24);
 
 /// What a public key is for; one kind is never accepted as another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -85,6 +88,13 @@ pub struct Taint {
     pub key: PublishedKey,
     /// When that was first recorded, or somewhat earlier.
     pub tainted_at: Time,
+}
+
+/// The record that a signing key is in use.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InUse {
+    at: Time,
 }
 
 /// A public key as it stands in the store.
@@ -221,6 +231,37 @@ impl Ledger {
             }
         }
         Ok(published)
+    }
+
+    /// Shows that these keys are in use, for a day.
+    ///
+    /// # Errors
+    /// When the store is in doubt.
+    pub async fn show(&self, kids: &[String], now: Time) -> Result<(), InDoubt> {
+        let until = kept(now, SHOWN);
+        let record = |kid: &String| {
+            let key = Key::Presence(kid.clone());
+            let record = self.0.sealer.seal(&key, &InUse { at: now })?;
+            Ok((key, record, until))
+        };
+        let records = kids.iter().map(record).collect::<Result<Vec<_>, InDoubt>>()?;
+        self.0.store.post(&records).await
+    }
+
+    /// Which of these keys were shown to be in use.
+    ///
+    /// # Errors
+    /// When the store is in doubt.
+    pub async fn shown(&self, kids: &[String]) -> Result<Vec<bool>, InDoubt> {
+        let mut shown = Vec::new();
+        for page in kids.chunks(PAGE) {
+            let keys: Vec<Key> = page.iter().cloned().map(Key::Presence).collect();
+            for (key, record) in keys.iter().zip(self.0.store.read(&keys).await?) {
+                let record = record.map(|record| self.0.sealer.open::<InUse>(key, &record)).transpose()?;
+                shown.push(record.is_some());
+            }
+        }
+        Ok(shown)
     }
 
     async fn names(&self, index: Index) -> Result<Vec<String>, InDoubt> {

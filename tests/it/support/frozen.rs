@@ -5,7 +5,7 @@ use remit::{
     config::{Config, Overrides},
     serve,
 };
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use super::{Issuer, write_config};
 
@@ -19,14 +19,27 @@ pub(crate) struct Frozen {
 impl Frozen {
     /// With what `edit` makes of the usual configuration.
     pub(crate) async fn start(edit: impl FnOnce(&str) -> String) -> Self {
-        let (dir, issuer) = (tempfile::tempdir().expect("a temporary directory"), Issuer::new());
+        Self::start_in(tempfile::tempdir().expect("a temporary directory"), |_, text| edit(text)).await
+    }
+
+    /// The same in a directory that `edit` gets to see.
+    pub(crate) async fn start_in(dir: tempfile::TempDir, edit: impl FnOnce(&Path, &str) -> String) -> Self {
+        let issuer = Issuer::new();
         std::fs::write(dir.path().join("ci-keys.json"), issuer.jwks().to_string()).expect("written");
         let path = write_config(dir.path(), "broker", "redb:remit.redb", "");
         let text = std::fs::read_to_string(&path).expect("a configuration");
-        std::fs::write(&path, edit(&text)).expect("written");
-        let config = Config::load(&path, Overrides::default()).expect("a configuration");
+        std::fs::write(&path, edit(dir.path(), &text)).expect("written");
         let clock = Arc::new(ManualClock::at(SystemClock.now()));
-        let running = serve::start(config, clock.clone()).await.expect("a broker");
+        let running = run(dir.path(), &clock).await;
+        Self { clock, running, issuer, dir }
+    }
+
+    /// Stops it, and starts it again with what `between` leaves, at the same time of its clock.
+    pub(crate) async fn restart(self, between: impl FnOnce()) -> Self {
+        let Self { clock, running, issuer, dir } = self;
+        running.stop().await;
+        between();
+        let running = run(dir.path(), &clock).await;
         Self { clock, running, issuer, dir }
     }
 
@@ -38,4 +51,9 @@ impl Frozen {
     pub(crate) fn now(&self) -> i64 {
         self.clock.now().timestamp()
     }
+}
+
+async fn run(dir: &Path, clock: &Arc<ManualClock>) -> serve::Running {
+    let config = Config::load(&dir.join("broker.toml"), Overrides::default()).expect("a configuration");
+    serve::start(config, clock.clone()).await.expect("a broker")
 }
