@@ -245,7 +245,11 @@ pub(super) fn keys(answer: &Value, now: Time) -> String {
             Cell::new(text(key, "kid")),
         ]);
     }
-    aligned(table)
+    let mut out = aligned(table);
+    if one.is_some_and(|key| key["state"] == "tainted") {
+        out += "\n\nno broker believes it any more. A service that checks signatures alone may, until it fetches /jwks again";
+    }
+    out
 }
 
 /// What a revoke did, and by when every kind of verifier knows.
