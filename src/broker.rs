@@ -23,6 +23,8 @@
 //! **Certify** (`broker/certify.rs`): as a mint, for a key that the workload holds. **Revocation lists** (`broker/crl.rs`): the ends of the
 //! tasks that have certificates, after that is the store a last look that it is still itself → signed → posted for every broker to give out.
 //!
+//! **Serve** (`broker/server.rs`): a certificate of the broker itself, for its own TLS listener: on record → signed.
+//!
 //! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes.
 //! **Keys** (`broker/keys.rs`): the public keys of all brokers. **Rotate** (`broker/rotate.rs`): prepared and published → known to every
 //! verifier → signs; the old one stays published until the last that it signed has expired. **Taint** (`broker/taint.rs`): a key is believed
@@ -49,6 +51,7 @@ mod reload;
 mod renew;
 mod revoke;
 mod rotate;
+mod server;
 mod status;
 mod taint;
 mod task_token;

@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use crate::{
     attest, audit,
     http::{Network, TlsFiles, TlsVersion},
-    id::{TrustDomain, hex, random, sha256_hex},
+    id::{Host, TrustDomain, hex, random, sha256_hex},
     lease,
     party::{OperatorConfig, Role, ServiceConfig},
     secret_file,
@@ -105,6 +105,9 @@ pub struct Listen {
     pub tls_cert_file: Option<PathBuf>,
     /// Its private key, in PEM.
     pub tls_key_file: Option<PathBuf>,
+    /// In the place of both: the names by which the HTTPS listener is reached, for a certificate from the broker's own authority.
+    #[serde(default)]
+    pub tls_names: Vec<Host>,
     /// The oldest version of TLS that is spoken.
     #[serde(default)]
     pub tls_min_version: TlsVersion,
@@ -121,6 +124,18 @@ pub struct Listen {
     pub ops: Option<SocketAddr>,
 }
 
+/// The most names of one certificate.
+const MOST_NAMES: usize = 32;
+
+/// Where the certificate of the HTTPS listener is from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TlsCertificate {
+    /// From files, which it follows.
+    Files(TlsFiles),
+    /// From the broker's own authority, for these names.
+    Own(Vec<Host>),
+}
+
 impl Listen {
     /// Where it listens for HTTP, and nothing else.
     fn only_http(address: SocketAddr) -> Self {
@@ -128,6 +143,7 @@ impl Listen {
             tls: None,
             tls_cert_file: None,
             tls_key_file: None,
+            tls_names: Vec::new(),
             tls_min_version: TlsVersion::default(),
             tls_origin: None,
             http: Some(address),
@@ -137,11 +153,15 @@ impl Listen {
         }
     }
 
-    /// Where it listens for HTTPS, and the files of its certificate.
+    /// Where it listens for HTTPS, and where its certificate is from.
     #[must_use]
-    pub fn https(&self) -> Option<(SocketAddr, TlsFiles)> {
+    pub fn https(&self) -> Option<(SocketAddr, TlsCertificate)> {
+        let address = self.tls?;
+        if !self.tls_names.is_empty() {
+            return Some((address, TlsCertificate::Own(self.tls_names.clone())));
+        }
         let (certificate, key) = (self.tls_cert_file.clone()?, self.tls_key_file.clone()?);
-        Some((self.tls?, TlsFiles { certificate, key }))
+        Some((address, TlsCertificate::Files(TlsFiles { certificate, key })))
     }
 
     /// What is unsafe in it.
@@ -176,17 +196,26 @@ impl Listen {
                     .into(),
             );
         }
-        match (self.tls, &self.tls_cert_file, &self.tls_key_file) {
-            (Some(_), Some(_), Some(_)) | (None, None, None) => {}
-            (Some(_), _, _) => mistakes.push(
-                "`listen.tls` needs a certificate and its key: set `listen.tls_cert_file` and `listen.tls_key_file` to files in PEM"
+        match (self.tls, &self.tls_cert_file, &self.tls_key_file, self.tls_names.is_empty()) {
+            (Some(_), Some(_), Some(_), true) | (Some(_), None, None, false) | (None, None, None, true) => {}
+            (Some(_), _, _, true) => mistakes.push(
+                "`listen.tls` needs a certificate and its key: set `listen.tls_cert_file` and `listen.tls_key_file` to files in PEM, \
+                 or `listen.tls_names` to the names for one from the broker's own authority"
                     .into(),
             ),
-            (None, _, _) => mistakes.push(
-                "`listen.tls_cert_file` and `listen.tls_key_file` are for `listen.tls`, which says where to serve TLS: set it, \
-                 or remove them"
+            (Some(_), _, _, false) => mistakes.push(
+                "`listen.tls_names` is for a certificate from the broker's own authority: remove it, or `listen.tls_cert_file` and \
+                 `listen.tls_key_file`"
                     .into(),
             ),
+            (None, _, _, _) => mistakes.push(
+                "`listen.tls_cert_file`, `listen.tls_key_file` and `listen.tls_names` are for `listen.tls`, which says where to serve \
+                 TLS: set it, or remove them"
+                    .into(),
+            ),
+        }
+        if self.tls_names.len() > MOST_NAMES {
+            mistakes.push(format!("`listen.tls_names` holds at most {MOST_NAMES} names"));
         }
         mistakes
     }

@@ -4,7 +4,7 @@
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use crate::clock::Time;
 
@@ -267,12 +267,23 @@ impl TrustDomain {
     /// The SPIFFE ID of the workload at `path` (which starts with `/`).
     ///
     /// # Errors
-    /// When `path` is not a SPIFFE path, or has a segment `task`, which names tasks alone.
+    /// When `path` is not a SPIFFE path, has a segment `task`, which names tasks alone, or begins with `/remit`, which names brokers.
     pub fn workload(&self, path: &str) -> Result<SpiffeId, Malformed> {
         if path.split('/').any(|segment| segment == "task") {
             return Err(Malformed("a workload path has no segment `task`"));
         }
+        if path.split('/').nth(1) == Some("remit") {
+            return Err(Malformed(
+                "a workload path does not begin with the segment `remit`, which is the broker's own",
+            ));
+        }
         format!("spiffe://{self}{path}").parse()
+    }
+
+    /// The SPIFFE ID of the brokers themselves: no workload's, and no task's.
+    #[must_use]
+    pub fn broker(&self) -> SpiffeId {
+        SpiffeId(format!("spiffe://{self}/remit/broker"))
     }
 }
 
@@ -283,6 +294,58 @@ impl FromStr for TrustDomain {
             && text.len() <= 255
             && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b));
         fits.then(|| Self(text.to_owned())).ok_or(Malformed("a trust domain is 1 to 255 of a-z, 0-9, `.`, `-`, `_`"))
+    }
+}
+
+/// A name by which a server is reached: a DNS name in lower case and without a wildcard, or an IP address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Host {
+    /// A DNS name.
+    Dns(String),
+    /// An address.
+    Ip(IpAddr),
+}
+
+impl FromStr for Host {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        const RULE: Malformed = Malformed("a host is a DNS name in lower case without a wildcard, or an IP address");
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Ip(address));
+        }
+        let fits = |label: &str| {
+            (1..=63).contains(&label.len())
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        // What ends with a number is taken for an address, and is none.
+        let number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
+        let named = text.len() <= 253 && text.split('.').all(fits) && !text.rsplit('.').next().is_some_and(number);
+        named.then(|| Self::Dns(text.to_owned())).ok_or(RULE)
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(name) => f.write_str(name),
+            Self::Ip(address) => address.fmt(f),
+        }
+    }
+}
+
+impl TryFrom<String> for Host {
+    type Error = Malformed;
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        text.parse()
+    }
+}
+
+impl From<Host> for String {
+    fn from(host: Host) -> String {
+        host.to_string()
     }
 }
 

@@ -1,8 +1,10 @@
 //! The composition root: configuration → parts → broker → listeners → run → drain. Tests build with it too.
 
+mod own;
 mod reload;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use own::Own;
 use std::{
     fmt::Display,
     net::SocketAddr,
@@ -22,9 +24,10 @@ use crate::{
     audit::{Anchor, Audit},
     broker::{Broker, KeyLife, Parts, Rules},
     clock::Clock,
-    config::{Config, Nonce},
+    config::{Config, Nonce, TlsCertificate},
     credential::{AuthorityTerms, Keyring},
     http::{self, Listener, Tls},
+    id::Host,
     key_file,
     lease::{Ledger, StoreKey},
     metrics::Metrics,
@@ -94,6 +97,10 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
     let anchors = config.audit.anchors.iter().map(Anchor::new).collect::<Result<Vec<_>, _>>();
     let anchors = anchors.map_err(StartError::Configuration)?;
     let broker = Arc::new(build(config.clone(), parts, clock).await?);
+    let own = match own_names(&config) {
+        Some(hosts) => Some(own::begin(broker.clone(), hosts, config.listen.tls_min_version).await?),
+        None => None,
+    };
     let unix = match &socket {
         Some(path) => Some(bind_unix(path).await?),
         None => None,
@@ -109,8 +116,14 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
     if let Some(unix) = unix {
         listen(Listener::Unix(unix), router.clone(), MOST_UNIX);
     }
-    if let (Some(secure), Some(tls)) = (secure, tls) {
+    if let Some(tls) = &tls {
         tasks.spawn(reload::certificate(tls.clone(), broker.clone(), stop.clone()));
+    }
+    let tls = tls.or_else(|| own.as_ref().map(Own::tls));
+    if let Some(own) = own {
+        tasks.spawn(own.renew(broker.clone(), stop.clone()));
+    }
+    if let (Some(secure), Some(tls)) = (secure, tls) {
         listen(Listener::Tls(secure, tls), router.clone(), MOST_TLS);
     }
     if let Some(plain) = plain {
@@ -143,15 +156,29 @@ fn check(config: &Config) -> Result<(Checked, Option<Tls>), StartError> {
     }
 }
 
-/// The server certificate, where there is a listener for it.
+/// The server certificate, where there is a listener for it and it is in files.
 fn tls(config: &Config) -> Option<Result<Tls, String>> {
-    let (_, files) = config.listen.https()?;
+    let (_, TlsCertificate::Files(files)) = config.listen.https()? else { return None };
     Some(Tls::load(files, config.listen.tls_min_version))
+}
+
+/// The names for a certificate from the broker's own authority.
+fn own_names(config: &Config) -> Option<Vec<Host>> {
+    let (_, TlsCertificate::Own(hosts)) = config.listen.https()? else { return None };
+    Some(hosts)
 }
 
 fn weaknesses(tls: Option<&Tls>, config: &Config) -> Vec<String> {
     let issuer = url::Url::parse(config.listen.tls_origin.as_ref().unwrap_or(&config.issuer)).ok();
-    tls.map(|tls| tls.weaknesses(issuer.as_ref().and_then(url::Url::host_str))).unwrap_or_default()
+    let host = issuer.as_ref().and_then(url::Url::host_str);
+    if let (Some(hosts), Some(host)) = (own_names(config), host)
+        && !host.trim_matches(['[', ']']).parse().is_ok_and(|host| hosts.contains(&host))
+    {
+        return vec![format!(
+            "`listen.tls_names` does not name `{host}`, by which clients know the broker: they will refuse its certificate"
+        )];
+    }
+    tls.map(|tls| tls.weaknesses(host)).unwrap_or_default()
 }
 
 /// The parts of a broker that need nothing but the configuration and the files that it names.

@@ -22,7 +22,7 @@ use crate::{
     claims::Confirmation,
     clock::Time,
     error::Denied,
-    id::{LeaseId, TaskId},
+    id::{Host, LeaseId, TaskId},
     task::{Authority, State},
 };
 
@@ -135,6 +135,19 @@ pub enum Event {
         expires_at: Time,
         /// The policies that permitted it.
         policies: Vec<String>,
+    },
+    /// A certificate of the broker itself is about to be shown.
+    ServerCertificateMinted {
+        /// Its serial.
+        serial: String,
+        /// The key id of the authority that signs it.
+        authority: String,
+        /// SHA-256 of its public key (DER).
+        key: String,
+        /// By which names the broker is reached.
+        hosts: Vec<Host>,
+        /// Its expiry.
+        expires_at: Time,
     },
     /// A credential was refused.
     MintDenied {

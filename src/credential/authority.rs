@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 use super::{RequestedKey, lint};
 use crate::{
     clock::{Time, after, whole_second},
-    id::{CrlId, LeaseId, SpiffeId, TrustDomain, random},
+    id::{CrlId, Host, LeaseId, SpiffeId, TrustDomain, random},
     jose::{self, Invalid, PublicJwk},
     pem,
     task::State,
@@ -46,13 +46,34 @@ pub struct Authority {
 
 /// What is to be certified.
 pub(super) struct Leaf<'a> {
-    pub(super) serial: &'a LeaseId,
+    /// 20 octets, the first of which says whose it is.
+    pub(super) serial: &'a [u8],
     pub(super) subject: &'a SpiffeId,
     pub(super) key: &'a RequestedKey,
     pub(super) not_before: Time,
     pub(super) not_after: Time,
     /// Where the list stands that it would be on; `None`: there is none for it.
     pub(super) crl: Option<&'a str>,
+    pub(super) holder: Whose<'a>,
+}
+
+/// Who shows a certificate.
+#[derive(Clone, Copy)]
+pub(super) enum Whose<'a> {
+    /// A task, at either end of TLS.
+    Task,
+    /// The broker, to whoever calls it under one of these names.
+    Broker(&'a [Host]),
+}
+
+impl Whose<'_> {
+    /// What their serials begin with. Those of authorities begin with 02.
+    pub(super) fn first_octet(self) -> u8 {
+        match self {
+            Self::Task => 1,
+            Self::Broker(_) => 3,
+        }
+    }
 }
 
 /// A list of revoked certificates, to be signed.
@@ -173,32 +194,42 @@ impl Authority {
         self.not_after
     }
 
-    /// Signs an X.509-SVID, in PEM, once the lint has found nothing wrong with what is to be signed.
+    /// Signs an X.509-SVID, in DER, once the lint has found nothing wrong with what is to be signed.
     ///
     /// # Errors
     /// When it has, when it cannot be encoded, or when the authority is tainted.
-    pub(super) fn issue(&self, leaf: &Leaf<'_>) -> Result<String, Invalid> {
+    pub(super) fn issue(&self, leaf: &Leaf<'_>) -> Result<Vec<u8>, Invalid> {
         const UNMADE: Invalid = Invalid("a certificate could not be made");
         let _signing = self.signing()?;
         let mut params = CertificateParams::default();
         params.not_before = moment(leaf.not_before)?;
         params.not_after = moment(leaf.not_after)?;
-        params.serial_number = Some(SerialNumber::from_slice(&leaf.serial.octets()));
+        params.serial_number = Some(SerialNumber::from_slice(leaf.serial));
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, ORGANIZATION);
         let subject = leaf.subject.as_str().try_into().map_err(|_| UNMADE)?;
         params.subject_alt_names = vec![SanType::URI(subject)];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        match leaf.holder {
+            Whose::Task => params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth),
+            Whose::Broker(hosts) => {
+                for host in hosts {
+                    params.subject_alt_names.push(match host {
+                        Host::Dns(name) => SanType::DnsName(name.as_str().try_into().map_err(|_| UNMADE)?),
+                        Host::Ip(address) => SanType::IpAddress(*address),
+                    });
+                }
+            }
+        }
         match leaf.crl {
             Some(uri) => params.crl_distribution_points = vec![CrlDistributionPoint { uris: vec![uri.to_owned()] }],
             None => params.custom_extensions = vec![CustomExtension::from_oid_content(&NO_REV_AVAIL, NULL.to_vec())],
         }
         params.use_authority_key_identifier_extension = true;
         let issuer = Issuer::new(params_of(&self.jwk), Linting { authority: self, leaf });
-        let certificate = params.signed_by(leaf.key, &issuer).map_err(|_| UNMADE)?;
-        Ok(pem::write("CERTIFICATE", certificate.der()))
+        Ok(params.signed_by(leaf.key, &issuer).map_err(|_| UNMADE)?.der().to_vec())
     }
 
     /// Signs a list (RFC 5280 section 5), in DER.
@@ -251,7 +282,7 @@ fn params_of(jwk: &PublicJwk) -> CertificateParams {
     params
 }
 
-fn pair(document: &[u8]) -> Result<EcdsaKeyPair, Invalid> {
+pub(super) fn pair(document: &[u8]) -> Result<EcdsaKeyPair, Invalid> {
     EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, document, &SystemRandom::new())
         .map_err(|_| Invalid("not a P-256 private key in PKCS#8"))
 }

@@ -4,6 +4,7 @@
 use rcgen::{
     PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, PublicKeyData, SignatureAlgorithm,
 };
+use ring::signature::{EcdsaKeyPair, KeyPair as _};
 use x509_parser::{
     certification_request::X509CertificationRequest,
     oid_registry::{
@@ -25,7 +26,7 @@ const LABELS: [&str; 2] = ["CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"];
 /// F4, the exponent of every RSA key that is made today.
 const RSA_EXPONENT: u64 = 65_537;
 
-/// A public key whose private half the requester was seen to hold. Only [`RequestedKey::prove`] makes one.
+/// A public key whose private half the requester was seen to hold: [`RequestedKey::prove`] makes one, or the key itself is at hand.
 #[derive(Debug, Clone)]
 pub struct RequestedKey {
     algorithm: &'static SignatureAlgorithm,
@@ -71,6 +72,11 @@ impl RequestedKey {
             return Err(Error::invalid("the signature of `csr` is not made with the key in it"));
         }
         Ok(Self { algorithm: kind.algorithm, octets: info.subject_pki.subject_public_key.data.to_vec() })
+    }
+
+    /// The key of a pair that is at hand.
+    pub(super) fn of(pair: &EcdsaKeyPair) -> Self {
+        Self { algorithm: &PKCS_ECDSA_P256_SHA256, octets: pair.public_key().as_ref().to_vec() }
     }
 
     /// The key as a JWK, where it is of P-256, as all keys of brokers are.

@@ -173,6 +173,12 @@ impl Keyring {
         })
     }
 
+    /// The trust domain of the authorities.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.terms.trust_domain
+    }
+
     /// The authorities whose revocation lists are ours to sign: the one that issues, the next one (an earlier process may have died just
     /// after it began to issue), and those that did. None that is tainted: nobody is to believe its lists.
     #[must_use]

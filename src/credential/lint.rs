@@ -1,6 +1,7 @@
 //! The last look at a certificate before it is signed: whether the very octets say what an X.509-SVID of a task has to say
 //! (SPIFFE X509-SVID sections 2 and 4, RFC 5280 section 4) and what was decided, and nothing else.
 
+use std::net::IpAddr;
 use x509_parser::{
     certificate::TbsCertificate,
     extensions::{DistributionPointName, GeneralName, ParsedExtension},
@@ -9,7 +10,8 @@ use x509_parser::{
     x509::X509Version,
 };
 
-use super::authority::{Authority, Leaf, NO_REV_AVAIL, NULL};
+use super::authority::{Authority, Leaf, NO_REV_AVAIL, NULL, Whose};
+use crate::id::Host;
 
 /// `digitalSignature` alone, as the parser counts bits.
 const DIGITAL_SIGNATURE: u16 = 1;
@@ -27,8 +29,9 @@ pub(super) fn check(tbs: &[u8], leaf: &Leaf<'_>, authority: &Authority) -> Resul
     hold(certificate.signature.algorithm == OID_SIG_ECDSA_WITH_SHA256, "it is to be signed in another way")?;
 
     let serial = certificate.raw_serial();
-    hold(serial.len() == 20 && serial[0] == 1, "its serial is not 20 octets that begin with 01")?;
-    hold(serial == leaf.serial.octets(), "its serial is another")?;
+    let begins = serial.len() == 20 && serial[0] == leaf.holder.first_octet();
+    hold(begins, "its serial is not 20 octets that begin as those of its holder do")?;
+    hold(serial == leaf.serial, "its serial is another")?;
 
     let mut names = certificate.issuer().iter_by_oid(&OID_X509_COMMON_NAME).filter_map(|name| name.as_str().ok());
     hold(names.next() == Some(authority.kid()) && names.next().is_none(), "its issuer is another")?;
@@ -56,9 +59,20 @@ fn extensions(certificate: &TbsCertificate<'_>, leaf: &Leaf<'_>) -> Result<(), &
         let critical = extension.critical;
         let (at, holds, why) = match extension.parsed_extension() {
             ParsedExtension::SubjectAlternativeName(names) => {
-                let one =
-                    matches!(&names.general_names[..], [GeneralName::URI(name)] if *name == leaf.subject.as_str());
-                (0, one && critical == unnamed, "its name is not the one SPIFFE ID")
+                let fits = match (&names.general_names[..], leaf.holder) {
+                    ([GeneralName::URI(name)], Whose::Task) => *name == leaf.subject.as_str(),
+                    ([GeneralName::URI(name), others @ ..], Whose::Broker(hosts)) => {
+                        *name == leaf.subject.as_str()
+                            && others.len() == hosts.len()
+                            && others.iter().zip(hosts).all(|(name, host)| names_host(name, host))
+                    }
+                    _ => false,
+                };
+                (
+                    0,
+                    fits && critical == unnamed,
+                    "its names are not the one SPIFFE ID, and its hosts where it is a server's",
+                )
             }
             ParsedExtension::BasicConstraints(basic) => {
                 (1, !basic.ca && basic.path_len_constraint.is_none() && critical, "it is a CA")
@@ -73,10 +87,11 @@ fn extensions(certificate: &TbsCertificate<'_>, leaf: &Leaf<'_>) -> Result<(), &
                     || usage.time_stamping
                     || usage.ocsp_signing
                     || !usage.other.is_empty();
+                let client = matches!(leaf.holder, Whose::Task);
                 (
                     3,
-                    usage.server_auth && usage.client_auth && !others,
-                    "its extended key usage is not that of both ends of TLS",
+                    usage.server_auth && usage.client_auth == client && !others,
+                    "its extended key usage is not that of both ends of TLS for a task, and of a server for a broker",
                 )
             }
             ParsedExtension::CRLDistributionPoints(points) => {
@@ -108,6 +123,16 @@ fn extensions(certificate: &TbsCertificate<'_>, leaf: &Leaf<'_>) -> Result<(), &
     if found[..6].iter().all(|found| *found) { Ok(()) } else { Err("an extension is missing") }
 }
 
+/// Whether a name is this host, octet for octet.
+fn names_host(name: &GeneralName<'_>, host: &Host) -> bool {
+    match (name, host) {
+        (GeneralName::DNSName(name), Host::Dns(host)) => name == host,
+        (GeneralName::IPAddress(octets), Host::Ip(IpAddr::V4(address))) => *octets == address.octets(),
+        (GeneralName::IPAddress(octets), Host::Ip(IpAddr::V6(address))) => *octets == address.octets(),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,7 +152,7 @@ mod tests {
 
     struct Stand {
         authority: Authority,
-        serial: LeaseId,
+        serial: Vec<u8>,
         subject: SpiffeId,
         key: RequestedKey,
         pair: KeyPair,
@@ -143,7 +168,7 @@ mod tests {
             let csr = CertificateParams::default().serialize_request(&pair).unwrap().pem().unwrap();
             Self {
                 authority: Authority::from_pem(&pem, &domain).unwrap(),
-                serial: LeaseId::serial(1).unwrap(),
+                serial: LeaseId::serial(1).unwrap().octets(),
                 subject: "spiffe://example.com/ci/task/task_01jd0000000000000000000000".parse().unwrap(),
                 key: RequestedKey::prove(&csr).unwrap(),
                 pair,
@@ -159,6 +184,7 @@ mod tests {
                 not_before: self.now,
                 not_after: self.now + chrono::TimeDelta::seconds(300),
                 crl: Some(CRL),
+                holder: Whose::Task,
             }
         }
 
@@ -175,7 +201,7 @@ mod tests {
             let at = |time: Time| OffsetDateTime::from_unix_timestamp(time.timestamp()).unwrap();
             let mut params = CertificateParams::default();
             (params.not_before, params.not_after) = (at(leaf.not_before), at(leaf.not_after));
-            params.serial_number = Some(SerialNumber::from(leaf.serial.octets()));
+            params.serial_number = Some(SerialNumber::from_slice(leaf.serial));
             params.subject_alt_names = vec![SanType::URI(leaf.subject.as_str().try_into().unwrap())];
             params.is_ca = IsCa::ExplicitNoCa;
             params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -254,6 +280,53 @@ mod tests {
         ] {
             assert!(refused.is_err());
         }
+    }
+
+    /// What the broker shows itself is no task's, and what a task shows is no server's of the broker.
+    #[test]
+    fn a_certificate_of_the_broker_names_it_and_its_hosts() {
+        let stand = Stand::new();
+        let hosts: Vec<Host> =
+            ["broker.example.com", "192.0.2.7", "2001:db8::1"].map(|host| host.parse().unwrap()).into();
+        let serial = [&[3][..], &[7; 19]].concat();
+        let subject = "example.com".parse::<TrustDomain>().unwrap().broker();
+        let leaf =
+            Leaf { serial: &serial, subject: &subject, crl: None, holder: Whose::Broker(&hosts), ..stand.leaf() };
+        assert!(stand.authority.issue(&leaf).is_ok());
+        let like = |params: &mut CertificateParams| {
+            params.extended_key_usages.truncate(1);
+            params.crl_distribution_points.clear();
+            params.custom_extensions = vec![CustomExtension::from_oid_content(&NO_REV_AVAIL, NULL.to_vec())];
+            params.subject_alt_names.extend([
+                SanType::DnsName("broker.example.com".try_into().unwrap()),
+                SanType::IpAddress([192, 0, 2, 7].into()),
+                SanType::IpAddress("2001:db8::1".parse().unwrap()),
+            ]);
+        };
+        let check = |change: &dyn Fn(&mut CertificateParams)| {
+            stand.changed_for(&leaf, |params| {
+                like(params);
+                change(params);
+            })
+        };
+        assert_eq!(check(&|_| {}), Ok(()));
+        let changes: [&dyn Fn(&mut CertificateParams); 8] = [
+            &|p| p.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth),
+            &|p| p.subject_alt_names.push(SanType::DnsName("other.example.com".try_into().unwrap())),
+            &|p| p.subject_alt_names[1] = SanType::DnsName("*.example.com".try_into().unwrap()),
+            &|p| p.subject_alt_names.swap(1, 2),
+            &|p| drop(p.subject_alt_names.pop()),
+            &|p| drop(p.subject_alt_names.remove(0)),
+            &|p| p.subject_alt_names[2] = SanType::IpAddress([192, 0, 2, 8].into()),
+            &|p| p.serial_number = Some(SerialNumber::from(LeaseId::serial(1).unwrap().octets())),
+        ];
+        for (at, change) in changes.into_iter().enumerate() {
+            assert!(check(change).is_err(), "change {at} passed");
+        }
+        // Nor does a task get hosts, or a broker the serial of a task.
+        assert!(stand.changed_for(&stand.leaf(), like).is_err());
+        let of_task = Leaf { serial: &stand.serial, ..leaf };
+        assert!(stand.authority.issue(&of_task).is_err());
     }
 
     #[test]

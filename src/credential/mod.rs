@@ -5,12 +5,14 @@ mod authority;
 mod csr;
 mod keyring;
 mod lint;
+mod server;
 mod tainted;
 mod x509;
 
 pub use authority::{Authority, RevocationList};
 pub use csr::RequestedKey;
 pub use keyring::{AuthorityTerms, Keyring, Replaced};
+pub use server::{ServerCertificate, ServerDraft};
 pub use x509::{Certificate, CertificateBounds, CertificateDraft};
 
 use secrecy::SecretString;

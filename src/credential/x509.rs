@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{
     Authority, Keyring, RequestedKey,
-    authority::{BACKDATED, Leaf},
+    authority::{BACKDATED, Leaf, Whose},
     expiry, renew_at,
 };
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     id::{CrlId, LeaseId, SpiffeId, sha256_hex},
     jose::Invalid,
     lease::CertificateLease,
+    pem,
     policy::Permit,
     task::Task,
 };
@@ -113,17 +114,19 @@ impl CertificateDraft {
         let spiffe_id = task.workload.of_task(&task.id);
         let not_before = (lease.issued_at - TimeDelta::seconds(BACKDATED)).max(authority.not_before());
         let leaf = Leaf {
-            serial: &lease.id,
+            serial: &lease.id.octets(),
             subject: &spiffe_id,
             key: &key,
             not_before,
             not_after: lease.expires_at,
             crl: crl.as_deref(),
+            holder: Whose::Task,
         };
-        let pem = authority.issue(&leaf).map_err(|Invalid(why)| {
+        let der = authority.issue(&leaf).map_err(|Invalid(why)| {
             tracing::error!(why, "a certificate was not signed");
             Error::Unavailable(Input::Keys)
         })?;
+        let pem = pem::write("CERTIFICATE", &der);
         Ok(Certificate { lease, spiffe_id, pem })
     }
 }

@@ -9,7 +9,7 @@ use rustls::{
     SupportedProtocolVersion,
     client::danger::HandshakeSignatureValid,
     crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime, pem::PemObject as _},
     server::{
         ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert,
         danger::{ClientCertVerified, ClientCertVerifier},
@@ -62,10 +62,15 @@ pub struct Tls {
     shown: Arc<Shown>,
 }
 
-/// The certificate that is shown, which follows its files.
+/// The certificate that is shown. It follows its files where it has some.
 struct Shown {
-    files: TlsFiles,
     pair: ArcSwap<CertifiedKey>,
+    followed: Option<Followed>,
+}
+
+#[derive(Debug)]
+struct Followed {
+    files: TlsFiles,
     /// SHA-256 of what the files said when they were last looked at.
     seen: Mutex<String>,
 }
@@ -77,8 +82,29 @@ impl Tls {
     /// A sentence that names the file and says what to change.
     pub fn load(files: TlsFiles, oldest: TlsVersion) -> Result<Self, String> {
         let read = Read::of(&files)?;
-        let (pair, seen) = (ArcSwap::from_pointee(read.pair(&files)?), Mutex::new(read.digest()));
-        let shown = Arc::new(Shown { files, pair, seen });
+        let (pair, seen) = (read.pair(&files)?, Mutex::new(read.digest()));
+        Self::showing(pair, Some(Followed { files, seen }), oldest)
+    }
+
+    /// Shows a certificate (DER) that is in no file, with its key (PKCS#8).
+    ///
+    /// # Errors
+    /// When the two cannot be used, or not together.
+    pub fn issued(certificate: &[u8], key: &[u8], oldest: TlsVersion) -> Result<Self, String> {
+        Self::showing(issued(certificate, key)?, None, oldest)
+    }
+
+    /// From now on shows this one, as of [`Tls::issued`].
+    ///
+    /// # Errors
+    /// As [`Tls::issued`]; then what was shown before still is.
+    pub fn show(&self, certificate: &[u8], key: &[u8]) -> Result<(), String> {
+        self.shown.pair.store(Arc::new(issued(certificate, key)?));
+        Ok(())
+    }
+
+    fn showing(pair: CertifiedKey, followed: Option<Followed>, oldest: TlsVersion) -> Result<Self, String> {
+        let shown = Arc::new(Shown { pair: ArcSwap::from_pointee(pair), followed });
         let provider = Arc::new(ring::default_provider());
         let versions: &[&SupportedProtocolVersion] = match oldest {
             TlsVersion::V1_2 => &[&TLS13, &TLS12],
@@ -96,15 +122,15 @@ impl Tls {
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), shown })
     }
 
-    /// Reads the files again and shows what they hold now, if they say something else than when they were last read. `None` if not.
+    /// Reads the files again, if there are some, and shows what they hold now, if they say something else than when they were last read. `None` if not.
     ///
     /// # Errors
     /// As [`Tls::load`]; then what was shown before still is.
     pub fn follow(&self) -> Option<Result<(), String>> {
-        let files = &self.shown.files;
+        let Followed { files, seen } = self.shown.followed.as_ref()?;
         let read = Read::of(files);
         let digest = read.as_ref().map_or_else(Clone::clone, Read::digest);
-        let mut seen = self.shown.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         if *seen == digest {
             return None;
         }
@@ -122,7 +148,9 @@ impl Tls {
     /// What is allowed and weak about it, each a sentence. `host` is the name by which clients know the broker.
     #[must_use]
     pub fn weaknesses(&self, host: Option<&str>) -> Vec<String> {
-        let TlsFiles { certificate, key } = &self.shown.files;
+        let Some(Followed { files: TlsFiles { certificate, key }, .. }) = &self.shown.followed else {
+            return Vec::new();
+        };
         let mut found = Vec::new();
         let pair = self.shown.pair.load();
         let named = |host: &str| {
@@ -157,6 +185,11 @@ impl Tls {
         let certificate = stream.get_ref().1.peer_certificates().map(ClientCertificate::presented).transpose();
         Ok((stream, certificate.map_err(io::Error::other)?))
     }
+}
+
+fn issued(certificate: &[u8], key: &[u8]) -> Result<CertifiedKey, String> {
+    let (chain, key) = (vec![certificate.to_vec().into()], PrivatePkcs8KeyDer::from(key.to_vec()));
+    CertifiedKey::from_der(chain, key.into(), &ring::default_provider()).map_err(|error| error.to_string())
 }
 
 /// What the files say, not judged yet.
@@ -201,7 +234,7 @@ impl Read {
 
 impl std::fmt::Debug for Shown {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shown").field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("Shown").field("followed", &self.followed).finish_non_exhaustive()
     }
 }
 

@@ -73,13 +73,12 @@ pub(super) async fn run(
 /// Shows what the files of the server certificate hold, until `stop`. On its own: a certificate that is renewed does not wait
 /// for a configuration that somebody has to mend.
 pub(super) async fn certificate(tls: Tls, broker: Arc<Broker>, stop: CancellationToken) {
-    let count = |tls: &Tls| tls.not_after().into_iter().for_each(|end| broker.metrics().certificate(end.timestamp()));
-    count(&tls);
+    count(&tls, &broker);
     while tokio::time::timeout(LOOK, stop.cancelled()).await.is_err() {
         let followed = tls.clone();
         match tokio::task::spawn_blocking(move || followed.follow()).await {
             Ok(Some(Ok(()))) => {
-                count(&tls);
+                count(&tls, &broker);
                 tracing::info!("the server certificate changed, and is shown from now on");
             }
             Ok(Some(Err(why))) => {
@@ -88,6 +87,11 @@ pub(super) async fn certificate(tls: Tls, broker: Arc<Broker>, stop: Cancellatio
             Ok(None) | Err(_) => {}
         }
     }
+}
+
+/// Tells the metrics when the certificate that is shown ends.
+pub(super) fn count(tls: &Tls, broker: &Broker) {
+    tls.not_after().into_iter().for_each(|end| broker.metrics().certificate(end.timestamp()));
 }
 
 /// Makes what the files say now. Reading and compiling take a while, so not on a thread that serves requests.

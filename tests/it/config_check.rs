@@ -175,6 +175,16 @@ fn the_server_certificate_is_checked_too() {
 }
 
 #[test]
+fn a_certificate_for_other_names_than_the_brokers_is_weak() {
+    let bench = Bench::new();
+    bench.edit("[store]", "tls = \"0.0.0.0:8443\"\ntls_names = [\"broker.example.com\", \"127.0.0.1\"]\n[store]");
+    let about = |word: &str| bench.warnings().iter().any(|warning| warning.contains(word));
+    assert!(!about("`listen.tls"), "{:?}", bench.warnings());
+    bench.edit("issuer = \"http://127.0.0.1", "issuer = \"https://other.example.com");
+    assert!(about("`listen.tls_names` does not name `other.example.com`"), "{:?}", bench.warnings());
+}
+
+#[test]
 fn a_line_that_cannot_be_read_is_named() {
     for (from, to, words) in [
         ("trust_domain =", "secret_thing = \"hunter2\"\ntrust_domain =", ["line 3: ", "unknown field `secret_thing`"]),

@@ -72,6 +72,8 @@ mod revoke;
 #[cfg(test)]
 mod rotation;
 #[cfg(test)]
+mod server_certificate;
+#[cfg(test)]
 mod start;
 #[cfg(test)]
 mod status_list;
