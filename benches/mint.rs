@@ -243,15 +243,16 @@ async fn certifying(stand: &Arc<Stand>, store: Store) -> Result<()> {
     Ok(())
 }
 
-/// One certificate after the other, of one task after the other.
+/// One certificate after the other, of one task after the other, each with a key of its own.
 fn certificates(stand: &Arc<Stand>, tasks: Vec<String>) -> Result<Work> {
-    let csr = rcgen::CertificateParams::default().serialize_request(&rcgen::KeyPair::generate()?)?.pem()?;
-    let shared = Arc::new((stand.clone(), tasks, csr, AtomicUsize::new(0)));
+    let csr = || Ok(rcgen::CertificateParams::default().serialize_request(&rcgen::KeyPair::generate()?)?.pem()?);
+    let tasks = tasks.into_iter().map(|task| Ok((task, csr()?))).collect::<Result<Vec<_>>>()?;
+    let shared = Arc::new((stand.clone(), tasks, AtomicUsize::new(0)));
     Ok(work(move |_| {
         let shared = shared.clone();
         async move {
-            let (stand, tasks, csr, count) = &*shared;
-            let task = tasks.get(count.fetch_add(1, Ordering::Relaxed) / OF_A_TASK).ok_or("no task is left")?;
+            let (stand, tasks, count) = &*shared;
+            let (task, csr) = tasks.get(count.fetch_add(1, Ordering::Relaxed) / OF_A_TASK).ok_or("no task is left")?;
             let request = stand.client.post(stand.url(&format!("/v1/tasks/{task}/certificate")));
             let request = request.bearer_auth(&stand.evidence[0]).json(&json!({"csr": csr, "ttl": 60}));
             request.send().await?.error_for_status()?.bytes().await?;

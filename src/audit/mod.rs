@@ -155,9 +155,9 @@ pub enum Event {
         #[serde(flatten)]
         denied: Denied,
     },
-    /// A credential was not minted although nothing forbade it: the task is over.
+    /// A credential was not minted although no policy forbade it: the task is over, or the key had another task that was revoked.
     MintRefused {
-        /// The stable code: `task_not_active`.
+        /// The stable code: `task_not_active`, or `key_of_revoked_task`.
         code: &'static str,
     },
     /// A task gets a later deadline.

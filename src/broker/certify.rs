@@ -1,15 +1,18 @@
 //! Certificates of tasks: X.509-SVIDs for keys that workloads hold.
 //!
-//! **Certify**: attest → is the task this instance's, and active? → is the key the workload's? → policy decides on all that the task was
-//! granted → lease written, atomically with the check that the task and all its ancestors are active → the mint durable in the audit
-//! log ‖ signature → the list that it would be on is out → look once more whether anything ended it → send.
+//! **Certify**: attest → is the key the requester's, and nobody's that is known? → is the task this instance's, and active? → had
+//! another task the key, and was revoked? → policy decides on all that the task was granted → the key remembered ‖ lease written,
+//! atomically with the check that the task and all its ancestors are active → the mint durable in the audit log ‖ signature → the
+//! list that it would be on is out → look once more whether anything ended it → send.
 //!
 //! A certificate says which workload and which task, and not what for: whoever accepts it decides that alone. So it takes a permit for
 //! every location and privilege of the task, and lives as long as the strictest of them allows.
 
+use chrono::TimeDelta;
+
 use super::{
-    Ask, Broker, Call, Holder, Refused, Request, Spent, Verdict, Written, actor_of, entry, in_doubt, mint_denied,
-    refusal, together,
+    Ask, Broker, Call, Holder, Refused, Request, Spent, Verdict, Written, actor_of, declare::MAX_TTL, entry, in_doubt,
+    mint_denied, refusal, revoke::RETENTION, together,
 };
 use crate::{
     audit::Event,
@@ -21,7 +24,7 @@ use crate::{
     metrics::{Action, Outcome},
     policy::{Permit, Words},
     revocation::CRL_LIFE,
-    task::{AccessDetail, Task, check_ttl},
+    task::{AccessDetail, State, Task, check_ttl},
 };
 
 /// A certificate, and what it is verified against.
@@ -61,10 +64,18 @@ impl Broker {
         let actor = actor_of(attested);
         let over = || entry(now, &request.id, &actor, id, Event::MintRefused { code: "task_not_active" });
         let wanted = after(now, ttl.unwrap_or(DEFAULT_TTL)).unwrap_or(Time::MAX_UTC);
-        let deadline = self.parts.ledger.deadline(&task, wanted).await.map_err(|why| in_doubt(&why))?;
+        let digest = key.digest();
+        let (deadline, had) =
+            tokio::try_join!(self.parts.ledger.deadline(&task, wanted), self.parts.ledger.certified_for(&digest))
+                .map_err(|why| in_doubt(&why))?;
         if now >= deadline || self.ends.covers(id) {
             self.record(vec![over()]).await?;
             return Err(Error::TaskNotActive);
+        }
+        if self.any_revoked(had.iter().filter(|task| *task != id)).await? {
+            let event = Event::MintRefused { code: "key_of_revoked_task" };
+            self.record(vec![entry(now, &request.id, &actor, id, event)]).await?;
+            return Err(Error::invalid("the key in `csr` was that of a task that was revoked: make another one"));
         }
         let permits = match self.decide_all(&holder, &task, now)? {
             Ok(permits) => permits,
@@ -82,9 +93,22 @@ impl Broker {
         let lease = draft.lease().clone();
         self.certificates.admit(&lease.authority, &lease.id, id, lease.expires_at)?;
         let minted = entry(now, &request.id, &actor, id, minted(&draft));
+        let remembered = async {
+            // Longer than the task can live, by as long as its end is kept.
+            let until = now + TimeDelta::seconds(i64::from(MAX_TTL)) + RETENTION;
+            if had.contains(id)
+                || self.parts.ledger.remember_key(&lease.key, id, until).await.map_err(|why| in_doubt(&why))?
+            {
+                return Ok(());
+            }
+            Err(Error::QuotaExceeded("the key in `csr` was certified for 32 tasks within two days: make another one"))
+        };
         let issued = async {
             let spent = self.spend(&holder).await?;
-            match self.parts.ledger.certify(&task, &lease).await.map_err(|why| in_doubt(&why))? {
+            let certified = async { self.parts.ledger.certify(&task, &lease).await.map_err(|why| in_doubt(&why)) };
+            let (remembered, certified) = tokio::join!(remembered, certified);
+            remembered?;
+            match certified? {
                 Written::Done => self.issue(&task, draft, minted, &spent).await,
                 Written::Ended(_) => {
                     self.record(vec![over()]).await?;
@@ -96,6 +120,13 @@ impl Broker {
         let certificate = issued.await.inspect_err(|_| self.certificates.withdraw(&lease.authority, &lease.id))?;
         self.live.minted(id, &[lease.expires_at], now);
         Ok(Certified { certificate, bundle: self.authorities_pem().await.0 })
+    }
+
+    /// Whether one of these tasks was revoked, or an ancestor of it. One that is completed or expired has done nothing wrong.
+    async fn any_revoked(&self, tasks: impl Iterator<Item = &TaskId>) -> Result<bool, Error> {
+        let tasks: Vec<_> = tasks.cloned().collect();
+        let ends = self.parts.ledger.ends(&tasks).await.map_err(|why| in_doubt(&why))?;
+        Ok(ends.iter().flatten().any(|(how, _)| *how == State::Revoked))
     }
 
     /// Decides on each location and privilege of the task on its own: permits for all of them, or what was refused.

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long an end is kept after the task's own deadline, so that a person can still read it.
-const RETENTION: TimeDelta = TimeDelta::hours(24);
+pub(super) const RETENTION: TimeDelta = TimeDelta::hours(24);
 
 /// How long after a task's deadline no clock that is nearly right still calls a credential of it valid.
 const EXPIRED_FOR_SURE: TimeDelta = TimeDelta::minutes(5);

@@ -17,7 +17,8 @@ use x509_parser::{
     x509::{SubjectPublicKeyInfo, X509Version},
 };
 
-use crate::{error::Error, jose::PublicJwk, pem};
+use super::published;
+use crate::{error::Error, id::sha256_hex, jose::PublicJwk, pem};
 
 /// The longest request that is looked at, in octets of PEM.
 const MAX_CSR: usize = 16 * 1024;
@@ -71,7 +72,19 @@ impl RequestedKey {
         if request.signature_value.unused_bits != 0 || request.verify_signature().is_err() {
             return Err(Error::invalid("the signature of `csr` is not made with the key in it"));
         }
-        Ok(Self { algorithm: kind.algorithm, octets: info.subject_pki.subject_public_key.data.to_vec() })
+        let key = Self { algorithm: kind.algorithm, octets: info.subject_pki.subject_public_key.data.to_vec() };
+        if published::stands_in(&key.digest()).is_some() {
+            return Err(Error::invalid(
+                "the key in `csr` is an example whose private half is published: make one of your own",
+            ));
+        }
+        Ok(key)
+    }
+
+    /// SHA-256 of the key (`SubjectPublicKeyInfo`), in lower-case hexadecimal.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        sha256_hex(&self.subject_public_key_info())
     }
 
     /// The key of a pair that is at hand.

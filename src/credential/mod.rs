@@ -5,6 +5,7 @@ mod authority;
 mod csr;
 mod keyring;
 mod lint;
+mod published;
 mod server;
 mod tainted;
 mod x509;

@@ -16,10 +16,9 @@ use super::{
 use crate::{
     clock::{Time, after, whole_second},
     error::{Error, Input},
-    id::{Host, SpiffeId, hex, random, sha256_hex},
+    id::{Host, SpiffeId, hex, random},
     jose::{Invalid, SigningKey},
 };
-use rcgen::PublicKeyData as _;
 
 /// How long one lives, in seconds: much longer than whoever renews it can be out of order for.
 const LIFE: u32 = 12 * 3600;
@@ -81,7 +80,7 @@ impl ServerDraft {
     /// SHA-256 of its public key (DER), in hexadecimal.
     #[must_use]
     pub fn key(&self) -> String {
-        sha256_hex(&self.key.subject_public_key_info())
+        self.key.digest()
     }
 
     /// Its end.

@@ -12,14 +12,13 @@ use super::{
 use crate::{
     clock::{Time, whole_second},
     error::{Error, Input},
-    id::{CrlId, LeaseId, SpiffeId, sha256_hex},
+    id::{CrlId, LeaseId, SpiffeId},
     jose::Invalid,
     lease::CertificateLease,
     pem,
     policy::Permit,
     task::Task,
 };
-use rcgen::PublicKeyData as _;
 
 /// A certificate that is decided, bounded and leased, but not signed.
 #[derive(Debug)]
@@ -74,7 +73,7 @@ impl CertificateDraft {
             id: LeaseId::serial(bounds.task.generation).map_err(|_| Error::Unavailable(Input::Store))?,
             task: bounds.task.id.clone(),
             authority: authority.kid().to_owned(),
-            key: sha256_hex(&key.subject_public_key_info()),
+            key: key.digest(),
             issued_at: whole_second(now),
             expires_at,
         };

@@ -26,6 +26,8 @@ pub struct Sealed(pub(super) String);
 /// Every key of the store, typed: no kind of record can be read as another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key {
+    /// A task that a public key was certified for, by the digest of the key; one of so many.
+    CertifiedKey(String, usize),
     /// A list of revoked certificates, as it was last signed.
     Crl(CrlId),
     /// The end of a task.
@@ -59,6 +61,7 @@ impl Key {
     #[must_use]
     pub fn name(&self) -> String {
         match self {
+            Key::CertifiedKey(digest, at) => format!("remit:certified-key:{digest}:{at}"),
             Key::Crl(id) => format!("remit:crl:{id}"),
             Key::End(id) => format!("{}:end:{id}", tree(id)),
             Key::Evidence(digest) => format!("remit:evidence:{digest}"),
@@ -77,6 +80,7 @@ impl Key {
 
     fn kind(&self) -> &'static str {
         match self {
+            Key::CertifiedKey(..) => "certified-key",
             Key::Crl(_) => "crl",
             Key::End(_) => "end",
             Key::Evidence(_) => "evidence",

@@ -192,7 +192,9 @@ const ROWS: &[Row] = &[
         "a certificate request for a key that is weak, the broker's own, or not the requester's",
         &[
             Shown("certificates::a_request_is_its_key_and_the_proof_that_it_is_held"),
-            NotYet("a key that a revoked task had is certified for another task, as is one that is known to be leaked"),
+            Shown("certificates::a_key_of_a_revoked_task_is_not_certified_again"),
+            Shown("certificates::a_key_serves_so_many_tasks"),
+            NotYet("of keys that leaked, those of published examples alone are known"),
         ],
     ),
     (

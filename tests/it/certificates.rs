@@ -317,6 +317,49 @@ both! {
         certified(&stand).await;
     }
 
+    /// Whoever holds the key of a task that was revoked does not go on with it: neither for another task nor for one that has it already.
+    async fn a_key_of_a_revoked_task_is_not_certified_again(stand) {
+        const WHY: &str = "the key in `csr` was that of a task that was revoked: make another one";
+        let mut stand = stand;
+        let body = json!({"csr": request(stand.dir.path(), P256, &[])});
+        let (first, _) = stand.task_with_token().await;
+        for _ in 0..2 {
+            ask(&stand, &first, body.clone()).await.expect(StatusCode::OK);
+        }
+        // A task that is done has done nothing wrong.
+        let (done, _) = stand.task_with_token().await;
+        ask(&stand, &done, body.clone()).await.expect(StatusCode::OK);
+        stand.post(&format!("/v1/tasks/{done}/complete"), &stand.evidence(), json!({})).await.expect(StatusCode::OK);
+        let (other, _) = stand.task_with_token().await;
+        ask(&stand, &other, body.clone()).await.expect(StatusCode::OK);
+        stand.revoke(&first).await.expect(StatusCode::OK);
+        let (third, _) = stand.task_with_token().await;
+        for _ in 0..2 {
+            for task in [&other, &third] {
+                assert_eq!(ask(&stand, task, body.clone()).await.refused(400, "invalid_request")["detail"], WHY);
+            }
+            stand.restart_broker().await;
+        }
+        let audit = stand.audit();
+        let refused = audit.iter().filter(|line| line["code"] == "key_of_revoked_task");
+        assert_eq!(refused.map(|line| &line["event"]).collect::<Vec<_>>(), [&json!("mint_refused"); 4]);
+        let another = json!({"csr": request(stand.dir.path(), P256, &[])});
+        ask(&stand, &other, another).await.expect(StatusCode::OK);
+    }
+
+    async fn a_key_serves_so_many_tasks(stand) {
+        let body = json!({"csr": request(stand.dir.path(), P256, &[])});
+        for _ in 0..32 {
+            let (task, _) = stand.task_with_token().await;
+            ask(&stand, &task, body.clone()).await.expect(StatusCode::OK);
+        }
+        let (task, _) = stand.task_with_token().await;
+        let refused = ask(&stand, &task, body).await.refused(429, "quota_exceeded");
+        assert!(text(&refused, "detail").contains("32 tasks"), "{refused}");
+        let another = json!({"csr": request(stand.dir.path(), P256, &[])});
+        ask(&stand, &task, another).await.expect(StatusCode::OK);
+    }
+
     /// Whatever was under way when the revoke came.
     async fn no_certificate_survives_the_revoke_it_raced(stand) {
         let (task, _) = stand.task_with_token().await;
@@ -631,6 +674,22 @@ fn not_theirs(dir: &Path, good: &str) -> Vec<Bad> {
     ]
 }
 
+/// Requests for keys that everybody has: whoever makes one does hold the key.
+fn published(dir: &Path) -> Vec<Bad> {
+    const WHY: &str = "the key in `csr` is an example whose private half is published: make one of your own";
+    let keys = include_str!("support/published-keys.pem").split_inclusive("-----END PRIVATE KEY-----\n");
+    let bad: Vec<_> = keys
+        .map(|key| {
+            let (name, _) = key.split_once('\n').expect("a name");
+            std::fs::write(dir.join("published.pem"), key).unwrap();
+            must(dir, &["req", "-new", "-key", "published.pem", "-subj", "/CN=x", "-out", "published.csr"]);
+            (name, std::fs::read_to_string(dir.join("published.csr")).unwrap(), WHY)
+        })
+        .collect();
+    assert_eq!(bad.len(), 12);
+    bad
+}
+
 fn weak(dir: &Path) -> Vec<Bad> {
     const KEY: &str = "the key in `csr` is none of P-256, P-384, Ed25519 and RSA of 2048 to 4096 bits with e = 65537";
     const DIGEST: &str = "`csr` is signed in another way than with its key and SHA-2";
@@ -676,7 +735,7 @@ async fn a_request_is_its_key_and_the_proof_that_it_is_held() {
         assert!(one.is_good(&stand, &stand.broker).await);
         assert_eq!(one.parsed().subject_alternative_name().unwrap().unwrap().value.general_names.len(), 1);
     }
-    for (what, csr, why) in [malformed(&good), not_theirs(dir, &good), weak(dir)].concat() {
+    for (what, csr, why) in [malformed(&good), not_theirs(dir, &good), published(dir), weak(dir)].concat() {
         let begun = Instant::now();
         let refused = ask(&stand, &task, json!({ "csr": csr })).await.refused(400, "invalid_request");
         assert_eq!(refused["detail"], why, "{what}");

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use super::{
-    super::{CertificateLease, InDoubt, Index, Key, Mint},
+    super::{CertificateLease, Claim, InDoubt, Index, Key, Mint},
     LEASE_KEPT, Ledger, TASK_KEPT, Written, kept,
 };
 use crate::{
@@ -19,6 +19,16 @@ use crate::{
 
 /// How many names, or tasks, are asked for at a time.
 const PAGE: usize = 512;
+
+/// How many tasks a key is remembered to have been certified for.
+const MOST_TASKS_OF_A_KEY: usize = 32;
+
+/// That a public key was certified for a task.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyOfTask {
+    task: TaskId,
+}
 
 /// A certificate, as far as a list of revoked ones needs to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +105,39 @@ impl Ledger {
             listed: Some((Index::Certificates, listed.name(), keep_until)),
         };
         self.carry_out(task, step).await
+    }
+
+    /// The tasks that a public key (by its digest) was certified for, on any broker, as far as that is remembered.
+    ///
+    /// # Errors
+    /// When the store is in doubt.
+    pub async fn certified_for(&self, key: &str) -> Result<Vec<TaskId>, InDoubt> {
+        let places: Vec<_> = (0..MOST_TASKS_OF_A_KEY).map(|at| Key::CertifiedKey(key.to_owned(), at)).collect();
+        let mut tasks = Vec::new();
+        for (place, record) in places.iter().zip(self.0.store.read(&places).await?) {
+            let Some(record) = record else { continue };
+            tasks.extend(self.0.sealer.open_if_current::<KeyOfTask>(place, &record)?.map(|of| of.task));
+        }
+        Ok(tasks)
+    }
+
+    /// Remembers `until` then that a public key is certified for a task. `false` where it was certified for as many tasks as anybody
+    /// remembers of one key.
+    ///
+    /// # Errors
+    /// When the store is in doubt.
+    pub async fn remember_key(&self, key: &str, task: &TaskId, until: Time) -> Result<bool, InDoubt> {
+        for at in 0..MOST_TASKS_OF_A_KEY {
+            let place = Key::CertifiedKey(key.to_owned(), at);
+            let record = self.0.sealer.seal(&place, &KeyOfTask { task: task.clone() })?;
+            let claim = Claim { key: place, record, keep_until: Some(until), index: None };
+            let standing = self.0.store.claim(&claim).await?;
+            let standing = self.0.sealer.open_if_current::<KeyOfTask>(&claim.key, &standing)?;
+            if standing.is_some_and(|of| of.task == *task) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The certificates of all authorities that end after `now`.
