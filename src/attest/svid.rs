@@ -2,7 +2,7 @@
 
 use rustls::{
     crypto::ring,
-    pki_types::{CertificateDer, TrustAnchor, UnixTime},
+    pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime},
 };
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::{asn1_rs::Tag, certificate::X509Certificate, extensions::GeneralName};
@@ -22,6 +22,14 @@ pub(super) struct Svid {
     pub(super) id: SpiffeId,
     pub(super) from: Time,
     pub(super) until: Time,
+}
+
+/// What a path has to be good for.
+struct Terms<'a> {
+    algorithms: &'a [&'a dyn SignatureVerificationAlgorithm],
+    usage: KeyUsage,
+    domain: &'a TrustDomain,
+    now: Time,
 }
 
 /// How many of the certificates that come with one may have the same subject: two, where an authority was certified by two others.
@@ -63,6 +71,17 @@ impl Svid {
         domain: &TrustDomain,
         now: Time,
     ) -> Result<Time, String> {
+        let algorithms = ring::default_provider().signature_verification_algorithms.all;
+        self.vouched_under(certificate, bundle, &Terms { algorithms, usage, domain, now })
+    }
+
+    fn vouched_under(
+        &self,
+        certificate: &ClientCertificate,
+        bundle: &Bundle,
+        terms: &Terms<'_>,
+    ) -> Result<Time, String> {
+        let &Terms { algorithms, usage, domain, now } = terms;
         let anchors: Vec<&Anchor> = bundle.anchors(now).collect();
         let trusted: Vec<TrustAnchor<'_>> = anchors.iter().map(|anchor| anchor.trusted.clone()).collect();
         let (leaf, others) = certificate.split();
@@ -73,7 +92,7 @@ impl Svid {
         let seconds = u64::try_from(now.timestamp()).map_err(|_| "the clock stands before 1970")?;
         let path = leaf
             .verify_for_usage(
-                ring::default_provider().signature_verification_algorithms.all,
+                algorithms,
                 &trusted,
                 others,
                 UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds)),
@@ -131,4 +150,143 @@ fn uris<'a>(certificate: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, Invali
 fn only<T>(all: Vec<T>) -> Option<T> {
     let mut all = all.into_iter();
     all.next().filter(|_| all.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pem;
+    use rcgen::{
+        BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    };
+    use rustls::pki_types::{AlgorithmIdentifier, InvalidSignature, alg_id};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Finds every signature good but that of the workload's certificate, which is the last to be looked at on each path: the most that
+    /// somebody can make us check. Counts.
+    #[derive(Debug, Default)]
+    struct Counting(AtomicUsize);
+
+    impl SignatureVerificationAlgorithm for Counting {
+        fn verify_signature(&self, _: &[u8], message: &[u8], _: &[u8]) -> Result<(), InvalidSignature> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            let of_leaf = message.windows(AGENT.len()).any(|window| window == AGENT.as_bytes());
+            if of_leaf { Err(InvalidSignature) } else { Ok(()) }
+        }
+
+        fn public_key_alg_id(&self) -> AlgorithmIdentifier {
+            alg_id::ECDSA_P256
+        }
+
+        fn signature_alg_id(&self) -> AlgorithmIdentifier {
+            alg_id::ECDSA_SHA256
+        }
+    }
+
+    const AGENT: &str = "spiffe://example.org/agent";
+    /// The first is that of the bundle's authorities, the second that of the workload's issuer.
+    const NAMES: [&str; 4] = ["root", "issuer", "other", "another"];
+
+    fn params(name: &str) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params
+    }
+
+    fn authority(name: &str) -> CertificateParams {
+        let mut params = params(name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params
+    }
+
+    /// Whatever an authority of one name can say of another, and the certificate of a workload.
+    struct Forge {
+        key: KeyPair,
+        leaf: Certificate,
+    }
+
+    impl Forge {
+        fn new() -> Self {
+            let key = KeyPair::generate().unwrap();
+            let mut agent = params("agent");
+            agent.subject_alt_names = vec![SanType::URI(AGENT.try_into().unwrap())];
+            agent.is_ca = IsCa::ExplicitNoCa;
+            agent.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+            let leaf = agent.signed_by(&key, &Issuer::new(authority(NAMES[1]), &key)).unwrap();
+            Self { key, leaf }
+        }
+
+        fn says(&self, issuer: &str, subject: &str) -> Certificate {
+            authority(subject).signed_by(&self.key, &Issuer::new(authority(issuer), &self.key)).unwrap()
+        }
+
+        fn bundle(&self, authorities: usize) -> Bundle {
+            let all = (0..authorities).map(|_| pem::write("CERTIFICATE", self.says(NAMES[0], NAMES[0]).der()));
+            Bundle::parse(all.collect::<String>().as_bytes()).unwrap()
+        }
+
+        /// How many signatures are checked before it is refused.
+        fn checks(&self, others: &[&Certificate], bundle: &Bundle) -> usize {
+            let chain: Vec<_> =
+                [&self.leaf].into_iter().chain(others.iter().copied()).map(|one| one.der().clone()).collect();
+            let certificate = ClientCertificate::presented(&chain).unwrap();
+            let svid = Svid::read(&certificate).unwrap();
+            let (counting, domain) = (Counting::default(), "example.org".parse().unwrap());
+            let now = "2026-11-20T10:00:00Z".parse().unwrap();
+            let terms = Terms { algorithms: &[&counting], usage: KeyUsage::client_auth(), domain: &domain, now };
+            svid.vouched_under(&certificate, bundle, &terms).unwrap_err();
+            counting.0.into_inner()
+        }
+    }
+
+    /// Every set of five certificates that is not refused at sight, whatever they say of each other.
+    #[test]
+    fn a_chain_costs_few_signatures_whatever_is_in_it() {
+        let forge = Forge::new();
+        let bundle = forge.bundle(1);
+        let made: Vec<Vec<Certificate>> =
+            NAMES.iter().map(|subject| NAMES.iter().map(|issuer| forge.says(issuer, subject)).collect()).collect();
+        // Of each name none, one or two certificates, by any issuers.
+        let choices = |subject: usize| {
+            let all = &made[subject];
+            let mut sets: Vec<Vec<&Certificate>> = vec![Vec::new()];
+            sets.extend(all.iter().map(|one| vec![one]));
+            for (at, one) in all.iter().enumerate() {
+                sets.extend(all[at..].iter().map(|other| vec![one, other]));
+            }
+            sets
+        };
+        let mut chains: Vec<Vec<&Certificate>> = vec![Vec::new()];
+        for subject in 0..NAMES.len() {
+            let more = choices(subject);
+            let joined = chains.iter().flat_map(|chain| more.iter().map(move |set| [&chain[..], set].concat()));
+            chains = joined.filter(|chain| chain.len() <= 5).collect();
+        }
+        let costs: Vec<_> =
+            chains.iter().filter(|chain| chain.len() == 5).map(|chain| forge.checks(chain, &bundle)).collect();
+        assert!(costs.len() > 1000, "{}", costs.len());
+        assert_eq!(costs.iter().max(), Some(&28), "of {} chains", costs.len());
+    }
+
+    #[test]
+    fn what_is_refused_at_sight_costs_none() {
+        let (forge, three) = (Forge::new(), |forge: &Forge| [0; 3].map(|_| forge.says(NAMES[0], NAMES[1])));
+        let bundle = forge.bundle(1);
+        let alike = three(&forge);
+        assert_eq!(forge.checks(&alike.each_ref(), &bundle), 0);
+        assert_eq!(forge.checks(&alike.each_ref()[..2], &bundle), 4);
+    }
+
+    /// A bundle of many authorities with one name is its trust domain's affair; what they cost is bounded all the same.
+    #[test]
+    fn many_authorities_of_one_name_are_bounded_too() {
+        let forge = Forge::new();
+        let chain =
+            [(0, 2), (2, 3), (2, 3), (3, 1), (3, 1)].map(|(issuer, subject)| forge.says(NAMES[issuer], NAMES[subject]));
+        assert_eq!(forge.checks(&chain.each_ref(), &forge.bundle(1)), 16);
+        let most = forge.checks(&chain.each_ref(), &forge.bundle(64));
+        assert!((17..=100).contains(&most), "{most}");
+    }
 }

@@ -111,7 +111,17 @@ const ROWS: &[Row] = &[
         "evidence for another audience",
         &[Live(workloads::evidence_for_another), Shown("oidc::claims_are_required_and_typed")],
     ),
-    (26, "a certificate that costs a lot to look at", &[Shown("x509::expensive_certificates_are_turned_away_early")]),
+    (
+        26,
+        "a certificate that costs a lot to look at",
+        &[
+            Shown("x509::expensive_certificates_are_turned_away_early"),
+            Shown("x509::a_chain_of_many_paths_is_not_walked"),
+            Shown("remit::attest::svid::tests::a_chain_costs_few_signatures_whatever_is_in_it"),
+            Shown("remit::attest::svid::tests::what_is_refused_at_sight_costs_none"),
+            Shown("remit::attest::svid::tests::many_authorities_of_one_name_are_bounded_too"),
+        ],
+    ),
     (27, "evidence from another time", &[Live(workloads::evidence_from_another_time)]),
     (
         29,
