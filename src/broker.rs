@@ -259,6 +259,12 @@ impl Broker {
         self.binds_certificates() && self.rules().attestors.take_certificates()
     }
 
+    /// Whether a JWT-SVID can be a client's assertion.
+    #[must_use]
+    pub fn takes_jwt_svids(&self) -> bool {
+        self.rules().attestors.take_jwt_svids(&self.issuer)
+    }
+
     /// Where client certificates can be shown, if that is not under the name of the issuer (RFC 8705 section 5).
     #[must_use]
     pub fn tls_alias(&self) -> Option<&str> {

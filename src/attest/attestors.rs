@@ -163,6 +163,12 @@ impl Attestors {
         !self.x509.is_empty()
     }
 
+    /// Whether a JWT-SVID for the broker `issuer` can be a client's assertion.
+    #[must_use]
+    pub fn take_jwt_svids(&self, issuer: &str) -> bool {
+        self.x509.values().any(|attestor| attestor.takes_jwt_svids_for(issuer))
+    }
+
     /// What is allowed and weak about them, each a sentence that names the attestor and says what to change.
     #[must_use]
     pub fn weaknesses(&self) -> &[String] {

@@ -110,6 +110,11 @@ impl Attestor {
         }
     }
 
+    /// Whether it takes JWT-SVIDs with this audience.
+    pub(super) fn takes_jwt_svids_for(&self, audience: &str) -> bool {
+        self.audience.as_deref() == Some(audience)
+    }
+
     /// Judges a certificate whose SPIFFE ID is of this trust domain.
     ///
     /// # Errors

@@ -147,7 +147,8 @@ pub(super) struct Metadata {
     issuer: String,
     jwks_uri: String,
     token_endpoint: String,
-    /// `none`: the evidence is the `subject_token`, or the kernel's word; `tls_client_auth` where a client certificate can be evidence.
+    /// `none`: the evidence is the `subject_token`, or the kernel's word; `tls_client_auth` and `spiffe_x509` where a client certificate
+    /// can be evidence, `spiffe_jwt` where a JWT-SVID can be a client's assertion (draft-ietf-oauth-spiffe-client-auth section 4).
     token_endpoint_auth_methods_supported: Vec<&'static str>,
     /// What an attestor of type `private_key_jwt` can be configured to take; RS256 and ES256 where nothing is said.
     token_endpoint_auth_signing_alg_values_supported: [&'static str; 10],
@@ -205,14 +206,16 @@ impl Metadata {
     /// Every member whose default would be wrong is stated.
     fn of(broker: &Broker) -> Self {
         let issuer = broker.issuer();
-        let by_certificate = broker.takes_certificates().then_some("tls_client_auth");
+        let by_certificate = broker.takes_certificates().then_some(["tls_client_auth", "spiffe_x509"]);
+        let by_jwt_svid = broker.takes_jwt_svids().then_some("spiffe_jwt");
         Self {
             issuer: issuer.to_owned(),
             jwks_uri: format!("{issuer}/jwks"),
             token_endpoint: format!("{issuer}/oauth2/token"),
             token_endpoint_auth_methods_supported: ["none", "private_key_jwt"]
                 .into_iter()
-                .chain(by_certificate)
+                .chain(by_certificate.into_iter().flatten())
+                .chain(by_jwt_svid)
                 .collect(),
             token_endpoint_auth_signing_alg_values_supported: [
                 "ES256", "ES384", "Ed25519", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512",

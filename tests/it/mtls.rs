@@ -307,7 +307,10 @@ async fn the_metadata_says_where_certificates_are_taken() {
     let place = Place::of(plain).await;
     let with = metadata(&place.stand).await;
     assert_eq!(with["tls_client_certificate_bound_access_tokens"], true);
-    assert_eq!(with["token_endpoint_auth_methods_supported"], json!(["none", "private_key_jwt", "tls_client_auth"]));
+    assert_eq!(
+        with["token_endpoint_auth_methods_supported"],
+        json!(["none", "private_key_jwt", "tls_client_auth", "spiffe_x509"])
+    );
     assert_eq!(
         with["mtls_endpoint_aliases"],
         json!({"token_endpoint": place.url("/oauth2/token"), "introspection_endpoint": place.url("/oauth2/introspect"),

@@ -560,6 +560,11 @@ async fn a_workload_of_another_trust_domain_is_an_oauth_client() {
         .await
         .oauth_refused(401, "invalid_client");
 
+    let metadata = async || {
+        let answer = place.stand.client.get(place.stand.url("/.well-known/oauth-authorization-server")).send().await;
+        answer.unwrap().json::<Value>().await.unwrap()["token_endpoint_auth_methods_supported"].clone()
+    };
+    assert_eq!(metadata().await, json!(["none", "private_key_jwt", "tls_client_auth", "spiffe_x509", "spiffe_jwt"]));
     let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe";
     let asserted = async |kind: &str, token: &str, more: &[(&str, &str)]| {
         let named = [("client_assertion_type", kind), ("client_assertion", token)];
