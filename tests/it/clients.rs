@@ -1,4 +1,4 @@
-//! Verifiers that are not ours, unmodified: `PyJWT`, jose, py-spiffe, a reader of status lists; and whoever reads the metadata.
+//! Verifiers that are not ours, unmodified: `PyJWT`, jose, py-spiffe, the crate `spiffe`, a reader of status lists; and whoever reads the metadata.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -26,6 +26,13 @@ pub(crate) async fn node(name: &str, arguments: &[&str], tokens: &[&str]) -> Vec
     client(Path::new("node"), name, &arguments, tokens).await
 }
 
+/// The same with the crate `spiffe`, which `tests/spiffe` is made with.
+async fn rust(arguments: &[&str], svids: &[&str]) -> Vec<String> {
+    let mut command = Command::new(made("target/spiffe/debug/remit-tests-spiffe"));
+    command.args(arguments);
+    talk(command, svids).await
+}
+
 fn made(path: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     assert!(path.exists(), "{} is missing: tests/run makes it; run the tests with tests/run", path.display());
@@ -33,21 +40,20 @@ fn made(path: &str) -> PathBuf {
 }
 
 async fn client(program: &Path, name: &str, arguments: &[&str], tokens: &[&str]) -> Vec<String> {
-    let mut child = Command::new(program)
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/clients").join(name))
-        .args(arguments)
-        .env("no_proxy", "*")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    let mut command = Command::new(program);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/clients").join(name)).args(arguments);
+    talk(command, tokens).await
+}
+
+async fn talk(mut command: Command, tokens: &[&str]) -> Vec<String> {
+    command.env("no_proxy", "*").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let mut stdin = child.stdin.take().expect("a pipe");
     stdin.write_all((tokens.join("\n") + "\n").as_bytes()).await.expect("written");
     drop(stdin);
     let output = tokio::time::timeout(Duration::from_secs(30), child.wait_with_output()).await;
     let output = output.expect("it ends").expect("it ran");
-    assert!(output.status.success(), "{name} failed");
+    assert!(output.status.success(), "{command:?} failed");
     let said: Vec<_> = String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect();
     assert_eq!(said.len(), tokens.len(), "{said:?}");
     said
@@ -75,6 +81,17 @@ async fn tokens(stand: &Stand) -> (String, [String; 3]) {
     let answer = stand.declare(declaration).await.expect(StatusCode::CREATED);
     let token = |at: usize| text(&answer["credentials"][at], "access_token");
     (text(&answer, "task"), [token(0), token(1), token(2)])
+}
+
+/// A certificate of a task with its key: the path of a file.
+async fn certificate(stand: &Stand, task: &str) -> String {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).expect("a request").pem().expect("PEM");
+    let path = format!("/v1/tasks/{task}/certificate");
+    let answer = stand.post(&path, &stand.evidence(), json!({ "csr": csr })).await.expect(StatusCode::OK);
+    let file = stand.dir.path().join(format!("{task}.pem"));
+    std::fs::write(&file, text(&answer, "certificate") + &key.serialize_pem()).expect("written");
+    file.to_str().expect("text").to_owned()
 }
 
 both! {
@@ -105,6 +122,27 @@ both! {
         assert_eq!(python("jwt_svid.py", &arguments, &[&svid]).await, ["InvalidTokenError"]);
         let arguments = [&*stand.broker.url, "example.org", GIT];
         assert_eq!(python("jwt_svid.py", &arguments, &[&svid]).await, ["InvalidTokenError"]);
+    }
+
+    /// The crate `spiffe` reads the bundle and takes what is of this broker, and of no other.
+    async fn rust_spiffe_validates_svids(stand) {
+        let (task, [access, svid, _]) = tokens(&stand).await;
+        let other = Stand::new(Store::Embedded).await;
+        let (other_task, [_, foreign, _]) = tokens(&other).await;
+        let (certificate, forged) = (certificate(&stand, &task).await, certificate(&other, &other_task).await);
+        let id = format!("spiffe://example.com/ci/acme/payments/task/{task}");
+        let (body, signature) = (altered(&svid, 1), altered(&svid, 2));
+        let all = [&*svid, &certificate, &access, &foreign, &body, &signature, &forged];
+        let answers = rust(&[&stand.broker.url, "example.com", GIT], &all).await;
+        assert_eq!(answers[..2], [&*id, &id]);
+        assert!(answers[2..].iter().all(|answer| answer.starts_with("no: ")), "{answers:?}");
+        assert!(answers[6].contains("UnknownIssuer"), "{answers:?}");
+        for (domain, audience) in [("example.com", REGISTRY), ("example.org", GIT)] {
+            let answers = rust(&[&stand.broker.url, domain, audience], &[&svid]).await;
+            assert!(answers[0].starts_with("no: "), "{answers:?}");
+        }
+        let answers = rust(&[&stand.broker.url, "example.org", GIT], &[&certificate]).await;
+        assert_eq!(answers, ["no: of another trust domain"]);
     }
 
     async fn jose_validates_access_tokens(stand) {
