@@ -103,7 +103,7 @@ impl Attestors {
             Config::Oidc(config) => {
                 let settings = Settings::check(config, trust_domain)?;
                 let (weaknesses, shape) = (weak::of_oidc(&settings), settings.workload.shape());
-                let issuer = settings.issuer.clone();
+                let issuer = settings.issuer.id.clone();
                 let other = self.oidc.insert(issuer, oidc::Attestor::new(settings, trust_domain.clone()));
                 (weaknesses, shape, other.map(|other| (other.settings.name, "issuer")))
             }
@@ -136,7 +136,7 @@ impl Attestors {
     pub fn inherit(&self, before: &Self) {
         for (issuer, attestor) in &self.oidc {
             if let Some(before) = before.oidc.get(issuer) {
-                attestor.settings.keys.inherit(&before.settings.keys);
+                attestor.settings.issuer.inherit(&before.settings.issuer);
             }
         }
         for (client_id, attestor) in &self.clients {
@@ -284,7 +284,7 @@ impl Attestors {
         let seen = self.seen.get(digest)?;
         let issuer = seen.attested.issuer()?;
         let still = match (self.oidc.get(issuer), self.of_spiffe_id(issuer)) {
-            (Some(attestor), _) => attestor.settings.keys.still(&seen.keys, at),
+            (Some(attestor), _) => attestor.settings.issuer.keys.still(&seen.keys, at),
             (None, Some(attestor)) => attestor.bundle.still(&seen.keys, at),
             (None, None) => false,
         };

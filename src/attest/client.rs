@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::{
     Attested, Facts, Kind, Once, Rejected,
     config::ClientConfig,
+    issuer::{Audience, present, refused},
     keys::Keys,
-    oidc::{Audience, present},
     settings::{self, Mistakes},
     template::PathTemplate,
 };
@@ -54,10 +54,6 @@ struct Claims {
     nbf: Option<i64>,
     #[serde(default, deserialize_with = "present")]
     jti: Option<String>,
-}
-
-fn refused(why: impl Into<String>) -> Rejected {
-    Rejected::Refused(why.into())
 }
 
 impl Attestor {

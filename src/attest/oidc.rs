@@ -1,13 +1,12 @@
 //! A token of a configured `OpenID` Connect issuer → [`Attested`].
 
-use chrono::{DateTime, TimeDelta};
-use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use tokio::time::Instant;
 
 use super::{
     Attested, Facts, Rejected,
+    issuer::{Window, refused},
     settings::Settings,
     template::{TextTemplate, Unfit, claim, plain_text, scalar},
 };
@@ -17,8 +16,7 @@ use crate::{
     jose::Unverified,
 };
 
-/// The most audiences one token may have, and the most values of one claim that become selectors.
-const MAX_AUDIENCES: usize = 8;
+/// The most values of one claim that become selectors.
 const MAX_VALUES: usize = 64;
 
 /// An issuer that is trusted to say what its workloads are.
@@ -34,87 +32,6 @@ pub(super) struct Verified {
     pub(super) window: Window,
     /// The fingerprint of the key set it was verified with.
     pub(super) keys: String,
-}
-
-/// When evidence is believed.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Window {
-    pub(super) from: Time,
-    pub(super) until: Time,
-    /// The last moment at which it is not too old.
-    pub(super) oldest: Time,
-}
-
-/// The claims that every token must have; RFC 7519 lets `exp` be fractional and `aud` be anything, we do not.
-#[derive(Deserialize)]
-struct Claims {
-    iss: String,
-    aud: Audience,
-    exp: u64,
-    iat: u64,
-    #[serde(default, deserialize_with = "present")]
-    nbf: Option<u64>,
-}
-
-/// A claim that may be left out, but is none of the things that could be taken for being left out (`null`).
-pub(super) fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
-}
-
-/// For whom a token is.
-#[derive(Deserialize)]
-#[serde(untagged)]
-pub(super) enum Audience {
-    One(String),
-    Several(Vec<String>),
-}
-
-impl Audience {
-    pub(super) fn holds(&self, audience: &str) -> bool {
-        match self {
-            Self::One(one) => one == audience,
-            Self::Several(all) => all.len() <= MAX_AUDIENCES && all.iter().any(|one| one == audience),
-        }
-    }
-
-    /// It and nobody else: what others take as well they can pass on. As a list of one, it is the same.
-    pub(super) fn is_only(&self, audience: &str) -> bool {
-        match self {
-            Self::One(one) => one == audience,
-            Self::Several(all) => matches!(all.as_slice(), [one] if one == audience),
-        }
-    }
-}
-
-fn refused(why: impl Into<String>) -> Rejected {
-    Rejected::Refused(why.into())
-}
-
-impl Window {
-    /// # Errors
-    /// When a token that says so is not to be believed `now`.
-    pub(super) fn admits(&self, now: Time) -> Result<(), Rejected> {
-        if now < self.from {
-            Err(refused("it was issued in the future or is not valid yet"))
-        } else if now >= self.until {
-            Err(refused("it has expired"))
-        } else if now > self.oldest {
-            Err(refused("it was issued too long ago"))
-        } else {
-            Ok(())
-        }
-    }
-}
-
-impl Claims {
-    fn window(&self, max_age: TimeDelta, leeway: TimeDelta) -> Option<Window> {
-        let time = |seconds: u64| DateTime::from_timestamp(i64::try_from(seconds).ok()?, 0);
-        let (iat, exp) = (time(self.iat)?, time(self.exp)?);
-        let start = self.nbf.map_or(Some(iat), |nbf| Some(time(nbf)?.max(iat)))?;
-        Some(Window { from: start.checked_sub_signed(leeway)?, until: exp, oldest: iat.checked_add_signed(max_age)? })
-    }
 }
 
 impl Attestor {
@@ -133,31 +50,11 @@ impl Attestor {
         now: Time,
         at: Instant,
     ) -> Result<Verified, Rejected> {
-        let settings = &self.settings;
-        let algorithm = token
-            .algorithm()
-            .filter(|algorithm| settings.algorithms.contains(algorithm))
-            .ok_or_else(|| refused("the token's algorithm is not one that the attestor allows"))?;
-        if token.typ().is_some_and(|typ| !typ.eq_ignore_ascii_case("JWT")) {
-            return Err(refused("the token is of another type than `JWT`"));
-        }
-        let selected = settings.keys.select(token.kid(), algorithm, at).await?;
-        let all: Value = token.verify(&selected.key).map_err(|invalid| refused(invalid.to_string()))?;
-        let claims = Claims::deserialize(&all).map_err(|_| refused("a claim is missing or has the wrong type"))?;
-        if claims.iss != settings.issuer {
-            return Err(refused("the token is of another issuer"));
-        }
-        if !claims.aud.holds(&settings.audience) {
-            return Err(refused("the token is for another audience"));
-        }
-        let window = claims
-            .window(settings.max_age, settings.leeway)
-            .ok_or_else(|| refused("a time in the token is out of range"))?;
-        window.admits(now)?;
-        let mut attested = self.describe(&all, window.until, digest)?;
+        let believed = self.settings.issuer.believe_at(token, &["JWT"], now, at).await?;
+        let mut attested = self.describe(&believed.claims, believed.window.until, digest)?;
         // A signature may have two writings (ECDSA: s and n-s), and what was signed has one.
         attested.reusable = Some(sha256_hex(token.signed_part().as_bytes()));
-        Ok(Verified { attested, window, keys: selected.set })
+        Ok(Verified { attested, window: believed.window, keys: believed.keys })
     }
 
     /// What verified claims say, in the words of the configuration.
@@ -182,7 +79,7 @@ impl Attestor {
             instance: settings.instance.fill(claims).map_err(no_instance)?,
             kind: settings.kind,
             attestor: settings.name.clone(),
-            issuer: Some(settings.issuer.clone()),
+            issuer: Some(settings.issuer.id.clone()),
             selectors,
             facts: Facts {
                 environment: fact(environment).map_err(unfit)?,
@@ -227,6 +124,7 @@ mod tests {
         jose::SigningKey,
     };
     use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+    use chrono::DateTime;
     use serde_json::json;
 
     const NOW: i64 = 1_800_000_000;

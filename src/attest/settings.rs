@@ -1,28 +1,25 @@
 //! An `[[attestor]]` of type `oidc`, checked: what is wrong with it is said all at once, each with what to change.
 
-use chrono::TimeDelta;
 use jsonwebtoken::Algorithm;
-use std::{fs::File, io::Read as _, path::Path, sync::Arc, time::Duration};
-use url::{Host, Url};
+use std::{fs::File, io::Read as _, path::Path, time::Duration};
+use url::Url;
 
 use super::{
     Kind,
     config::OidcConfig,
     fetched::Roots,
+    issuer::{Issuer, IssuerTerms},
     jwks::{KeySet, MAX_BYTES},
     keys::Keys,
     preset::Preset,
-    template::{PathTemplate, TextTemplate, misescaped},
+    template::{PathTemplate, TextTemplate, names_claim},
 };
 use crate::id::TrustDomain;
 
 /// What an OIDC attestor goes by.
 pub(super) struct Settings {
     pub(super) name: String,
-    pub(super) issuer: String,
-    pub(super) audience: String,
-    pub(super) algorithms: Vec<Algorithm>,
-    pub(super) keys: Arc<Keys>,
+    pub(super) issuer: Issuer,
     pub(super) kind: Kind,
     pub(super) workload: PathTemplate,
     pub(super) instance: TextTemplate,
@@ -32,12 +29,11 @@ pub(super) struct Settings {
     /// Templates of environment, sandbox, repo and branch.
     pub(super) facts: [Option<TextTemplate>; 4],
     pub(super) selectors: Vec<String>,
-    pub(super) max_age: TimeDelta,
-    pub(super) leeway: TimeDelta,
 }
 
 /// Mistakes in one section.
 pub(super) struct Mistakes<'a> {
+    section: &'static str,
     name: &'a str,
     preset: Option<Preset>,
     pub(super) all: Vec<String>,
@@ -45,11 +41,16 @@ pub(super) struct Mistakes<'a> {
 
 impl<'a> Mistakes<'a> {
     pub(super) fn of(name: &'a str) -> Self {
-        Self { name, preset: None, all: Vec::new() }
+        Self::about("attestor", name)
+    }
+
+    /// In the section of another name.
+    pub(super) fn about(section: &'static str, name: &'a str) -> Self {
+        Self { section, name, preset: None, all: Vec::new() }
     }
 
     pub(super) fn add(&mut self, what: &str) {
-        self.all.push(format!("attestor `{}`: {what}", self.name));
+        self.all.push(format!("{} `{}`: {what}", self.section, self.name));
     }
 
     /// The value, or its mistake noted under `field`.
@@ -80,23 +81,13 @@ impl Settings {
     /// Every mistake.
     pub(super) fn check(config: &OidcConfig, domain: &TrustDomain) -> Result<Self, Vec<String>> {
         let config = config.settled();
-        let mut mistakes = Mistakes { name: &config.name, preset: config.preset, all: Vec::new() };
+        let mut mistakes = Mistakes { preset: config.preset, ..Mistakes::of(&config.name) };
         let issuer = mistakes.require("issuer", config.issuer.as_ref());
-        let issuer = issuer.and_then(|issuer| mistakes.keep("issuer", check_issuer(issuer)));
         let kind = mistakes.require("kind", config.kind.as_ref()).copied();
         let workload = mistakes.require("workload", config.workload.as_ref());
         let workload = workload.and_then(|text| mistakes.keep("workload", PathTemplate::parse(text, domain)));
         let instance = mistakes.require("instance", config.instance.as_ref());
         let instance = instance.and_then(|text| mistakes.keep("instance", TextTemplate::parse(text)));
-        if config.audience.is_empty() {
-            mistakes.add("`audience` is empty; set it to what the issuer writes into `aud` for this broker");
-        }
-        if config.leeway > 60 {
-            mistakes.add("`leeway` is at most 60 seconds; set the clocks instead");
-        }
-        if config.max_age == 0 || config.refetch_interval == 0 {
-            mistakes.add("`max_age` and `refetch_interval` are at least 1 second");
-        }
         let facts = config.facts.clone().unwrap_or_default();
         let facts = [
             ("facts.environment", facts.environment),
@@ -106,69 +97,45 @@ impl Settings {
         ];
         let facts = facts.map(|(field, text)| text.and_then(|text| mistakes.keep(field, TextTemplate::parse(&text))));
         let selectors = mistakes.keep("selectors", check_selectors(config.selectors.as_deref().unwrap_or_default()));
-        let algorithms = mistakes.keep("algorithms", check_algorithms(config.algorithms.as_deref()));
-        // Without algorithms there is no telling which keys would do; their mistake comes first.
-        let source = KeySource {
+        let terms = IssuerTerms {
+            section: "attestor",
             name: &config.name,
+            issuer: issuer.map(String::as_str),
+            audience: &config.audience,
             keys_file: config.keys_file.as_deref(),
             jwks_url: config.jwks_url.as_deref(),
             ca_file: config.ca_file.as_deref(),
+            algorithms: config.algorithms.as_deref(),
+            max_age: config.max_age,
+            leeway: config.leeway,
             refetch_interval: config.refetch_interval,
-            neither: match config.preset {
-                Some(Preset::Kubernetes) => {
-                    "set one of `keys_file` (what `kubectl get --raw /openid/v1/jwks` prints) and `jwks_url`"
-                }
-                None | Some(Preset::GithubActions | Preset::GitlabCi) => "set one of `keys_file` and `jwks_url`",
-            },
         };
-        let keys = algorithms.as_deref().and_then(|algorithms| keys(&source, algorithms, &mut mistakes));
+        let neither = match config.preset {
+            Some(Preset::Kubernetes) => {
+                "set one of `keys_file` (what `kubectl get --raw /openid/v1/jwks` prints) and `jwks_url`"
+            }
+            None | Some(Preset::GithubActions | Preset::GitlabCi) => "set one of `keys_file` and `jwks_url`",
+        };
+        let issuer = Issuer::check(&terms, neither, &mut mistakes);
 
         let (name, without_instance) = (config.name.clone(), config.without_instance());
-        match (issuer, kind, workload, instance, algorithms, selectors, keys) {
-            (
-                Some(issuer),
-                Some(kind),
-                Some(workload),
-                Some(instance),
-                Some(algorithms),
-                Some(selectors),
-                Some(keys),
-            ) if mistakes.all.is_empty() => Ok(Self {
-                name,
-                issuer,
-                audience: config.audience,
-                algorithms,
-                keys: Arc::new(keys),
-                kind,
-                workload,
-                instance,
-                without_instance,
-                owners: config.owners,
-                facts,
-                selectors,
-                max_age: TimeDelta::seconds(i64::from(config.max_age)),
-                leeway: TimeDelta::seconds(i64::from(config.leeway)),
-            }),
+        match (issuer, kind, workload, instance, selectors) {
+            (Some(issuer), Some(kind), Some(workload), Some(instance), Some(selectors)) if mistakes.all.is_empty() => {
+                Ok(Self {
+                    name,
+                    issuer,
+                    kind,
+                    workload,
+                    instance,
+                    without_instance,
+                    owners: config.owners,
+                    facts,
+                    selectors,
+                })
+            }
             _ => Err(mistakes.all),
         }
     }
-}
-
-fn check_issuer(text: &str) -> Result<String, String> {
-    let url = Url::parse(text).map_err(|_| "it must be a URL")?;
-    let loopback = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
-    if url.scheme() != "https" && !(url.scheme() == "http" && loopback) {
-        return Err("it must begin with https:// (http:// only on loopback)".into());
-    }
-    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
-        return Err("it must have no user, query or fragment".into());
-    }
-    Ok(text.to_owned())
 }
 
 pub(super) fn check_algorithms(names: Option<&[String]>) -> Result<Vec<Algorithm>, String> {
@@ -182,10 +149,7 @@ pub(super) fn check_algorithms(names: Option<&[String]>) -> Result<Vec<Algorithm
 }
 
 fn check_selectors(names: &[String]) -> Result<Vec<String>, String> {
-    if names
-        .iter()
-        .any(|name| matches!(name.as_str(), "" | "/") || misescaped(name) || name.chars().any(char::is_control))
-    {
+    if !names.iter().all(|name| names_claim(name)) {
         return Err("each entry is the name of a claim or a JSON pointer to one".into());
     }
     // `a` with the value `b:c` and `a:b` with the value `c` would be the same selector.

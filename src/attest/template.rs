@@ -166,8 +166,13 @@ pub(super) fn claim<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
 }
 
 /// Whether it is meant as a JSON pointer and is none (RFC 6901, section 3).
-pub(super) fn misescaped(name: &str) -> bool {
+fn misescaped(name: &str) -> bool {
     name.starts_with('/') && name.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1']))
+}
+
+/// Whether this can be the name of a claim, or a JSON pointer to one.
+pub(super) fn names_claim(name: &str) -> bool {
+    !matches!(name, "" | "/") && !misescaped(name) && !name.chars().any(char::is_control)
 }
 
 /// A claim as text, if it is text or an integer. Nothing else has one way to be written.

@@ -16,11 +16,11 @@ pub(super) fn of_oidc(settings: &Settings) -> Vec<String> {
     let mut found = Vec::new();
     found.extend(of_workload(name, &settings.workload, "whoever has a token of its issuer"));
     found.extend(of_instance(name, &settings.workload, &settings.instance));
-    if settings.max_age > TimeDelta::days(1) {
+    if settings.issuer.max_age > TimeDelta::days(1) {
         found.push(format!(
             "attestor `{name}`: with this `max_age`, a token that is {} hours old still proves who presents it; \
              let workloads fetch fresh ones, and lower it",
-            settings.max_age.num_hours()
+            settings.issuer.max_age.num_hours()
         ));
     }
     found
