@@ -45,6 +45,7 @@ mod intent;
 mod keys;
 mod live;
 mod look;
+mod people;
 mod presence;
 mod prove;
 mod reload;
@@ -77,7 +78,7 @@ use crate::{
     id::TaskId,
     lease::{Held, InDoubt, Ledger, Written},
     metrics::{Action, Metrics, Now, Outcome},
-    party::Parties,
+    party::{Act, Parties},
     policy::{Ask, Policies, Verdict, Words},
     revocation::{Certificates, Crls, EndSet, StatusLists},
     task::{AccessDetail, CredentialRequest, CredentialType, Task, check_requests},
@@ -329,7 +330,7 @@ impl Broker {
         let caller = self.identify(request.presented, &call).await?;
         let sees = |claims: &Claims| match &caller {
             Caller::Service(service) => service.answers_for(&claims.aud),
-            Caller::Operator(_) => true,
+            Caller::Operator(operator) => operator.may(Act::Introspect),
             Caller::Workload(_) => false,
         };
         match &caller {

@@ -2,7 +2,7 @@
 //! a bearer token is ever configured.
 
 use serde::{Deserialize, Serialize};
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use crate::{
     claims::Confirmation,
@@ -103,6 +103,59 @@ pub enum Role {
     Viewer,
 }
 
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Viewer, Self::Responder, Self::Approver, Self::Admin];
+
+    /// The word in the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Approver => "approver",
+            Self::Responder => "responder",
+            Self::Viewer => "viewer",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What operators do. What each of it takes stands here alone: the broker goes by it, and the API's document is made from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Ask whether a token is alive.
+    Introspect,
+    /// See the signing keys.
+    ListKeys,
+    /// List tasks.
+    ListTasks,
+    /// Revoke a task.
+    Revoke,
+    /// Have signing keys replaced.
+    RotateKeys,
+    /// Show a task, or watch it.
+    ShowTask,
+    /// Taint a signing key.
+    TaintKey,
+}
+
+impl Act {
+    /// The role that it takes.
+    #[must_use]
+    pub fn role(self) -> Role {
+        match self {
+            Self::Introspect | Self::ListKeys | Self::ListTasks | Self::ShowTask => Role::Viewer,
+            Self::Revoke => Role::Responder,
+            Self::RotateKeys | Self::TaintKey => Role::Admin,
+        }
+    }
+}
+
 /// A service that is known.
 #[derive(Debug)]
 pub struct Service(ServiceConfig);
@@ -136,6 +189,12 @@ impl Operator {
     #[must_use]
     pub fn is(&self, role: Role) -> bool {
         role == Role::Viewer || self.0.roles.contains(&role)
+    }
+
+    /// Whether their roles allow it.
+    #[must_use]
+    pub fn may(&self, act: Act) -> bool {
+        self.is(act.role())
     }
 }
 

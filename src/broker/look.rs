@@ -1,7 +1,7 @@
 //! Looking at tasks: one, or a page of them. An operator sees all, a workload its own, and what is another's does not exist.
 
 use super::{Broker, Call, Caller, Request, in_doubt, looked, owns, wrong_role};
-use crate::{clock::Time, error::Error, id::TaskId, lease::Held, task::State};
+use crate::{clock::Time, error::Error, id::TaskId, lease::Held, party::Act, task::State};
 
 /// A page of tasks.
 #[derive(Debug)]
@@ -59,6 +59,7 @@ impl Broker {
         let held = self.parts.ledger.task(id).await.map_err(|why| in_doubt(&why))?;
         match caller {
             Caller::Operator(operator) => {
+                self.allow(&operator, Act::ShowTask, &call).await?;
                 self.note(&operator, &call, looked("task")).await?;
             }
             Caller::Workload(holder) if held.as_ref().is_some_and(|held| owns(&holder.attested, &held.task)) => {
@@ -87,6 +88,7 @@ impl Broker {
         let call = Call { request: &request.id, task: None, now };
         let own = match self.identify(request.presented, &call).await? {
             Caller::Operator(operator) => {
+                self.allow(&operator, Act::ListTasks, &call).await?;
                 self.note(&operator, &call, looked("tasks")).await?;
                 None
             }

@@ -14,7 +14,7 @@ use crate::{
     id::TaskId,
     lease::{Held, Stopped, Tally},
     metrics::Step,
-    party::Role,
+    party::Act,
     revocation::{CRL_LIFE, STATUS_LIST_LIFE},
     task::{End, State},
 };
@@ -82,10 +82,7 @@ impl Broker {
         let call = Call { request: &request.id, task: Some(id), now };
         let (actor, by, operator) = match self.identify(request.presented, &call).await? {
             Caller::Operator(operator) => {
-                if !operator.is(Role::Responder) {
-                    let why = "this takes an operator with the role `responder`";
-                    return Err(self.refuse_operator(&operator, &call, why).await?);
-                }
+                self.allow(&operator, Act::Revoke, &call).await?;
                 (Actor::Operator { name: operator.name().to_owned() }, operator.name().to_owned(), true)
             }
             Caller::Workload(holder) => {

@@ -14,7 +14,7 @@ use crate::{
     credential::Replaced,
     error::{Error, Input},
     lease::{PublishedKey, Retirement, StandingKey, Use},
-    party::{Operator, Role},
+    party::{Act, Operator},
 };
 
 /// How much longer than the last credential its key stays published: verifiers allow clocks to differ by as much.
@@ -78,6 +78,7 @@ impl Broker {
         let Request { presented, id } = request;
         let call = Call { request: &id, task: None, now };
         let operator = self.operator(presented, &call).await?;
+        self.allow(&operator, Act::ListKeys, &call).await?;
         self.note(&operator, &call, looked("keys")).await?;
         self.take_in(self.parts.ledger.keys().await.map_err(|why| in_doubt(&why))?);
         Ok(self.listed(now))
@@ -91,7 +92,8 @@ impl Broker {
     pub async fn rotate_keys(&self, request: Request, reason: Option<String>) -> Result<Vec<ListedKey>, Error> {
         let now = self.now();
         let Request { presented, id } = request;
-        let actor = self.admin(presented, &Call { request: &id, task: None, now }).await?;
+        let call = Call { request: &id, task: None, now };
+        let actor = self.admin(presented, Act::RotateKeys, &call).await?;
         let _turn = self.turning_keys.lock().await;
         self.prepare_keys(&Use::ALL, &actor, &id, reason).await?;
         Ok(self.listed(now).into_iter().filter(|key| key.own).collect())
@@ -106,13 +108,10 @@ impl Broker {
         }
     }
 
-    /// An admin, who finds the store as it was opened.
-    pub(super) async fn admin(&self, presented: Presented, call: &Call<'_>) -> Result<Actor, Error> {
+    /// An operator who may do this to keys, and finds the store as it was opened.
+    pub(super) async fn admin(&self, presented: Presented, act: Act, call: &Call<'_>) -> Result<Actor, Error> {
         let operator = self.operator(presented, call).await?;
-        if !operator.is(Role::Admin) {
-            let why = "this takes an operator with the role `admin`";
-            return Err(self.refuse_operator(&operator, call, why).await?);
-        }
+        self.allow(&operator, act, call).await?;
         if !self.vouched.load(Ordering::Acquire) {
             return Err(Error::Unavailable(Input::Store));
         }

@@ -16,6 +16,7 @@ use crate::{
     clock::Time,
     error::{Error, Input},
     lease::{StandingKey, Taint, Use},
+    party::Act,
 };
 
 impl Broker {
@@ -27,7 +28,7 @@ impl Broker {
     pub async fn taint_key(&self, request: Request, kid: &str, reason: Option<String>) -> Result<ListedKey, Error> {
         let now = self.now();
         let Request { presented, id } = request;
-        let actor = self.admin(presented, &Call { request: &id, task: None, now }).await?;
+        let actor = self.admin(presented, Act::TaintKey, &Call { request: &id, task: None, now }).await?;
         self.take_in(self.parts.ledger.keys().await.map_err(|why| in_doubt(&why))?);
         let StandingKey { key, .. } = self.known_keys.named(kid).ok_or(Error::NotFound)?;
         let (kid, purpose) = (kid.to_owned(), key.purpose);

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::{
     error::{EvidenceRole, OAuthError, Problem},
     extract::{self, Called, NoForm, ONE_PLACE},
-    openapi::{OAuthRefusals, refused},
+    openapi::{OAuthRefusals, callers, refused},
     tasks::{bodies::TaskToken, idempotency_key},
 };
 use crate::{
@@ -28,6 +28,7 @@ use crate::{
     credential::Credential,
     error::{Error, Part},
     id::TaskId,
+    party::Act,
     task::{AccessDetail, CredentialType, Privilege},
 };
 use asked::{Asked, asked};
@@ -320,7 +321,7 @@ pub(super) struct InactiveToken {
         OAuthRefusals<{ refused::CLIENT | refused::MALFORMED | refused::BODY }>,
     ),
     security(("service" = []), ("operator" = [])),
-    extensions(("x-remit-callers" = json!(["service", "viewer"]))),
+    extensions(("x-remit-callers" = json!(callers(["service"], Act::Introspect)))),
 )]
 pub(super) async fn introspect(
     State(broker): State<Arc<Broker>>,

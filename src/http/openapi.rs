@@ -21,6 +21,7 @@ use utoipa::{
 pub(super) use refused::{OAuthRefusals, Refusals};
 
 use super::error::{OAuthBody, ProblemBody};
+use crate::party::Act;
 
 /// What is said of the API as a whole.
 #[derive(OpenApi)]
@@ -34,7 +35,7 @@ use super::error::{OAuthBody, ProblemBody};
             `x-remit-codes` says which ones a response can have. \
             What is served nowhere is 404 `not_found`, another method of a path is 405 `invalid_request` with `Allow`. The same API is on \
             the Unix socket. `x-remit-callers` says who may call: `anyone`, `workload`, `service`, `viewer` (an operator, whatever the \
-            role), or the role that an operator needs.",
+            role), or the role that an operator needs. `x-remit-roles` lists the roles of operators with which the call goes through.",
     ),
     servers((url = "/", description = "The broker that serves this document")),
     tags(
@@ -72,6 +73,11 @@ impl Modify for Schemes {
             .security_schemes
             .extend(schemes.map(|(name, scheme)| (name.to_owned(), SecurityScheme::Http(scheme.build()).into())));
     }
+}
+
+/// Who may call: these, and the operators whose act it is.
+pub(super) fn callers<const N: usize>(others: [&'static str; N], act: Act) -> Vec<&'static str> {
+    others.into_iter().chain([act.role().as_str()]).collect()
 }
 
 /// The document, as text.

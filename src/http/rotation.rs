@@ -8,12 +8,13 @@ use utoipa::ToSchema;
 use super::{
     error::Problem,
     extract::{Called, Json, Kid},
-    openapi::{Refusals, refused},
+    openapi::{Refusals, callers, refused},
 };
 use crate::{
     broker::{Broker, KeyState, ListedKey},
     clock::Time,
     lease::{Retirement, Use},
+    party::Act,
     task::check_text,
 };
 
@@ -115,7 +116,7 @@ fn body(keys: Vec<ListedKey>) -> Answer<Keys> {
         Refusals<{ refused::MALFORMED | refused::EVIDENCE | refused::ROLE }>,
     ),
     security(("operator" = [])),
-    extensions(("x-remit-callers" = json!(["viewer"]))),
+    extensions(("x-remit-callers" = json!(callers([], Act::ListKeys)))),
 )]
 pub(super) async fn list(State(broker): State<Arc<Broker>>, called: Called) -> Result<Answer<Keys>, Problem> {
     Ok(body(broker.list_keys(called.request).await?))
@@ -143,7 +144,7 @@ pub(super) struct ReasonBody {
         Refusals<{ refused::MALFORMED | refused::EVIDENCE | refused::ROLE | refused::BODY }>,
     ),
     security(("operator" = [])),
-    extensions(("x-remit-callers" = json!(["admin"]))),
+    extensions(("x-remit-callers" = json!(callers([], Act::RotateKeys)))),
 )]
 pub(super) async fn rotate(
     State(broker): State<Arc<Broker>>,
@@ -172,7 +173,7 @@ fn reason(body: Option<Json<ReasonBody>>) -> Result<Option<String>, Problem> {
         Refusals<{ refused::ACTING | refused::BODY }>,
     ),
     security(("operator" = [])),
-    extensions(("x-remit-callers" = json!(["admin"]))),
+    extensions(("x-remit-callers" = json!(callers([], Act::TaintKey)))),
 )]
 pub(super) async fn taint(
     State(broker): State<Arc<Broker>>,

@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     error::Problem,
     extract::{Called, Id, Json},
-    openapi::{Refusals, refused},
+    openapi::{Refusals, callers, refused},
     watch,
 };
 use crate::{
     broker::{Broker, Filter, IdempotencyKey},
     error::Error,
     id::TaskId,
+    party::Act,
     task::{Declaration, check_text, check_ttl},
 };
 use bodies::{
@@ -170,7 +171,7 @@ pub(super) async fn complete(
         Refusals<{ refused::ACTING | refused::QUOTA | refused::BODY }>,
     ),
     security(("evidence" = []), ("operator" = []), ()),
-    extensions(("x-remit-callers" = json!(["workload", "responder"]))),
+    extensions(("x-remit-callers" = json!(callers(["workload"], Act::Revoke)))),
 )]
 pub(super) async fn revoke(
     State(broker): Shared,
@@ -201,7 +202,7 @@ pub(super) async fn revoke(
         Refusals<{ refused::ACTING | refused::QUOTA }>,
     ),
     security(("evidence" = []), ("operator" = []), ()),
-    extensions(("x-remit-callers" = json!(["workload", "viewer"]))),
+    extensions(("x-remit-callers" = json!(callers(["workload"], Act::ShowTask)))),
 )]
 pub(super) async fn show(
     State(broker): Shared,
@@ -229,7 +230,7 @@ pub(super) async fn show(
         Refusals<{ refused::MALFORMED | refused::EVIDENCE | refused::ROLE }>,
     ),
     security(("evidence" = []), ("operator" = []), ()),
-    extensions(("x-remit-callers" = json!(["workload", "viewer"]))),
+    extensions(("x-remit-callers" = json!(callers(["workload"], Act::ListTasks)))),
 )]
 pub(super) async fn list(
     State(broker): Shared,

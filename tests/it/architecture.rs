@@ -78,6 +78,8 @@ const MODULES: &[Module] = &[
             "lease::Retirement",
             "lease::Use",
             "metrics",
+            "party::Act",
+            "party::Role",
         ],
         because: EDGE,
     },

@@ -3,6 +3,8 @@
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
+use crate::party::Role;
+
 /// By `operationId`, then by status or `request`, by media type, and by name: what is sent and answered.
 const EXAMPLES: &str = include_str!("examples.json");
 
@@ -19,6 +21,7 @@ pub(super) fn finished(described: utoipa::openapi::OpenApi) -> String {
             response["headers"]["x-request-id"] = json!({"$ref": "#/components/headers/RequestId"});
         }
         absent_is_not_null(operation);
+        name_roles(operation);
     }
     document["components"]["headers"] = json!({"RequestId": {
         "description": "The id of the request: in the broker's logs, and in the body of an error",
@@ -54,6 +57,14 @@ fn exemplify(operation: &mut Value, examples: &Value) {
     for (status, response) in members(operation.get_mut("responses")) {
         add(response, &examples[status.as_str()]);
     }
+}
+
+/// Says which roles an operator needs one of: with any of them every operator is a viewer.
+fn name_roles(operation: &mut Value) {
+    let callers = operation["x-remit-callers"].as_array().cloned().unwrap_or_default();
+    let named = |role: Role| callers.contains(&json!(role));
+    let roles: Vec<_> = Role::ALL.into_iter().filter(|role| named(Role::Viewer) || named(*role)).collect();
+    operation["x-remit-roles"] = json!(roles);
 }
 
 /// A body or a parameter that may be left out is described by `required` alone: it can't be sent as null.
