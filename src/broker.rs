@@ -33,7 +33,7 @@
 //!
 //! Whatever cannot be told (store, audit log, policy engine) ends in [`Error::Unavailable`]: nothing is minted, nothing verifies.
 //!
-//! Rules that hold everywhere: who is calling, `broker/identify.rs`, and whose key it is, `broker/prove.rs`; whose a task is, `owns`; which audiences there are, [`crate::party::Parties::serves`]; how long a task may live,
+//! Rules that hold everywhere: who is calling, `broker/identify.rs` and `broker/people.rs`, and whose key it is, `broker/prove.rs`; whose a task is, `owns`; which audiences there are, [`crate::party::Parties::serves`]; how long a task may live,
 //! `declare.rs`; how long a credential, [`crate::credential`]; what ends with a task, [`crate::id::TaskId::lineage`].
 
 mod certify;
@@ -91,7 +91,7 @@ pub use declare::{Declared, IdempotencyKey};
 pub use follow::{Following, Turn};
 pub use identify::Presented;
 pub use keys::PublicKeys;
-pub use look::{Filter, Page};
+pub use look::{Filter, Page, Seen};
 pub use prove::{Manner, PresentedTaskToken, ProofOf};
 pub use renew::Renewed;
 pub use revoke::{Reach, Revoked};
@@ -327,14 +327,17 @@ impl Broker {
     pub async fn introspect(&self, request: Request, token: &str) -> Result<Introspection, Error> {
         let now = self.now();
         let call = Call { request: &request.id, task: None, now };
-        let caller = self.identify(request.presented, &call).await?;
+        // A person who is nothing here is no client.
+        let no_client =
+            |error| if matches!(error, Error::PolicyDenied { .. }) { Error::EvidenceInvalid } else { error };
+        let caller = self.identify(request.presented, &call).await.map_err(no_client)?;
         let sees = |claims: &Claims| match &caller {
             Caller::Service(service) => service.answers_for(&claims.aud),
             Caller::Operator(operator) => operator.may(Act::Introspect),
-            Caller::Workload(_) => false,
+            Caller::Owner(_) | Caller::Workload(_) => false,
         };
         match &caller {
-            Caller::Workload(_) => return Err(Error::EvidenceInvalid),
+            Caller::Owner(_) | Caller::Workload(_) => return Err(Error::EvidenceInvalid),
             Caller::Operator(_) | Caller::Service(_) => {}
         }
         let answer = self.alive(token, sees, now).await.unwrap_or(Introspection::Inactive);

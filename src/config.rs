@@ -22,7 +22,7 @@ use crate::{
     http::{Network, TlsFiles, TlsVersion},
     id::{Host, TrustDomain, hex, random, sha256_hex},
     lease,
-    party::{OperatorConfig, Role, ServiceConfig},
+    party::{OperatorConfig, OperatorIssuerConfig, OwnerConfig, Role, ServiceConfig},
     secret_file,
 };
 
@@ -76,6 +76,12 @@ pub struct Config {
     /// The security team.
     #[serde(default, rename = "operator")]
     pub operators: Vec<OperatorConfig>,
+    /// Who vouches for people of it.
+    #[serde(default, rename = "operator_issuer")]
+    pub operator_issuers: Vec<OperatorIssuerConfig>,
+    /// Who is accountable for tasks.
+    #[serde(default, rename = "owner")]
+    pub owners: Vec<OwnerConfig>,
     /// Whether a file said so: then what is merely unwise is refused as well.
     #[serde(skip)]
     pub strict: bool,
@@ -399,6 +405,8 @@ impl Config {
             attestors: vec![attest::Config::development()],
             services: Vec::new(),
             operators: vec![operator],
+            operator_issuers: Vec::new(),
+            owners: Vec::new(),
             strict: false,
             origin: None,
         })
@@ -406,7 +414,9 @@ impl Config {
 
     /// The directory of policies, and the other files that it names and that may change under a running broker.
     pub fn inputs(&self) -> (Option<&Path>, Vec<&Path>) {
-        (self.policy.dir.as_deref(), self.attestors.iter().flat_map(attest::Config::files).collect())
+        let attestors = self.attestors.iter().flat_map(attest::Config::files);
+        let issuers = self.operator_issuers.iter().flat_map(OperatorIssuerConfig::files);
+        (self.policy.dir.as_deref(), attestors.chain(issuers).collect())
     }
 
     /// This configuration with what only a start can change as it is in `running`, and the names of the sections where that is
@@ -465,6 +475,9 @@ impl Config {
         for attestor in &mut self.attestors {
             attestor.resolve(base);
         }
+        for issuer in &mut self.operator_issuers {
+            issuer.resolve(base);
+        }
     }
 
     /// What is unsafe in it, or in how its parts come together. The sections' own mistakes are told where they are built.
@@ -521,6 +534,23 @@ impl Config {
                     .push(format!("attestor `{name}`: the broker does not vouch for workloads: name another `issuer`"));
             }
         }
+        for issuer in &self.operator_issuers {
+            if issuer.issuer == self.issuer {
+                let name = &issuer.name;
+                mistakes.push(format!(
+                    "operator_issuer `{name}`: the broker does not vouch for people: name another `issuer`"
+                ));
+            }
+        }
+        for attestor in self.attestors.iter().filter(|_| !self.owners.is_empty()) {
+            for owner in attestor.owners().unwrap_or_default() {
+                if !self.owners.iter().any(|known| known.id == *owner) {
+                    let name = attestor.name();
+                    mistakes
+                        .push(format!("attestor `{name}`: `owners` names `{owner}`, and no [[owner]] has this `id`"));
+                }
+            }
+        }
         if self.attestors.is_empty() {
             mistakes.push("at least one [[attestor]] is needed: without it nobody can prove what they are".into());
         }
@@ -562,6 +592,8 @@ fn unreadable(text: &str, first: toml::de::Error) -> Vec<(usize, toml::de::Error
                 "attestor" => found.extend(each::<attest::Config>(section)),
                 "service" => found.extend(each::<ServiceConfig>(section)),
                 "operator" => found.extend(each::<OperatorConfig>(section)),
+                "operator_issuer" => found.extend(each::<OperatorIssuerConfig>(section)),
+                "owner" => found.extend(each::<OwnerConfig>(section)),
                 "issuer" => found.extend(take::<String>(section)),
                 unknown => {
                     found.push((name.span().start, toml::de::Error::custom(format_args!("unknown field `{unknown}`"))));

@@ -1,15 +1,26 @@
-//! Services and operators: the callers that are known by configuration rather than by attestation. Only the SHA-256 of
-//! a bearer token is ever configured.
+//! Services, operators and owners: the callers that are known by configuration rather than by attestation. Only the SHA-256 of
+//! a bearer token is ever configured; people may have an issuer of their own instead.
+
+mod owner;
+mod person;
+
+pub use owner::OwnerConfig;
+pub use person::{GrantConfig, OperatorIssuerConfig, Person};
 
 use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use crate::{
+    attest::Rejected,
     claims::Confirmation,
+    clock::Time,
     error::Error,
-    id::{Location, sha256_hex},
+    id::{Location, SpiffeId, sha256_hex},
+    jose::Unverified,
     task::CredentialType,
 };
+use owner::Owners;
+use person::OperatorIssuers;
 
 /// A `[[service]]`: who is called, and verifies.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -154,6 +165,15 @@ impl Act {
             Self::RotateKeys | Self::TaintKey => Role::Admin,
         }
     }
+
+    /// Whether those who act for an owner do it too, with what is that owner's.
+    #[must_use]
+    pub fn is_for_owners(self) -> bool {
+        match self {
+            Self::ListTasks | Self::Revoke | Self::ShowTask => true,
+            Self::Introspect | Self::ListKeys | Self::RotateKeys => false,
+        }
+    }
 }
 
 /// A service that is known.
@@ -176,25 +196,77 @@ impl Service {
 
 /// An operator who is known.
 #[derive(Debug)]
-pub struct Operator(OperatorConfig);
+pub struct Operator {
+    name: String,
+    roles: Vec<Role>,
+    member: Option<Member>,
+    until: Option<Time>,
+}
 
 impl Operator {
-    /// The name.
+    /// The name: that of the configuration; of somebody whom an issuer vouches for, the issuer, `#`, and what it calls them. No two have the
+    /// same.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.name
     }
 
     /// Whether they have the role. Every operator is a viewer.
     #[must_use]
     pub fn is(&self, role: Role) -> bool {
-        role == Role::Viewer || self.0.roles.contains(&role)
+        role == Role::Viewer || self.roles.contains(&role)
     }
 
     /// Whether their roles allow it.
     #[must_use]
     pub fn may(&self, act: Act) -> bool {
         self.is(act.role())
+    }
+
+    /// For whom they act besides.
+    #[must_use]
+    pub fn member(&self) -> Option<&Member> {
+        self.member.as_ref()
+    }
+
+    /// When they have to prove again who they are, where they do.
+    #[must_use]
+    pub fn until(&self) -> Option<Time> {
+        self.until
+    }
+}
+
+/// Somebody who acts for owners, because an issuer says that they are in one of their groups.
+#[derive(Debug)]
+pub struct Member {
+    name: String,
+    owners: Vec<String>,
+    until: Time,
+}
+
+impl Member {
+    /// The name, as that of an operator.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The owners; there is one at least.
+    #[must_use]
+    pub fn owners(&self) -> &[String] {
+        &self.owners
+    }
+
+    /// Whether they act for this owner.
+    #[must_use]
+    pub fn acts_for(&self, owner: &str) -> bool {
+        self.owners.iter().any(|one| one == owner)
+    }
+
+    /// When they have to prove again who they are.
+    #[must_use]
+    pub fn until(&self) -> Time {
+        self.until
     }
 }
 
@@ -208,18 +280,25 @@ pub enum Party {
 }
 
 /// Everybody who is known by configuration.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Parties {
     services: Vec<Arc<Service>>,
     by_token: HashMap<String, Party>,
+    issuers: OperatorIssuers,
+    owners: Owners,
 }
 
 impl Parties {
-    /// Takes the configured services and operators.
+    /// Takes the configured services, operators and owners, and reads the key files of the operators' issuers.
     ///
     /// # Errors
     /// Every mistake, each a sentence.
-    pub fn build(services: Vec<ServiceConfig>, operators: Vec<OperatorConfig>) -> Result<Self, Vec<String>> {
+    pub fn build(
+        services: Vec<ServiceConfig>,
+        operators: Vec<OperatorConfig>,
+        issuers: Vec<OperatorIssuerConfig>,
+        owners: Vec<OwnerConfig>,
+    ) -> Result<Self, Vec<String>> {
         let mut mistakes = Vec::new();
         let mut parties = Self::default();
         for config in services {
@@ -230,6 +309,8 @@ impl Parties {
             }
             parties.services.push(service);
         }
+        parties.owners = Owners::build(owners, &mut mistakes);
+        parties.issuers = OperatorIssuers::build(issuers, &parties.owners, &mut mistakes);
         let mut names = Vec::new();
         for config in operators {
             if config.name.is_empty() || names.contains(&config.name) {
@@ -239,9 +320,13 @@ impl Parties {
                 mistakes
                     .push(format!("operator `{}`: `roles` lists viewer, responder, approver or admin", config.name));
             }
+            if parties.issuers.could_name(&config.name) {
+                mistakes.push(format!("operator `{}`: people of an [[operator_issuer]] are called so", config.name));
+            }
             names.push(config.name.clone());
-            let operator = Arc::new(Operator(config));
-            parties.know(&operator.0.token_sha256, Party::Operator(operator.clone()), operator.name(), &mut mistakes);
+            let OperatorConfig { name, roles, token_sha256 } = config;
+            let operator = Arc::new(Operator { name, roles, member: None, until: None });
+            parties.know(&token_sha256, Party::Operator(operator.clone()), operator.name(), &mut mistakes);
         }
         if mistakes.is_empty() { Ok(parties) } else { Err(mistakes) }
     }
@@ -269,9 +354,10 @@ impl Parties {
             );
         }
         let responds = |party: &Party| matches!(party, Party::Operator(operator) if operator.is(Role::Responder));
-        if !self.by_token.values().any(responds) {
-            found.push("no [[operator]] has the role `responder`: only a workload itself can end its tasks".to_owned());
+        if !self.by_token.values().any(responds) && !self.issuers.grant(Role::Responder) {
+            found.push("no operator has the role `responder`: only a workload itself can end its tasks".to_owned());
         }
+        found.extend(self.issuers.weaknesses());
         found
     }
 
@@ -279,6 +365,42 @@ impl Parties {
     #[must_use]
     pub fn by_token(&self, token: &str) -> Option<Party> {
         self.by_token.get(&sha256_hex(token.as_bytes())).cloned()
+    }
+
+    /// Who presents a token of the operators' issuers; `None` where it names none of them.
+    ///
+    /// # Errors
+    /// When the token is not to be believed, or its issuer's keys are out of reach.
+    pub async fn recognise(&self, token: &Unverified<'_>, now: Time) -> Option<Result<Person, Rejected>> {
+        self.issuers.recognise(token, &self.owners, now).await
+    }
+
+    /// Which of these issuers vouch for people too, each a mistake: what proves a workload must never pass for an operator.
+    pub fn shared_issuers<'a>(&self, of_workloads: impl Iterator<Item = &'a str>) -> Vec<String> {
+        let shared = of_workloads.filter_map(|issuer| self.issuers.name_of(issuer));
+        let mistake = |name| {
+            format!(
+                "operator_issuer `{name}`: its `issuer` vouches for workloads too, by an [[attestor]]; people need one of their own"
+            )
+        };
+        shared.map(mistake).collect()
+    }
+
+    /// Takes over the keys of issuers that `before` has fetched.
+    pub fn inherit(&self, before: &Self) {
+        self.issuers.inherit(&before.issuers);
+    }
+
+    /// Why a workload may not name this owner, where owners are configured and it may not.
+    #[must_use]
+    pub fn refuses_owner(&self, owner: &str, workload: &SpiffeId) -> Option<&'static str> {
+        self.owners.refuses(owner, workload)
+    }
+
+    /// Whom to talk to about a task of this owner.
+    #[must_use]
+    pub fn contacts(&self, owner: &str) -> &[String] {
+        self.owners.contacts(owner)
     }
 
     /// How the credentials for this audience are bound: where no service is configured, not at all.
@@ -352,7 +474,7 @@ mod tests {
             service("name='git'\naudiences=['https://git']\nbinding='none'\nrevocation='none'\ntoken_sha256=['ABC']"),
         ];
         let operators = vec![OperatorConfig { name: "alice".into(), roles: vec![], token_sha256: "x".into() }];
-        let mistakes = Parties::build(services, operators).unwrap_err();
+        let mistakes = Parties::build(services, operators, vec![], vec![]).err().unwrap();
         assert_eq!(mistakes.len(), 6, "{mistakes:#?}");
     }
 
@@ -360,7 +482,7 @@ mod tests {
     fn a_token_finds_its_party_and_roles_do_not_imply_each_other() {
         let operator =
             OperatorConfig { name: "alice".into(), roles: vec![Role::Responder], token_sha256: sha256_hex(b"secret") };
-        let parties = Parties::build(Vec::new(), vec![operator]).unwrap();
+        let parties = Parties::build(vec![], vec![operator], vec![], vec![]).ok().unwrap();
         let Some(Party::Operator(alice)) = parties.by_token("secret") else { panic!("unknown") };
         assert!(
             alice.is(Role::Responder) && alice.is(Role::Viewer) && !alice.is(Role::Admin) && !alice.is(Role::Approver)

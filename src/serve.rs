@@ -206,7 +206,16 @@ impl Checked {
         };
         let policies = keep(policies.map_err(|BadPolicies(why)| why), &mut mistakes);
         let attestors = keep(Attestors::build(&config.attestors, &config.trust_domain), &mut mistakes);
-        let parties = keep(Parties::build(config.services.clone(), config.operators.clone()), &mut mistakes);
+        let parties = Parties::build(
+            config.services.clone(),
+            config.operators.clone(),
+            config.operator_issuers.clone(),
+            config.owners.clone(),
+        );
+        let parties = keep(parties, &mut mistakes);
+        if let (Some(attestors), Some(parties)) = (&attestors, &parties) {
+            mistakes.extend(parties.shared_issuers(attestors.issuers()));
+        }
         let (Some(policies), Some(attestors), Some(parties), true) =
             (policies, attestors, parties, mistakes.is_empty())
         else {

@@ -210,7 +210,7 @@ impl Config {
     }
 
     /// The owners that it allows, where it says so.
-    pub(super) fn owners(&self) -> Option<&[String]> {
+    pub(crate) fn owners(&self) -> Option<&[String]> {
         match self {
             Self::Unix(config) => config.owners.as_deref(),
             Self::Oidc(config) => config.owners.as_deref(),

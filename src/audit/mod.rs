@@ -60,8 +60,15 @@ pub enum Actor {
     Broker,
     /// An operator, by name.
     Operator {
-        /// The configured name.
+        /// The configured name; or the one that an issuer gives, behind the issuer and `#`.
         name: String,
+    },
+    /// Somebody who acts for the owner of a task.
+    Owner {
+        /// The name that their issuer gives them, behind the issuer and `#`.
+        name: String,
+        /// The owner.
+        owner: String,
     },
     /// An attested workload.
     Workload {

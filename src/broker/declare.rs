@@ -163,6 +163,9 @@ impl Broker {
             return Err(Error::PolicyDenied { limit: Limit::Policy, denied: Vec::new(), detail: detail.into() });
         }
         let (mut refused, rules) = (Vec::new(), self.rules());
+        if let Some(detail) = rules.parties.refuses_owner(words.owner, attested.workload()) {
+            return Err(Error::PolicyDenied { limit: Limit::Policy, denied: Vec::new(), detail: detail.into() });
+        }
         let served = asked.filter(|detail, location, privilege| {
             let served = rules.parties.serves(location);
             if !served && let Some(detail) = detail.slice(location, privilege) {

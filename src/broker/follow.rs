@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Broker, Request, Rules};
+use super::{Broker, Request, Rules, Seen};
 use crate::{clock::Time, error::Error, id::TaskId, lease::Held, task::State};
 
 /// How many may follow at a time: each holds a connection.
@@ -51,7 +51,7 @@ impl Broker {
         let rules = self.rules();
         // Heard from now on, so that nothing happens between the first look and the first hint.
         let changes = self.parts.ledger.changes();
-        let (held, now, until) = self.see(request, id).await?;
+        let Seen { held, now, until, .. } = self.show(request, id).await?;
         let room = self.followers.clone().try_acquire_owned();
         let room =
             room.map_err(|_| Error::QuotaExceeded("too many are watching tasks: ask again from time to time"))?;

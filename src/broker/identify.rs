@@ -1,7 +1,8 @@
 //! Who is calling. An explicit `Authorization` beats a client certificate, which beats the kernel; nothing that was presented and is no
 //! good is passed over in favour of the next.
 //!
-//! presented → a service's or an operator's token, a task token, or evidence → attested → the key that was shown with it.
+//! presented → a service's or an operator's token, a task token, a token of the operators' issuer, or evidence → attested → the key that
+//! was shown with it.
 
 use secrecy::{ExposeSecret as _, SecretString};
 use std::sync::{Arc, atomic::Ordering};
@@ -16,7 +17,7 @@ use crate::{
     audit::{Actor, Entry, Event},
     error::{Error, Input},
     jose::Unverified,
-    party::{Operator, Party, Service},
+    party::{Member, Operator, Party, Service},
 };
 
 /// What came with a request that says who is calling; none of it believed yet.
@@ -42,6 +43,8 @@ pub(super) enum Caller {
     Workload(Box<Holder>),
     Service(Arc<Service>),
     Operator(Arc<Operator>),
+    /// Somebody who acts for an owner, and is no operator: what is not that owner's does not exist.
+    Owner(Arc<Member>),
 }
 
 impl Broker {
@@ -59,13 +62,21 @@ impl Broker {
             Presented { bearer: Some(token), .. } => match self.rules().parties.by_token(token.expose_secret()) {
                 Some(Party::Service(service)) => return Ok(Caller::Service(service)),
                 Some(Party::Operator(operator)) => return Ok(Caller::Operator(operator)),
-                // What we signed ourselves stands for evidence where it is a task token, and is none otherwise.
-                None if Unverified::parse(token.expose_secret()).is_ok_and(|t| t.issuer() == Some(&self.issuer)) => {
-                    let task_token = PresentedTaskToken { token, manner: Manner::Bearer };
-                    let holder = self.stand_in(&task_token, proof?, certificate, call).await?;
-                    return Ok(Caller::Workload(Box::new(holder)));
+                None => {
+                    let unverified = Unverified::parse(token.expose_secret()).ok();
+                    // What we signed ourselves stands for evidence where it is a task token, and is none otherwise.
+                    if unverified.as_ref().is_some_and(|token| token.issuer() == Some(&self.issuer)) {
+                        let task_token = PresentedTaskToken { token, manner: Manner::Bearer };
+                        let holder = self.stand_in(&task_token, proof?, certificate, call).await?;
+                        return Ok(Caller::Workload(Box::new(holder)));
+                    }
+                    if let Some(unverified) = &unverified
+                        && let Some(caller) = self.recognise(unverified, call).await?
+                    {
+                        return Ok(caller);
+                    }
+                    Evidence::Jwt(token)
                 }
-                None => Evidence::Jwt(token),
             },
             Presented { certificate: Some(certificate), .. } => Evidence::Certificate(certificate),
             Presented { peer: Some(peer), .. } => Evidence::Peer(peer),
@@ -111,7 +122,7 @@ impl Broker {
             Caller::Workload(holder) if self.vouched.load(Ordering::Acquire) => Ok(*holder),
             Caller::Workload(_) => Err(Error::Unavailable(Input::Store)),
             Caller::Operator(operator) => Err(self.refuse_operator(&operator, call, refused).await?),
-            Caller::Service(_) => Err(wrong_role(refused)),
+            Caller::Owner(_) | Caller::Service(_) => Err(wrong_role(refused)),
         }
     }
 

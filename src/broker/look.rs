@@ -1,7 +1,30 @@
-//! Looking at tasks: one, or a page of them. An operator sees all, a workload its own, and what is another's does not exist.
+//! Looking at tasks: one, or a page of them. An operator sees all, a workload its own, whoever acts for an owner that owner's; and what is
+//! another's does not exist.
 
-use super::{Broker, Call, Caller, Request, in_doubt, looked, owns, wrong_role};
-use crate::{clock::Time, error::Error, id::TaskId, lease::Held, party::Act, task::State};
+use std::sync::Arc;
+
+use super::{Broker, Call, Caller, Holder, Request, in_doubt, looked, owns, wrong_role};
+use crate::{
+    clock::Time,
+    error::Error,
+    id::TaskId,
+    lease::Held,
+    party::{Act, Member},
+    task::State,
+};
+
+/// A task that was shown.
+#[derive(Debug)]
+pub struct Seen {
+    /// The task.
+    pub held: Held,
+    /// The time of the answer.
+    pub now: Time,
+    /// Whom to talk to about it, where an operator sees it.
+    pub contacts: Vec<String>,
+    /// When the evidence ends that it was shown for.
+    pub(super) until: Option<Time>,
+}
 
 /// A page of tasks.
 #[derive(Debug)]
@@ -37,43 +60,64 @@ impl Filter {
     }
 }
 
-/// How many tasks are looked at in one step to find a workload's own, and in one call at most.
+/// Whose tasks somebody sees.
+enum Sees {
+    All,
+    Own(Box<Holder>),
+    Owners(Arc<Member>),
+}
+
+impl Sees {
+    fn admits(&self, held: &Held) -> bool {
+        match self {
+            Self::All => true,
+            Self::Own(holder) => owns(&holder.attested, &held.task),
+            Self::Owners(member) => member.acts_for(&held.task.owner),
+        }
+    }
+}
+
+/// How many tasks are looked at in one step to find a caller's own, and in one call at most.
 const LOOK: usize = 200;
 const MAX_LOOK: usize = 5_000;
 
 impl Broker {
-    /// A task, for an operator or for its own instance.
+    /// A task, for an operator, for whoever acts for its owner, or for its own instance.
     ///
     /// # Errors
     /// [`Error::NotFound`] for what is unknown and for what is another's, alike.
-    pub async fn show(&self, request: Request, id: &TaskId) -> Result<(Held, Time), Error> {
-        self.see(request, id).await.map(|(held, now, _)| (held, now))
-    }
-
-    /// The same, and when the evidence ends that it was shown for.
-    pub(super) async fn see(&self, request: Request, id: &TaskId) -> Result<(Held, Time, Option<Time>), Error> {
+    pub async fn show(&self, request: Request, id: &TaskId) -> Result<Seen, Error> {
         let now = self.now();
         let call = Call { request: &request.id, task: Some(id), now };
         let caller = self.identify(request.presented, &call).await?;
-        let mut until = None;
         let held = self.parts.ledger.task(id).await.map_err(|why| in_doubt(&why))?;
-        match caller {
+        let mut contacts: Vec<String> = Vec::new();
+        let until = match caller {
             Caller::Operator(operator) => {
                 self.allow(&operator, Act::ShowTask, &call).await?;
                 self.note(&operator, &call, looked("task")).await?;
+                if let Some(held) = &held {
+                    contacts.extend_from_slice(self.rules().parties.contacts(&held.task.owner));
+                }
+                operator.until()
+            }
+            Caller::Owner(member) => {
+                let owner = held.as_ref().map(|held| &held.task.owner).filter(|owner| member.acts_for(owner));
+                self.note_owner(&member, owner.ok_or(Error::NotFound)?, &call, "task").await?;
+                Some(member.until())
             }
             Caller::Workload(holder) if held.as_ref().is_some_and(|held| owns(&holder.attested, &held.task)) => {
                 self.spend(&holder).await?;
-                until = holder.attested.expires_at();
+                holder.attested.expires_at()
             }
             Caller::Workload(_) => return Err(Error::NotFound),
             Caller::Service(_) => return Err(wrong_role("a service sees no tasks")),
-        }
-        held.map(|held| (held, now, until)).ok_or(Error::NotFound)
+        };
+        held.map(|held| Seen { held, now, contacts, until }).ok_or(Error::NotFound)
     }
 
-    /// A page of the tasks that `filter` admits, newest first: of all for an operator, of its own for a workload. With it the cursor
-    /// of the next page, which tells a workload nothing of other tasks.
+    /// A page of the tasks that `filter` admits, newest first: of all for an operator, of their own for anybody else. With it the
+    /// cursor of the next page, which tells nothing of others' tasks.
     ///
     /// # Errors
     /// [`Error::EvidenceInvalid`], [`Error::PolicyDenied`], [`Error::Unavailable`].
@@ -86,21 +130,25 @@ impl Broker {
     ) -> Result<Page, Error> {
         let now = self.now();
         let call = Call { request: &request.id, task: None, now };
-        let own = match self.identify(request.presented, &call).await? {
+        let sees = match self.identify(request.presented, &call).await? {
             Caller::Operator(operator) => {
                 self.allow(&operator, Act::ListTasks, &call).await?;
                 self.note(&operator, &call, looked("tasks")).await?;
-                None
+                Sees::All
+            }
+            Caller::Owner(member) => {
+                for owner in member.owners() {
+                    self.note_owner(&member, owner, &call, "tasks").await?;
+                }
+                Sees::Owners(member)
             }
             Caller::Workload(holder) => {
                 self.spend(&holder).await?;
-                Some(holder)
+                Sees::Own(holder)
             }
             Caller::Service(_) => return Err(wrong_role("a service sees no tasks")),
         };
-        let wanted = |held: &Held| {
-            filter.admits(held, now) && own.as_ref().is_none_or(|holder| owns(&holder.attested, &held.task))
-        };
+        let wanted = |held: &Held| filter.admits(held, now) && sees.admits(held);
         let (mut tasks, mut next, mut looked_at) = (Vec::<Held>::new(), before, 0);
         while looked_at < MAX_LOOK {
             let (page, after) = self.page(next.as_ref(), LOOK).await?;
@@ -118,7 +166,7 @@ impl Broker {
             }
         }
         // Where the look ended at a task that is another's, only its moment is told.
-        let next = next.map(|id| if own.is_some() { id.moment() } else { id });
+        let next = next.map(|id| if matches!(sees, Sees::All) { id } else { id.moment() });
         Ok(Page { tasks, next, now })
     }
 

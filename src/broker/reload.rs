@@ -20,6 +20,7 @@ impl Broker {
         let request = String::new();
         self.record(vec![Entry { time: self.now(), request, actor: Actor::Broker, task: None, event }]).await?;
         rules.attestors.inherit(&self.rules().attestors);
+        rules.parties.inherit(&self.rules().parties);
         self.parts.metrics.policies(rules.policies.digest());
         self.rules.store(Arc::new(rules));
         self.outdated.store(false, Ordering::Release);

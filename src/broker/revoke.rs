@@ -6,7 +6,9 @@
 use chrono::{DateTime, TimeDelta};
 use std::sync::{Mutex, PoisonError};
 
-use super::{Broker, Call, Caller, Request, actor_of, declare::MAX_TTL, entry, in_doubt, owns, wrong_role};
+use super::{
+    Broker, Call, Caller, Request, actor_of, declare::MAX_TTL, entry, in_doubt, owns, people::owner_of, wrong_role,
+};
 use crate::{
     audit::{Actor, Event},
     clock::Time,
@@ -14,7 +16,7 @@ use crate::{
     id::TaskId,
     lease::{Held, Stopped, Tally},
     metrics::Step,
-    party::Act,
+    party::{Act, Member},
     revocation::{CRL_LIFE, STATUS_LIST_LIFE},
     task::{End, State},
 };
@@ -75,15 +77,23 @@ impl Broker {
     /// Ends a task and everything below it, at once. Idempotent: a second call gets the first one's instants.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a workload that neither holds the task nor an ancestor; [`Error::QuotaExceeded`] for too many
-    /// unseen ids; [`Error::Unavailable`] when it may not have been recorded: call again.
+    /// [`Error::NotFound`] for a workload that neither holds the task nor an ancestor, and for whoever acts for another owner;
+    /// [`Error::QuotaExceeded`] for too many unseen ids; [`Error::Unavailable`] when it may not have been recorded: call again.
     pub async fn revoke(&self, request: Request, id: &TaskId, reason: String) -> Result<Revoked, Error> {
         let now = self.now();
         let call = Call { request: &request.id, task: Some(id), now };
         let (actor, by, operator) = match self.identify(request.presented, &call).await? {
-            Caller::Operator(operator) => {
-                self.allow(&operator, Act::Revoke, &call).await?;
+            // Whoever may revoke everything needs no record of the task to be believed.
+            Caller::Operator(operator) if operator.may(Act::Revoke) => {
                 (Actor::Operator { name: operator.name().to_owned() }, operator.name().to_owned(), true)
+            }
+            Caller::Operator(operator) => match self.acting_for(operator.member(), id).await? {
+                Some(actor) => (actor, operator.name().to_owned(), false),
+                None => return Err(self.refuse_act(&operator, Act::Revoke, &call).await?),
+            },
+            Caller::Owner(member) => {
+                let actor = self.acting_for(Some(&member), id).await?.ok_or(Error::NotFound)?;
+                (actor, member.name().to_owned(), false)
             }
             Caller::Workload(holder) => {
                 let attested = &holder.attested;
@@ -107,6 +117,13 @@ impl Broker {
         let end = End { task: id.clone(), state: State::Revoked, at: now, reason: Some(reason), by };
         let stopped = self.stop(&end, operator, &actor, &request.id).await?.ok_or(Error::NotFound)?;
         Ok(self.account(id, &stopped))
+    }
+
+    /// As whom somebody ends a task that acts for its owner; `None` where they do not, or where nobody has seen the task.
+    async fn acting_for(&self, member: Option<&Member>, id: &TaskId) -> Result<Option<Actor>, Error> {
+        let Some(member) = member else { return Ok(None) };
+        let task = self.parts.ledger.declared(id).await.map_err(|why| in_doubt(&why))?;
+        Ok(task.and_then(|task| owner_of(member, &task)))
     }
 
     /// The steps of every end.

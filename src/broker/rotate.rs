@@ -102,7 +102,7 @@ impl Broker {
     async fn operator(&self, presented: Presented, call: &Call<'_>) -> Result<Arc<Operator>, Error> {
         match self.identify(presented, call).await? {
             Caller::Operator(operator) => Ok(operator),
-            Caller::Workload(_) | Caller::Service(_) => {
+            Caller::Workload(_) | Caller::Owner(_) | Caller::Service(_) => {
                 Err(wrong_role("only an operator sees, rotates and taints keys"))
             }
         }

@@ -110,6 +110,8 @@ fn summary(config: &Config, parts: &Checked) -> Value {
         "attestors": config.attestor_names().collect::<Vec<_>>(),
         "services": config.services.iter().map(|service| &service.name).collect::<Vec<_>>(),
         "operators": config.operators.iter().map(|operator| &operator.name).collect::<Vec<_>>(),
+        "operator_issuers": config.operator_issuers.iter().map(|issuer| &issuer.name).collect::<Vec<_>>(),
+        "owners": config.owners.iter().map(|owner| &owner.id).collect::<Vec<_>>(),
         "policies": parts.policies.names().collect::<Vec<_>>(),
     })
 }
@@ -129,6 +131,8 @@ fn text(file: Option<&Path>, report: &Value, warnings: &[String]) -> String {
             ("  attestors", words("attestors")),
             ("  services", words("services")),
             ("  operators", words("operators")),
+            ("  operators by", words("operator_issuers")),
+            ("  owners", words("owners")),
             ("  policies", words("policies")),
             ("  not checked", NOT_CHECKED.to_owned()),
         ])

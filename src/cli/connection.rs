@@ -28,8 +28,8 @@ const EVIDENCE_HELP: &str =
 or task-token:PATH with --key [default: socket on a Unix socket, otherwise nothing]";
 const KEY_HELP: &str = "A key of the workload's own (PEM), made where there is none: credentials are bound to it,
 and a JWT as evidence serves that key alone from then on";
-const OPERATOR_HELP: &str = "A file with an operator's token, to list, show and revoke with
-(declare, complete and mint never use it)";
+const OPERATOR_HELP: &str = "A file with an operator's or an owner's token (also a JWT of the operators' issuer),
+to list, show and revoke with (declare, complete and mint never use it)";
 
 /// Options of every command that calls a broker.
 #[derive(Debug, Args)]

@@ -144,7 +144,7 @@ impl Failure {
 pub(super) fn next_step(code: &str, caller: Caller) -> Option<&'static str> {
     Some(match (code, caller) {
         ("evidence_invalid", Caller::Operator) => {
-            "the broker knows no operator with the token in --operator-token-file, or the role does not allow this"
+            "the broker knows no operator with the token in --operator-token-file; one of an issuer may have expired: get a new one"
         }
         ("evidence_invalid", Caller::Kernel) => {
             "the broker has no attestor for processes like this one; --evidence file:PATH or env:VAR presents a JWT instead"
@@ -164,7 +164,7 @@ pub(super) fn next_step(code: &str, caller: Caller) -> Option<&'static str> {
             "the broker knows no service with the token in --service-token-file"
         }
         ("policy_denied", Caller::Operator) => {
-            "take the token of an operator with that role, or add it to `roles` of the [[operator]] in the configuration"
+            "take the token of an operator with that role, or add it to `roles` of the [[operator]] or of a grant in the configuration"
         }
         ("policy_denied", _) => {
             "ask for less (a declaration can go on with what is granted: --partial), or have the policy or the [[service]] list changed"

@@ -137,6 +137,7 @@ pub(super) fn task(task: &Value, now: Time) -> String {
         ("state", text(task, "state")),
         ("purpose", text(task, "purpose")),
         ("owner", text(task, "owner")),
+        ("contacts", words(task, "owner_contacts")),
         ("workload", text(task, "workload")),
         ("instance", text(task, "instance")),
         ("attested by", text(task, "attestor")),

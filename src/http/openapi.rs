@@ -35,7 +35,8 @@ use crate::party::Act;
             `x-remit-codes` says which ones a response can have. \
             What is served nowhere is 404 `not_found`, another method of a path is 405 `invalid_request` with `Allow`. The same API is on \
             the Unix socket. `x-remit-callers` says who may call: `anyone`, `workload`, `service`, `viewer` (an operator, whatever the \
-            role), or the role that an operator needs. `x-remit-roles` lists the roles of operators with which the call goes through.",
+            role), the role that an operator needs, or `owner` (somebody who acts for an owner, on what is that owner's). `x-remit-roles` \
+            lists the roles of operators with which the call goes through.",
     ),
     servers((url = "/", description = "The broker that serves this document")),
     tags(
@@ -65,7 +66,10 @@ impl Modify for Schemes {
                 )
                 .bearer_format("JWT"),
             ),
-            ("operator", bearer("An operator: a token whose SHA-256 is in the configuration.")),
+            ("operator", bearer(
+                    "An operator: a token whose SHA-256 is in the configuration, or a JWT of the operators' own issuer. Somebody who acts for \
+                     an owner: such a JWT.",
+                )),
             ("service", bearer("A service: a token whose SHA-256 is in the configuration.")),
         ];
         let components = openapi.components.get_or_insert_default();
@@ -75,9 +79,9 @@ impl Modify for Schemes {
     }
 }
 
-/// Who may call: these, and the operators whose act it is.
+/// Who may call: these, and the operators and owners whose act it is.
 pub(super) fn callers<const N: usize>(others: [&'static str; N], act: Act) -> Vec<&'static str> {
-    others.into_iter().chain([act.role().as_str()]).collect()
+    others.into_iter().chain([act.role().as_str()]).chain(act.is_for_owners().then_some("owner")).collect()
 }
 
 /// The document, as text.

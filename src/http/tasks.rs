@@ -159,7 +159,8 @@ pub(super) async fn complete(
 
 /// End a task, everything below it and all their credentials, at once.
 ///
-/// For an operator with the role `responder`, and for the instance that holds the task or one above it. An operator may revoke an id
+/// For an operator with the role `responder`, for whoever acts for the task's owner, and for the instance that holds the task or one
+/// above it. An operator may revoke an id
 /// that the broker has not seen (`known` is false). Idempotent: a second call returns the first one's instants.
 #[utoipa::path(
     post, path = "/v1/tasks/{id}/revoke", operation_id = "revokeTask", tag = "tasks",
@@ -187,7 +188,7 @@ pub(super) async fn revoke(
 
 /// Show a task, or watch it.
 ///
-/// An operator sees every task, a workload its own. With `Accept: text/event-stream` the answer is a stream of server-sent events:
+/// An operator sees every task, a workload its own, whoever acts for an owner that owner's. With `Accept: text/event-stream` the answer is a stream of server-sent events:
 /// one event `task` with the task as data at once and at every change, until the task has ended or the caller has to prove
 /// again who they are.
 #[utoipa::path(
@@ -214,13 +215,13 @@ pub(super) async fn show(
     if watch::wanted(&headers) {
         return watch::watch(broker, &id, called, stop).await;
     }
-    let (held, now) = broker.show(called.request, &id).await?;
-    Ok(Answer(Shown::of(&held, now)?).into_response())
+    let seen = broker.show(called.request, &id).await?;
+    Ok(Answer(Shown::of(&seen.held, seen.now)?.with_contacts(&seen.contacts)).into_response())
 }
 
 /// List tasks, newest first.
 ///
-/// An operator sees every task, a workload its own. A page may be short, or empty, and not the last: go on until `next_cursor` is null.
+/// An operator sees every task, a workload its own, whoever acts for an owner that owner's. A page may be short, or empty, and not the last: go on until `next_cursor` is null.
 #[utoipa::path(
     get, path = "/v1/tasks", operation_id = "listTasks", tag = "tasks",
     params(ListQuery,

@@ -39,7 +39,12 @@ const MODULES: &[Module] = &[
     Module { name: "audit", uses: &[], because: LEAF },
     // The port is timed where it is.
     Module { name: "lease", uses: &["metrics"], because: LEAF },
-    Module { name: "party", uses: &[], because: LEAF },
+    // People prove who they are to an issuer of their own, and its tokens are judged as evidence is.
+    Module {
+        name: "party",
+        uses: &["attest::Believed", "attest::Issuer", "attest::IssuerTerms", "attest::Rejected"],
+        because: LEAF,
+    },
     Module { name: "revocation", uses: &[], because: LEAF },
     Module { name: "verify", uses: &[], because: "services embed it, without the broker" },
     Module { name: "attest", uses: &[], because: CHAIN },

@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use crate::support::{Issuer, Server, pki::Authority, write_config};
+use crate::support::{Issuer, OWNER, Server, people, pki::Authority, write_config};
 
 const REMIT: &str = env!("CARGO_BIN_EXE_remit");
 
@@ -275,6 +275,124 @@ fn what_is_weak_draws_a_warning() {
         assert_eq!(others.len(), usize::from(!words.is_empty()), "{to}: {warnings:#?}");
         assert!(words.iter().all(|word| others[0].contains(word)), "{to}: {warnings:#?}");
     }
+}
+
+/// A configuration with people and owners, and what is wrong with it once this is changed.
+#[test]
+fn operators_and_owners_are_checked() {
+    let bench = || {
+        let bench = Bench::new();
+        fs::write(bench.dir.path().join("sso-keys.json"), Issuer::new().jwks().to_string()).unwrap();
+        let text = fs::read_to_string(&bench.config).unwrap();
+        fs::write(&bench.config, text + &people()).unwrap();
+        bench
+    };
+    let report = bench().json(0);
+    assert_eq!(report["operator_issuers"], json!(["sso"]));
+    assert_eq!(report["owners"], json!([OWNER, "other@example.com", "nobody@example.com"]));
+    assert!(bench().check(&[]).out.contains("nobody@example.com"));
+    // Who may revoke by a grant is somebody who may revoke.
+    let other = bench();
+    other.edit("roles = [\"responder\"]\ntoken_sha256", "roles = [\"viewer\"]\ntoken_sha256");
+    assert!(!other.warnings().iter().any(|warning| warning.contains("`responder`")));
+    other.edit("name_claim", "max_age = 172800\nname_claim");
+    assert!(other.warnings().iter().any(|warning| warning.contains("operator_issuer `sso`") && warning.contains("48")));
+
+    let again = |name: &str, issuer: &str, more: &str| {
+        format!(
+            "[[operator_issuer]]\nname = \"{name}\"\nissuer = \"{issuer}\"\naudience = \"remit\"\nkeys_file = \"sso-keys.json\"\n\
+             {more}\n[[owner]]"
+        )
+    };
+    let grant = "[[operator_issuer.grant]]\nclaim = \"groups\"\nvalue = \"x\"\nroles = [\"viewer\"]";
+    let (groups, hs256) = ("groups_claim = \"groups\"", "algorithms = [\"ES256\"]\nname_claim");
+    let owner = |more: &str| format!("[[owner]]\nid = \"new@example.com\"\n{more}\n[[owner]]");
+    let table: Vec<(&str, String, &[&str])> = vec![
+        ("iss", String::new(), &[]),
+        (
+            "issuer = \"https://sso.example.com\"",
+            "issuer = \"https://ci.example.com\"".into(),
+            &["`sso`", "[[attestor]]"],
+        ),
+        (
+            "issuer = \"https://sso.example.com\"",
+            "issuer = \"http://sso.example.com\"".into(),
+            &["operator_issuer `sso`", "https://"],
+        ),
+        ("audience = \"remit\"", "audience = \"\"".into(), &["operator_issuer `sso`", "`audience`"]),
+        (hs256, "algorithms = [\"HS256\"]\nname_claim".into(), &["operator_issuer `sso`", "`algorithms`"]),
+        ("sso-keys.json", "no-keys.json".into(), &["operator_issuer `sso`", "no-keys.json"]),
+        ("name_claim = \"email\"", "name_claim = \"\"".into(), &["operator_issuer `sso`", "`name_claim`"]),
+        ("name_claim = \"email\"", "name_claim = \"/a~2\"".into(), &["operator_issuer `sso`", "`name_claim`"]),
+        ("name_claim = \"email\"", "name = \"email\"".into(), &["duplicate key"]),
+        ("name_claim = \"email\"", "name_claims = \"email\"".into(), &["unknown field `name_claims`"]),
+        ("roles = [\"approver\"]\n[[", "roles = [\"aprover\"]\n[[".into(), &["`approver`"]),
+        ("roles = [\"approver\"]\n[[", "roles = [\"Approver\"]\n[[".into(), &["`approver`"]),
+        ("roles = [\"approver\"]\n[[", "roles = []\n[[".into(), &["`sec-approvers`", "`roles`"]),
+        ("value = \"sec-admins\"", "value = \"sec-viewers\"".into(), &["two grants", "`sec-viewers`"]),
+        ("value = \"sec-admins\"", "value = \"\"".into(), &["a grant has a `claim`"]),
+        ("value = \"sec-admins\"", "values = \"sec-admins\"".into(), &["unknown field `values`"]),
+        (groups, String::new(), &["owner `team-payments@example.com`", "`groups_claim`"]),
+        ("[[owner]]", again("two", "https://two.example.com", grant), &[]),
+        ("[[owner]]", again("two", "https://two.example.com", ""), &["operator_issuer `two`", "nobody"]),
+        ("[[owner]]", again("two", "https://two.example.com", groups), &["more than one [[operator_issuer]]"]),
+        ("[[owner]]", again("two", "https://sso.example.com", grant), &["operator_issuer `two`", "the same `issuer`"]),
+        ("[[owner]]", again("sso", "https://two.example.com", grant), &["operator_issuer `sso`", "a name of its own"]),
+        (
+            "name = \"otto\"",
+            "name = \"https://sso.example.com#otto\"".into(),
+            &["operator `https://sso.example.com#otto`"],
+        ),
+        ("[[owner]]", owner("workloads = [\"/new/*\"]"), &[]),
+        ("[[owner]]", owner("workloads = []"), &["owner `new@example.com`", "`workloads`"]),
+        ("[[owner]]", owner("workloads = [\"/new*\"]"), &["owner `new@example.com`", "`/new*`"]),
+        ("[[owner]]", owner("workloads = [\"new/*\"]"), &["owner `new@example.com`", "`new/*`"]),
+        ("[[owner]]", owner("workloads = [\"/new/task/*\"]"), &["owner `new@example.com`", "`/new/task/*`"]),
+        ("[[owner]]", owner("workloads = [\"/new/*\"]\ncontacts = [\"\"]"), &["owner `new@example.com`", "`contacts`"]),
+        ("[[owner]]", owner("workload = \"/new/*\""), &["unknown field `workload`"]),
+        (
+            "id = \"nobody@example.com\"",
+            "id = \"other@example.com\"".into(),
+            &["owner `other@example.com`", "another owner"],
+        ),
+        ("id = \"nobody@example.com\"", "id = \"no body\"".into(), &["owner `no body`", "`id`"]),
+        (
+            "id = \"other@example.com\"",
+            "id = \"others@example.com\"".into(),
+            &["attestor `ci`", "`other@example.com`", "[[owner]]"],
+        ),
+    ];
+    for (from, to, words) in &table {
+        let bench = bench();
+        if words.is_empty() {
+            bench.edit(from, if to.is_empty() { from } else { to }).json(0);
+            continue;
+        }
+        let report = bench.edit(from, to).json(78);
+        let mistakes: Vec<String> = serde_json::from_value(report["mistakes"].clone()).unwrap();
+        let told = |mistake: &String| words.iter().all(|word| mistake.contains(word));
+        assert!(mistakes.len() == 1 && told(&mistakes[0]), "{to}: no {words:?} in {mistakes:#?}");
+    }
+    // The broker itself vouches for nobody.
+    let bench = bench();
+    let text = fs::read_to_string(&bench.config).unwrap();
+    let own = text.split('"').nth(1).unwrap().to_owned();
+    let report = bench.edit("https://sso.example.com", &own).json(78);
+    assert!(report["mistakes"].to_string().contains("does not vouch for people"), "{report}");
+    // An issuer that a preset names is an issuer of workloads too.
+    let bench = bench_with_preset(&text);
+    assert!(bench.json(78)["mistakes"].to_string().contains("operator_issuer `sso`"));
+}
+
+/// The same with an attestor whose issuer stands in a preset alone, and is that of people.
+fn bench_with_preset(text: &str) -> Bench {
+    let bench = Bench::new();
+    fs::write(bench.dir.path().join("sso-keys.json"), Issuer::new().jwks().to_string()).unwrap();
+    let preset =
+        "\n[[attestor]]\ntype = \"oidc\"\nname = \"github\"\npreset = \"github-actions\"\naudience = \"remit\"\n";
+    let text = text.replace("https://sso.example.com", "https://token.actions.githubusercontent.com");
+    fs::write(&bench.config, text + preset).unwrap();
+    bench
 }
 
 #[test]

@@ -54,6 +54,10 @@ mod openapi;
 #[cfg(test)]
 mod operators;
 #[cfg(test)]
+mod owners;
+#[cfg(test)]
+mod people;
+#[cfg(test)]
 mod policy;
 #[cfg(test)]
 mod policy_check;

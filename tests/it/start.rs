@@ -275,7 +275,7 @@ fn the_shipped_configurations_are_good() {
         remit::policy::Policies::load(config.policy.dir.as_deref().unwrap()).unwrap();
         remit::attest::Attestors::build(&config.attestors, &config.trust_domain)
             .unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
-        remit::party::Parties::build(config.services, config.operators)
+        remit::party::Parties::build(config.services, config.operators, config.operator_issuers, config.owners)
             .unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
     }
 }

@@ -96,6 +96,10 @@ pub(in crate::http) struct Shown<'a> {
     marks: &'a [Mark],
     /// Who is accountable.
     owner: &'a str,
+    /// Whom to talk to about it, where an operator is shown the task and the configuration says so.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(required = false)]
+    owner_contacts: &'a [String],
     /// What it is for, in the words of the workload.
     purpose: &'a str,
     /// The declared environment.
@@ -154,6 +158,7 @@ impl<'a> Shown<'a> {
             attestor: &task.attestor,
             marks: &task.marks,
             owner: &task.owner,
+            owner_contacts: &[],
             purpose: &task.purpose,
             environment: task.environment.as_deref(),
             sandbox: task.sandbox.as_deref(),
@@ -168,6 +173,11 @@ impl<'a> Shown<'a> {
             expires_at: held.expires_at,
             end: end.map(|end| Ended { ended_at: end.at.min(held.expires_at), reason: end.reason.as_deref() }),
         })
+    }
+
+    /// With whom to talk to about it.
+    pub(in crate::http) fn with_contacts(self, owner_contacts: &'a [String]) -> Self {
+        Self { owner_contacts, ..self }
     }
 }
 

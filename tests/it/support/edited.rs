@@ -19,6 +19,15 @@ impl Stand {
         // The broker reads them when it starts.
         Self::edited(|config| edit(with_policies(&config, &dir.path().display().to_string()))).await
     }
+
+    /// Writes this for that in the configuration of the running broker, at once for whoever reads it.
+    pub(crate) fn change(&self, from: &str, to: &str) {
+        let config = std::fs::read_to_string(&self.broker.config).expect("a configuration");
+        assert!(config.contains(from), "{from}");
+        let new = self.broker.config.with_extension("new");
+        std::fs::write(&new, config.replace(from, to)).expect("written");
+        std::fs::rename(&new, &self.broker.config).expect("in its place");
+    }
 }
 
 /// The configuration with another directory of policies.

@@ -4,6 +4,7 @@ mod documented;
 mod edited;
 mod frozen;
 mod issuer;
+mod people;
 pub(crate) mod pki;
 mod process;
 mod prover;
@@ -13,6 +14,7 @@ pub(crate) use documented::{codes, operations, response};
 pub(crate) use edited::with_policies;
 pub(crate) use frozen::Frozen;
 pub(crate) use issuer::{ISSUER, Issuer, now, overlaid};
+pub(crate) use people::{SSO, SSO_AUDIENCE, people};
 pub(crate) use process::{Server, free_port, wait_for};
 pub(crate) use prover::{Body, Prover};
 pub(crate) use redis::Redis;
@@ -28,21 +30,23 @@ pub(crate) enum Store {
     Redis,
 }
 
-/// Makes tests that run over both stores: `both! { async fn name(stand) { … } }`.
+/// Makes tests that run over both stores: `both! { async fn name(stand) { … } }`. What stands before them, up to a `;`, is the end of
+/// their configuration.
 #[macro_export]
 macro_rules! both {
-    ($($(#[$doc:meta])* async fn $name:ident($($stand:tt)+) $body:block)+) => {
+    ($(#[$doc:meta])* async $($tests:tt)+) => { $crate::both! { ""; $(#[$doc])* async $($tests)+ } };
+    ($config:expr; $($(#[$doc:meta])* async fn $name:ident($($stand:tt)+) $body:block)+) => {
         $($(#[$doc])* async fn $name($($stand)+: $crate::support::Stand) $body)+
         mod embedded {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                super::$name($crate::support::Stand::new($crate::support::Store::Embedded).await).await;
+                super::$name($crate::support::Stand::with($crate::support::Store::Embedded, &$config).await).await;
             })+
         }
         mod redis {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                super::$name($crate::support::Stand::new($crate::support::Store::Redis).await).await;
+                super::$name($crate::support::Stand::with($crate::support::Store::Redis, &$config).await).await;
             })+
         }
     };
@@ -60,6 +64,8 @@ pub(crate) const REGISTRY_TOKEN: &str = "registry-service-token";
 pub(crate) const RESPONDER: &str = "responder-token";
 pub(crate) const VIEWER: &str = "viewer-token";
 pub(crate) const ADMIN: &str = "admin-token";
+/// Only where there are [`people`].
+pub(crate) const APPROVER: &str = "approver-token";
 
 /// A request for a certificate as `keytool` makes one, with extensions that nobody else knows.
 pub(crate) const KEYTOOL_CSR: &str = include_str!("keytool.csr");
@@ -77,6 +83,8 @@ pub(crate) struct Stand {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) redis: Option<Redis>,
     pub(crate) issuer: Issuer,
+    /// The issuer of [`people`].
+    pub(crate) people: Issuer,
     pub(crate) broker: Server,
     pub(crate) client: reqwest::Client,
 }
@@ -89,8 +97,9 @@ impl Stand {
     /// A stand whose configuration ends with `extra`.
     pub(crate) async fn with(store: Store, extra: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let issuer = Issuer::new();
+        let (issuer, people) = (Issuer::new(), Issuer::new());
         std::fs::write(dir.path().join("ci-keys.json"), issuer.jwks().to_string()).expect("written");
+        std::fs::write(dir.path().join("sso-keys.json"), people.jwks().to_string()).expect("written");
         let redis = match store {
             Store::Embedded => None,
             Store::Redis => Some(Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]).await),
@@ -98,7 +107,7 @@ impl Stand {
         let url = redis.as_ref().map_or_else(|| "redb:remit.redb".to_owned(), Redis::url);
         let config = write_config(dir.path(), "broker", &url, extra);
         let broker = Server::start(&config).await;
-        Self { dir, redis, issuer, broker, client: client() }
+        Self { dir, redis, issuer, people, broker, client: client() }
     }
 
     /// A second broker of the same issuer on the same store, with keys of its own and a copy of the store's MAC key.
