@@ -365,7 +365,7 @@ const ROWS: &[Row] = &[
         "what operators do, done by others",
         &[
             Live(workloads::what_operators_do),
-            Shown("operators::everybody_at_every_route"),
+            Shown("operators::everybody_on_the_embedded_store"),
             NotYet("operators have neither sessions of an issuer nor client certificates"),
         ],
     ),

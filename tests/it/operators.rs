@@ -1,85 +1,141 @@
-//! Who may do what: every route of the broker, called by everybody.
+//! Who may do what: every operation of the OpenAPI document, called by everybody. The document says who gets through; nobody else does.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
 use crate::{
     both,
     support::{
-        ADMIN, Answer, GIT, GIT_TOKEN, KEYTOOL_CSR, RESPONDER, Stand, VIEWER, a_list, declaration, operations, part,
-        socket_client, text,
+        ADMIN, APPROVER, Answer, GIT, GIT_TOKEN, KEYTOOL_CSR, RESPONDER, Stand, Store, VIEWER, a_list, declaration,
+        operations, part, people, socket_client, text,
     },
 };
 
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 
-/// Everybody who calls. The last two are workloads too, and still not the right ones.
-const CALLERS: [&str; 9] =
-    ["nobody", "garbage", "workload", "viewer", "responder", "admin", "service", "other instance", "minted token"];
+/// Everybody who calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    Nobody,
+    Garbage,
+    /// The instance whose task it is.
+    Workload,
+    OtherInstance,
+    /// Whoever has a credential that the broker minted.
+    MintedToken,
+    Service,
+    /// An operator with this one role, by a token of the configuration.
+    Operator(&'static str),
+    /// The same, by a token of the operators' issuer.
+    Person(&'static str),
+    /// Somebody who acts for the owner of the task, or for another one.
+    Owner,
+    OtherOwner,
+    /// Somebody whom the operators' issuer knows, and the configuration does not.
+    Stranger,
+}
 
-/// What comes back.
+use Caller::{
+    Garbage, MintedToken, Nobody, Operator, OtherInstance, OtherOwner, Owner, Person, Service, Stranger, Workload,
+};
+
+const ROLES: [&str; 4] = ["viewer", "responder", "approver", "admin"];
+
+const CALLERS: [Caller; 17] = [
+    Nobody,
+    Garbage,
+    Workload,
+    OtherInstance,
+    MintedToken,
+    Service,
+    Operator("viewer"),
+    Operator("responder"),
+    Operator("approver"),
+    Operator("admin"),
+    Person("viewer"),
+    Person("responder"),
+    Person("approver"),
+    Person("admin"),
+    Owner,
+    OtherOwner,
+    Stranger,
+];
+
+/// What comes back: the status, and the code of an error.
 type Expected = (u16, &'static str);
 
-const OK: Expected = (200, "");
-const CREATED: Expected = (201, "");
 /// An unknown caller, on our own API and on `/oauth2/*`.
 const WHO: Expected = (401, "evidence_invalid");
 const CLIENT: Expected = (401, "invalid_client");
 /// A known caller who may not.
 const ROLE: Expected = (403, "policy_denied");
 const FOREIGN: Expected = (404, "not_found");
-/// A subject token that is none, and one of a party that is no workload.
-const SUBJECT: Expected = (400, "invalid_request");
-const PARTY: Expected = (400, "invalid_request");
-const GRANT: Expected = (400, "invalid_grant");
 
-/// Method, path, and what each of [`CALLERS`] gets. A token endpoint takes evidence as `subject_token`, never as `Authorization`,
-/// so it stands here twice.
-type Row = (&'static str, &'static str, [Expected; 9]);
+/// What the document lists under this name for an operation.
+fn listed(operation: &'static Value, member: &str) -> BTreeSet<&'static str> {
+    operation[member].as_array().expect("a list").iter().filter_map(Value::as_str).collect()
+}
 
-const MATRIX: [Row; 26] = [
-    ("GET", "/.well-known/oauth-authorization-server", [OK; 9]),
-    ("GET", "/.well-known/openid-configuration", [OK; 9]),
-    ("GET", "/jwks", [OK; 9]),
-    ("GET", "/spiffe/bundle", [OK; 9]),
-    ("GET", "/pki/ca.pem", [OK; 9]),
-    ("GET", "/pki/crl/{id}", [OK; 9]),
-    ("GET", "/pki/crl.pem", [OK; 9]),
-    ("GET", "/status-lists/{id}", [OK; 9]),
-    ("GET", "/healthz", [OK; 9]),
-    ("GET", "/readyz", [OK; 9]),
-    ("GET", "/metrics", [OK; 9]),
-    ("GET", "/openapi.json", [OK; 9]),
-    ("POST", "/oauth2/token", [SUBJECT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT, CLIENT]),
-    ("POST", "/oauth2/token?subject", [SUBJECT, SUBJECT, OK, PARTY, PARTY, PARTY, PARTY, GRANT, SUBJECT]),
-    ("POST", "/oauth2/introspect", [CLIENT, CLIENT, CLIENT, OK, OK, OK, OK, CLIENT, CLIENT]),
-    ("GET", "/v1/keys", [WHO, WHO, ROLE, OK, OK, OK, ROLE, ROLE, WHO]),
-    ("POST", "/v1/keys/rotate", [WHO, WHO, ROLE, ROLE, ROLE, OK, ROLE, ROLE, WHO]),
-    ("POST", "/v1/keys/{id}/taint", [WHO, WHO, ROLE, ROLE, ROLE, OK, ROLE, ROLE, WHO]),
-    ("POST", "/v1/tasks", [WHO, WHO, CREATED, ROLE, ROLE, ROLE, ROLE, CREATED, WHO]),
-    ("GET", "/v1/tasks", [WHO, WHO, OK, OK, OK, OK, ROLE, OK, WHO]),
-    ("GET", "/v1/tasks/{id}", [WHO, WHO, OK, OK, OK, OK, ROLE, FOREIGN, WHO]),
-    ("POST", "/v1/tasks/{id}/credentials", [WHO, WHO, OK, ROLE, ROLE, ROLE, ROLE, FOREIGN, WHO]),
-    ("POST", "/v1/tasks/{id}/certificate", [WHO, WHO, OK, ROLE, ROLE, ROLE, ROLE, FOREIGN, WHO]),
-    ("POST", "/v1/tasks/{id}/renew", [WHO, WHO, OK, ROLE, ROLE, ROLE, ROLE, FOREIGN, WHO]),
-    ("POST", "/v1/tasks/{id}/complete", [WHO, WHO, OK, ROLE, ROLE, ROLE, ROLE, FOREIGN, WHO]),
-    ("POST", "/v1/tasks/{id}/revoke", [WHO, WHO, OK, ROLE, OK, ROLE, ROLE, FOREIGN, WHO]),
-];
+/// Whether the document lets them through.
+fn may(caller: Caller, path: &str, operation: &'static Value) -> bool {
+    let (callers, roles) = (listed(operation, "x-remit-callers"), listed(operation, "x-remit-roles"));
+    callers.contains("anyone")
+        || match caller {
+            Nobody | Garbage | MintedToken | Stranger => false,
+            Workload => callers.contains("workload"),
+            Service => callers.contains("service"),
+            Operator(role) | Person(role) => roles.contains(role),
+            Owner => callers.contains("owner"),
+            // What is another's is not there for them; what is about nothing in particular is.
+            OtherInstance => callers.contains("workload") && !path.contains("{id}"),
+            OtherOwner => callers.contains("owner") && !path.contains("{id}"),
+        }
+}
 
-fn bearer(stand: &Stand, caller: &str, token: &str) -> Option<String> {
+/// How somebody is refused.
+fn refusal(caller: Caller, path: &str, operation: &'static Value) -> Expected {
+    let callers = listed(operation, "x-remit-callers");
+    match caller {
+        _ if path == "/oauth2/introspect" => CLIENT,
+        Nobody | Garbage | MintedToken => WHO,
+        OtherInstance if callers.contains("workload") => FOREIGN,
+        OtherOwner if callers.contains("owner") => FOREIGN,
+        Workload | OtherInstance | Service | Operator(_) | Person(_) | Owner | OtherOwner | Stranger => ROLE,
+    }
+}
+
+/// The token endpoint takes evidence as `subject_token`, and never as `Authorization`.
+fn at_the_token_endpoint(caller: Caller, as_subject: bool) -> Option<Expected> {
+    if caller == Nobody {
+        return Some((400, "invalid_request"));
+    }
+    match (as_subject, caller) {
+        (false, _) => Some(CLIENT),
+        (true, Workload) => None,
+        (true, OtherInstance) => Some((400, "invalid_grant")),
+        (true, _) => Some((400, "invalid_request")),
+    }
+}
+
+fn bearer(stand: &Stand, caller: Caller, token: &str) -> Option<String> {
     Some(match caller {
-        "nobody" => return None,
-        "garbage" => "garbage".to_owned(),
-        "workload" => stand.evidence(),
-        "viewer" => VIEWER.to_owned(),
-        "responder" => RESPONDER.to_owned(),
-        "admin" => ADMIN.to_owned(),
-        "service" => GIT_TOKEN.to_owned(),
-        "other instance" => stand.other_instance(),
-        "minted token" => token.to_owned(),
-        other => panic!("{other} is nobody"),
+        Nobody => return None,
+        Garbage => "garbage".to_owned(),
+        Workload => stand.evidence(),
+        OtherInstance => stand.other_instance(),
+        MintedToken => token.to_owned(),
+        Service => GIT_TOKEN.to_owned(),
+        Operator("viewer") => VIEWER.to_owned(),
+        Operator("responder") => RESPONDER.to_owned(),
+        Operator("approver") => APPROVER.to_owned(),
+        Operator("admin") => ADMIN.to_owned(),
+        Operator(other) => panic!("{other} is no role"),
+        Person(role) => stand.person(&[&format!("sec-{role}s")]),
+        Owner => stand.person(&["payments"]),
+        OtherOwner => stand.person(&["others"]),
+        Stranger => stand.person(&["all-employees"]),
     })
 }
 
@@ -124,38 +180,47 @@ async fn call(stand: &Stand, method: &str, path: &str, bearer: Option<&str>, (ta
     stand.form(path.split('?').next().expect("a path"), bearer, &form).await
 }
 
-both! {
-    async fn everybody_at_every_route(stand) {
-        for (method, path, expected) in MATRIX {
-            for (caller, (status, code)) in CALLERS.into_iter().zip(expected) {
-                // A task of its own for every call: some of them end it.
-                let (task, token) = stand.task_with_token().await;
-                let answer = call(&stand, method, path, bearer(&stand, caller, &token).as_deref(), (&task, &token)).await;
-                assert_eq!(answer.status.as_u16(), status, "{method} {path} as {caller}: {}", answer.text);
-                if path.starts_with("/pki/") {
-                    continue;
-                }
-                if path == "/metrics" {
-                    assert!(answer.text.starts_with("# HELP "), "{}", answer.text);
-                    continue;
-                }
-                if path.starts_with("/status-lists/") {
-                    continue;
-                }
-                let body = answer.json();
-                match code {
-                    "" => assert!(body.get("code").is_none() && body.get("error").is_none(), "{method} {path} as {caller}: {body}"),
-                    _ if path.starts_with("/oauth2/") => drop(answer.oauth_refused(status, code)),
-                    _ => drop(answer.refused(status, code)),
-                }
-                // Who was refused changed nothing.
-                if status >= 400 {
-                    assert_eq!(stand.introspect(&token).await["active"], true, "{method} {path} as {caller} ended a task");
-                }
+/// Everybody at every operation gets what the document says.
+async fn everybody_at_every_operation(stand: Stand) {
+    for (method, path, operation) in operations() {
+        let ways: &[&str] = if path == "/oauth2/token" { &["/oauth2/token", "/oauth2/token?subject"] } else { &[path] };
+        for (way, caller) in ways.iter().flat_map(|way| CALLERS.map(|caller| (*way, caller))) {
+            // A task of its own for every call: some of them end it.
+            let (task, token) = stand.task_with_token().await;
+            let bearer = bearer(&stand, caller, &token);
+            let answer = call(&stand, &method, way, bearer.as_deref(), (&task, &token)).await;
+            let expected = match path {
+                "/oauth2/token" => at_the_token_endpoint(caller, way.ends_with("subject")),
+                _ if may(caller, path, operation) => None,
+                _ => Some(refusal(caller, path, operation)),
+            };
+            let Some((status, code)) = expected else {
+                assert!(answer.status.is_success(), "{method} {way} as {caller:?}: {}", answer.text);
+                continue;
+            };
+            assert_eq!(answer.status.as_u16(), status, "{method} {way} as {caller:?}: {}", answer.text);
+            if path.starts_with("/oauth2/") {
+                answer.oauth_refused(status, code);
+            } else {
+                answer.refused(status, code);
             }
+            // Who was refused changed nothing.
+            assert_eq!(stand.introspect(&token).await["active"], true, "{method} {way} as {caller:?} ended a task");
         }
     }
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_on_the_embedded_store() {
+    everybody_at_every_operation(Stand::with(Store::Embedded, &people()).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_on_redis() {
+    everybody_at_every_operation(Stand::with(Store::Redis, &people()).await).await;
+}
+
+both! {
     /// A list holds everything for an operator, and nothing of others for a workload.
     async fn what_a_list_holds(stand) {
         let (task, _) = stand.task_with_token().await;
@@ -190,46 +255,86 @@ both! {
     }
 }
 
-/// A route has an operation, or it does not compile; here the operation has a row, and the row an operation.
+/// A route has an operation, or it does not compile.
 #[test]
 fn no_operation_is_missing() {
-    let matrix: BTreeSet<_> =
-        MATRIX.iter().map(|(method, path, _)| ((*method).to_owned(), path.split('?').next().unwrap())).collect();
-    let operations: BTreeSet<_> = operations().map(|(method, path, _)| (method, path)).collect();
-    assert!(operations.len() >= 18, "{operations:?}");
-    assert_eq!(matrix, operations, "the matrix and the OpenAPI document differ");
-    let source = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/mod.rs")).unwrap();
+    let known = operations().count();
+    assert!(known >= 24, "{known}");
+    let source = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/mod.rs")).unwrap();
     for other in [".route(", ".nest(", ".route_service(", ".nest_service("] {
         assert!(!source.contains(other), "routes that `{other}` brings are in no document");
     }
 }
 
-/// Whom the document names is who gets through, and nobody else.
+/// Every operation that changes something, and whom the document lets do it. None of them is about who may do what, about policies, or
+/// about where the broker keeps what it records: those stand in files, and nobody gives themselves more by the API.
 #[test]
-fn callers_are_who_the_document_says() {
+fn nothing_that_can_be_called_says_who_may_do_what() {
+    let changing: Vec<_> = operations()
+        .filter(|(method, ..)| method != "GET")
+        .map(|(method, path, said)| {
+            let callers = said["x-remit-callers"].as_array().unwrap().iter().filter_map(Value::as_str);
+            format!("{method} {path}: {}", callers.collect::<Vec<_>>().join(", "))
+        })
+        .collect();
+    let known = [
+        "POST /oauth2/introspect: service, viewer",
+        "POST /oauth2/token: workload",
+        "POST /v1/keys/rotate: admin",
+        "POST /v1/keys/{id}/taint: admin",
+        "POST /v1/tasks: workload",
+        "POST /v1/tasks/{id}/certificate: workload",
+        "POST /v1/tasks/{id}/complete: workload",
+        "POST /v1/tasks/{id}/credentials: workload",
+        "POST /v1/tasks/{id}/renew: workload",
+        "POST /v1/tasks/{id}/revoke: workload, responder, owner",
+    ];
+    assert_eq!(changing, known, "an operation is new: who may call it, and can it give anybody more than they had?");
+    // Nor does what they take have a place for it.
+    let members: BTreeSet<_> = operations()
+        .flat_map(|(_, _, said)| crate::support::taken(said))
+        .filter(|name| {
+            ["role", "operator", "policy", "policies", "sink", "path", "file", "exec", "audit"]
+                .iter()
+                .any(|word| name.contains(word))
+        })
+        .collect();
+    assert_eq!(members, BTreeSet::new());
+}
+
+/// The table of the README is that of the document.
+#[test]
+fn the_readme_has_the_table_of_roles() {
+    let mut table =
+        String::from("| operation | viewer | responder | approver | admin | owner |\n|---|---|---|---|---|---|\n");
     for (method, path, said) in operations() {
-        let named: Vec<_> = said["x-remit-callers"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-        let rows = MATRIX.iter().filter(|(m, p, _)| *m == method && p.split('?').next() == Some(path));
-        let rows: Vec<_> = rows.map(|(.., row)| row).collect();
-        for (at, caller) in CALLERS.into_iter().enumerate() {
-            let passes = rows.iter().any(|row| row[at].0 < 400);
-            let as_operator = ["viewer", "responder", "admin"].contains(&caller) && named.contains(&"viewer");
-            // Another instance is a workload, too: it gets through where no task of its own is asked for.
-            let as_workload = caller == "other instance" && !path.contains("{id}") && path != "/oauth2/token";
-            let may = named.contains(&"anyone")
-                || named.contains(&caller)
-                || as_operator
-                || (as_workload && named.contains(&"workload"));
-            assert_eq!(may, passes, "{method} {path} as {caller}: the document names {named:?}");
+        let (callers, roles) = (listed(said, "x-remit-callers"), listed(said, "x-remit-roles"));
+        if roles.is_empty() || callers.contains("anyone") {
+            continue;
         }
+        let mark = |is: bool| if is { "yes" } else { "" };
+        write!(table, "| `{method} {path}` |").unwrap();
+        for role in ROLES {
+            write!(table, " {} |", mark(roles.contains(role))).unwrap();
+        }
+        writeln!(table, " {} |", if callers.contains("owner") { "its own tasks" } else { "" }).unwrap();
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if !fs::read_to_string(root.join("README.md")).unwrap().contains(&table) {
+        let new = root.join("target/roles.md");
+        fs::write(&new, table).unwrap();
+        panic!("the table of roles changed; if that is meant, README.md gets the one in {}", new.display());
     }
 }
 
 /// The answer of a route that is none says nothing about who may call it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn there_is_nothing_beside_the_routes() {
-    let stand = Stand::new(crate::support::Store::Embedded).await;
-    for path in ["/", "/v1", "/v1/tasks/", "/v1/operators", "/metrics/", "/v1/tasks/../tasks//", "/oauth2/revoke"] {
+    let stand = Stand::new(Store::Embedded).await;
+    let configuration =
+        ["/v1/operators", "/v1/owners", "/v1/roles", "/v1/policies", "/v1/audit", "/v1/config", "/sys/audit"];
+    let strange = ["/", "/v1", "/v1/tasks/", "/metrics/", "/v1/tasks/../tasks//", "/oauth2/revoke"];
+    for path in strange.into_iter().chain(configuration) {
         for bearer in [None, Some(ADMIN)] {
             let answer = stand.call(Method::GET, path, bearer, None).await;
             assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}: {}", answer.text);

@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 use serde_json::Value;
-use std::sync::LazyLock;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use super::Answer;
 
@@ -23,6 +23,28 @@ pub(crate) fn response(operation: &'static Value, status: u16) -> Option<&'stati
         Some(reference) => DOCUMENT.pointer(&reference[1..]).expect("what a reference leads to"),
         None => response,
     })
+}
+
+/// The names of all members that an operation takes in its body, however deep.
+pub(crate) fn taken(operation: &'static Value) -> BTreeSet<&'static str> {
+    let (mut names, mut seen, mut left) =
+        (BTreeSet::new(), BTreeSet::new(), vec![&operation["requestBody"]["content"]]);
+    while let Some(next) = left.pop() {
+        match next {
+            Value::Object(members) => {
+                names.extend(
+                    members.get("properties").and_then(Value::as_object).into_iter().flatten().map(|(name, _)| &**name),
+                );
+                if let Some(reference) = next["$ref"].as_str().filter(|reference| seen.insert(*reference)) {
+                    left.push(DOCUMENT.pointer(&reference[1..]).expect("what a reference leads to"));
+                }
+                left.extend(members.iter().filter(|(name, _)| !name.starts_with("example")).map(|(_, value)| value));
+            }
+            Value::Array(values) => left.extend(values),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    names
 }
 
 /// The codes of errors that can be in an answer.

@@ -10,7 +10,7 @@ mod process;
 mod prover;
 mod redis;
 
-pub(crate) use documented::{codes, operations, response};
+pub(crate) use documented::{codes, operations, response, taken};
 pub(crate) use edited::with_policies;
 pub(crate) use frozen::Frozen;
 pub(crate) use issuer::{ISSUER, Issuer, now, overlaid};
