@@ -37,7 +37,7 @@ type Row = (u16, &'static str, &'static [By]);
 const LISTED: &[u16] = &[
     1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 15, 16, 19, 26, 27, 29, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 44, 45, 47,
     48, 49, 57, 61, 62, 63, 65, 67, 71, 72, 73, 76, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87, 88, 89, 91, 93, 107,
-    112, 113, 114,
+    108, 109, 110, 111, 112, 113, 114,
 ];
 
 const ROWS: &[Row] = &[
@@ -366,7 +366,39 @@ const ROWS: &[Row] = &[
         &[
             Live(workloads::what_operators_do),
             Shown("operators::everybody_on_the_embedded_store"),
-            NotYet("operators have neither sessions of an issuer nor client certificates"),
+            Shown("people::a_token_that_is_not_good_makes_nobody_an_operator"),
+            Shown("people::what_only_looks_like_a_role_brings_none"),
+            Shown("people::one_is_never_the_other"),
+            Shown("people::a_session_that_is_over_sees_nothing_more"),
+            Shown("owners::whoever_acts_for_an_owner_has_that_owners_tasks"),
+            NotYet("operators have no client certificates, so that none can be asked for"),
+        ],
+    ),
+    (108, "an approval by one where two are asked for, or by whoever asks", &[NotYet("there are no approvals")]),
+    (
+        109,
+        "a role or a policy that somebody gives themselves",
+        &[
+            Live(workloads::what_would_change_the_rules),
+            Shown("operators::nothing_that_can_be_called_says_who_may_do_what"),
+            Shown("people::what_only_looks_like_a_role_brings_none"),
+        ],
+    ),
+    (
+        110,
+        "an audit log that goes elsewhere, or a program that is run",
+        &[
+            Live(workloads::what_would_move_the_record),
+            Shown("operators::nothing_that_can_be_called_says_who_may_do_what"),
+        ],
+    ),
+    (
+        111,
+        "what an unknown caller could begin, stop or measure",
+        &[
+            Live(workloads::what_nobody_may_begin),
+            // Everybody may see them, and they tell nothing of anybody.
+            Shown("metrics::labels_hold_nothing_of_a_caller"),
         ],
     ),
     (

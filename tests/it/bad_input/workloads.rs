@@ -848,3 +848,82 @@ pub(super) fn what_operators_do(bench: &Bench) -> Vec<Case> {
         exchange(bench, "an operator as a subject", &[("subject_token", RESPONDER)], OAUTH),
     ]
 }
+
+/// Places where others have what changes rules, and bodies that would.
+pub(super) fn what_would_change_the_rules(_: &Bench) -> Vec<Case> {
+    let more = r#"{"name":"ada","roles":["viewer","responder","approver","admin"]}"#;
+    let policy = r#"{"policy":"permit (principal, action, resource);"}"#;
+    let mut cases = Vec::new();
+    for (path, body) in [
+        ("/v1/operators", more),
+        ("/v1/operators/ada", more),
+        ("/v1/operators/ada/roles", more),
+        ("/v1/owners", r#"{"id":"x","workloads":["/*"]}"#),
+        ("/v1/policies", policy),
+        ("/v1/policies/test.no-production", policy),
+        ("/v1/policies/TEST.NO-PRODUCTION", policy),
+        ("/v1/sys/policies/acl/admin", policy),
+        ("/v1/config", "{}"),
+        ("/v1/config/reload", "{}"),
+    ] {
+        for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+            let headers = vec![("authorization", format!("Bearer {ADMIN}")), json_type()];
+            let name = format!("an admin: {method} {path}");
+            cases.push(request(name, method, path, headers, body, FOREIGN));
+        }
+    }
+    let rotate = r#"{"reason":"r","roles":["responder"]}"#;
+    cases.push(api("roles beside a reason", "/v1/keys/rotate", ADMIN, rotate, INVALID));
+    cases
+}
+
+/// Places where others say where the record goes, or name a program.
+pub(super) fn what_would_move_the_record(bench: &Bench) -> Vec<Case> {
+    let sink = r#"{"type":"file","options":{"file_path":"/tmp/x","mode":"0755"}}"#;
+    let mut cases = Vec::new();
+    for path in ["/v1/audit", "/v1/audit/file", "/v1/sys/audit/file", "/sys/audit/file", "/v1/plugins", "/v1/exec"] {
+        for method in [Method::POST, Method::PUT] {
+            let headers = vec![("authorization", format!("Bearer {ADMIN}")), json_type()];
+            cases.push(request(format!("an admin: {method} {path}"), method, path, headers, sink, FOREIGN));
+        }
+    }
+    let revoke = format!("/v1/tasks/{}/revoke", bench.task);
+    for (name, body) in [
+        ("a revoke that names a log", r#"{"reason":"r","audit":"/dev/null"}"#),
+        ("a revoke that names a program", r#"{"reason":"r","exec":"/bin/sh"}"#),
+    ] {
+        cases.push(api(name, revoke.clone(), RESPONDER, body, INVALID));
+    }
+    cases
+}
+
+/// What has been found open to everybody elsewhere.
+pub(super) fn what_nobody_may_begin(_: &Bench) -> Vec<Case> {
+    let nobody = |method: Method, path: &'static str, expected: Expected| {
+        request(format!("nobody: {method} {path}"), method, path, vec![json_type()], "{}", expected)
+    };
+    let mut cases = vec![
+        nobody(Method::POST, "/v1/keys/rotate", EVIDENCE),
+        nobody(Method::GET, "/v1/keys", EVIDENCE),
+        nobody(Method::GET, "/v1/tasks", EVIDENCE),
+    ];
+    for path in [
+        "/v1/sys/init",
+        "/v1/sys/rekey/init",
+        "/v1/sys/generate-root/attempt",
+        "/v1/sys/seal",
+        "/v1/init",
+        "/v1/recover",
+        "/v1/shutdown",
+        "/debug/pprof/",
+        "/debug/pprof/profile",
+        "/v1/debug",
+    ] {
+        cases.extend([Method::GET, Method::POST, Method::DELETE].map(|method| nobody(method, path, FOREIGN)));
+    }
+    cases
+}
+
+fn json_type() -> (&'static str, String) {
+    ("content-type", "application/json".to_owned())
+}
