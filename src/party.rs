@@ -171,7 +171,7 @@ impl Act {
     pub fn is_for_owners(self) -> bool {
         match self {
             Self::ListTasks | Self::Revoke | Self::ShowTask => true,
-            Self::Introspect | Self::ListKeys | Self::RotateKeys => false,
+            Self::Introspect | Self::ListKeys | Self::RotateKeys | Self::TaintKey => false,
         }
     }
 }
