@@ -245,7 +245,9 @@ async fn certifying(stand: &Arc<Stand>, store: Store) -> Result<()> {
 
 /// One certificate after the other, of one task after the other, each with a key of its own.
 fn certificates(stand: &Arc<Stand>, tasks: Vec<String>) -> Result<Work> {
-    let csr = || Ok(rcgen::CertificateParams::default().serialize_request(&rcgen::KeyPair::generate()?)?.pem()?);
+    let csr = || -> Result<String> {
+        Ok(rcgen::CertificateParams::default().serialize_request(&rcgen::KeyPair::generate()?)?.pem()?)
+    };
     let tasks = tasks.into_iter().map(|task| Ok((task, csr()?))).collect::<Result<Vec<_>>>()?;
     let shared = Arc::new((stand.clone(), tasks, AtomicUsize::new(0)));
     Ok(work(move |_| {
