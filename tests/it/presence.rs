@@ -9,7 +9,7 @@ use remit::clock::Time;
 
 use crate::{
     rotation::{in_state, kids},
-    support::{Answer, Frozen, GIT_TOKEN, Redis, VIEWER, client, declaration, part, text, wait_for},
+    support::{Answer, Frozen, GIT_TOKEN, Redis, VIEWER, audit_of, client, declaration, part, text, wait_for},
 };
 
 /// Long enough for a broker to have looked around once.
@@ -94,10 +94,9 @@ async fn keys_that_nobody_has_any_more_go() {
     assert_eq!(broker.shows().await, own);
     tokio::time::sleep(A_LOOK).await;
     assert_eq!(signing(&broker.show("/v1/keys").await), own, "a broker that is there keeps its keys");
-    let audit = std::fs::read_to_string(broker.dir.path().join("broker-audit/audit.jsonl")).unwrap();
-    let abandoned = audit.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let abandoned = abandoned.filter(|line| line["event"] == "key_abandoned");
-    assert_eq!(abandoned.map(|line| text(&line, "kid")).collect::<BTreeSet<_>>(), lost);
+    let audit = audit_of(&broker.dir.path().join("broker-audit"));
+    let abandoned = audit.iter().filter(|line| line["event"] == "key_abandoned");
+    assert_eq!(abandoned.map(|line| text(line, "kid")).collect::<BTreeSet<_>>(), lost);
     // They come back, and sign nothing.
     broker = broker
         .restart(|| {

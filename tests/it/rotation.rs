@@ -428,7 +428,7 @@ async fn a_rotation_is_idempotent_on_record_and_for_admins() {
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
         assert!(
             mode & 0o777 == 0o600
-                && (FILES.iter().any(|name| path.ends_with(format!("{name}.pem")))
+                && (FILES.iter().chain(&["audit"]).any(|name| path.ends_with(format!("{name}.pem")))
                     || old.iter().any(|kid| path.ends_with(format!("x509-svid.{kid}.old.pem")))),
             "{path:?}"
         );
