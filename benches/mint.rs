@@ -1,5 +1,6 @@
 //! What a mint costs: its signature, and the whole of it over HTTP, on both stores, on 1 and on 64 connections; and what it costs more
-//! when its credential is bound to a key (the client's own signature of the proof included); and what a certificate costs.
+//! when its credential is bound to a key (the client's own signature of the proof included); what a certificate costs; and what it costs
+//! that the audit log is on disk.
 //!
 //! `cargo bench --bench mint`. Needs `redis-server`. The ratios are the point; compare other figures within one run only. The limit that
 //! says most is the last one: a server that does for every request what a mint cannot do without (a round trip to the store that reads
@@ -64,6 +65,7 @@ async fn main() -> Result<()> {
         minting(&stand, store, &token).await?;
         binding(&stand, store).await?;
         certifying(&stand, store).await?;
+        recording(&stand, store, &service).await?;
         Arc::into_inner(stand).ok_or("the stand is in use")?.stop().await?;
     }
     Ok(())
@@ -126,6 +128,22 @@ async fn minting(stand: &Stand, store: Store, token: &str) -> Result<()> {
         compare(&what, connections, &send(&stand.client, requests), &limits).await?;
     }
     Ok(())
+}
+
+/// With its records on disk before the answer, beside another broker whose log is in memory (`/dev/shm`).
+async fn recording(stand: &Stand, store: Store, service: &str) -> Result<()> {
+    let memory = tempfile::tempdir_in("/dev/shm")?;
+    let forgetful = Stand::start_logging(store, service, Some(&memory.path().join("audit"))).await?;
+    let connections = CONNECTIONS[1];
+    let (mut on_disk, mut in_memory) = (Vec::new(), Vec::new());
+    for _ in 0..connections {
+        on_disk.push(stand.mint(&stand.declare().await?, 1).build()?);
+        in_memory.push(forgetful.mint(&forgetful.declare().await?, 1).build()?);
+    }
+    let what = format!("mint with a durable audit, {store}, {connections} at a time");
+    let limit = [("audit to memory", send(&forgetful.client, in_memory))];
+    compare(&what, connections, &send(&stand.client, on_disk), &limit).await?;
+    forgetful.stop().await
 }
 
 /// A request to mint that comes with a proof of its own.

@@ -54,6 +54,7 @@ mod revoke;
 mod rotate;
 mod server;
 mod status;
+mod strangers;
 mod taint;
 mod task_token;
 
@@ -154,6 +155,7 @@ pub struct Broker {
     /// When the last look began, and what it saw.
     watching: tokio::sync::Mutex<Option<(Instant, bool)>>,
     unseen: revoke::Quota,
+    strangers: strangers::Strangers,
     followers: Arc<Semaphore>,
     live: live::Live,
     known_keys: keys::KnownKeys,
@@ -233,6 +235,7 @@ impl Broker {
             vouched: AtomicBool::new(true),
             watching: tokio::sync::Mutex::default(),
             unseen: revoke::Quota::default(),
+            strangers: strangers::Strangers::default(),
             followers: Arc::new(Semaphore::new(follow::MOST)),
             live: live::Live::default(),
             known_keys: keys::KnownKeys::default(),

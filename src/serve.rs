@@ -302,6 +302,7 @@ async fn watch(broker: Arc<Broker>, stop: CancellationToken) {
         broker.watch().await;
         broker.turn_keys().await;
         broker.publish_crls().await;
+        broker.sum_up_strangers();
         broker.audit().tick();
     }
 }

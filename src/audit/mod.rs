@@ -58,6 +58,8 @@ pub struct Entry {
 pub enum Actor {
     /// The broker itself.
     Broker,
+    /// Somebody who did not show who they are.
+    Stranger,
     /// An operator, by name.
     Operator {
         /// The configured name; or the one that an issuer gives, behind the issuer and `#`.
@@ -273,6 +275,22 @@ pub enum Event {
         /// At what: `task`, `tasks`, `keys`, `introspection`.
         at: String,
     },
+    /// Somebody was turned away: what they presented shows nothing, or there was nothing.
+    EvidenceRefused {
+        /// Who judged it.
+        attestor: &'static str,
+        /// `invalid`, or `unavailable` where it could not be told.
+        reason: &'static str,
+        /// In a sentence.
+        why: String,
+    },
+    /// Others were turned away in the same minute.
+    MoreEvidenceRefused {
+        /// When the minute began.
+        since: Time,
+        /// How many, beside those that are on record one by one.
+        counts: Vec<Counted>,
+    },
     /// How it went with what was about to be done.
     Settled {
         /// The records of what was about to be done.
@@ -314,6 +332,17 @@ impl Event {
     pub fn is_urgent(&self) -> bool {
         matches!(self, Self::EndRequested { .. } | Self::TaskEnded { .. })
     }
+}
+
+/// How many were turned away.
+#[derive(Debug, Serialize)]
+pub struct Counted {
+    /// Who judged what they presented.
+    pub attestor: &'static str,
+    /// `invalid` or `unavailable`.
+    pub reason: &'static str,
+    /// How many.
+    pub count: u64,
 }
 
 /// How it went with what was about to be done.

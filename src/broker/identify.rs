@@ -81,8 +81,7 @@ impl Broker {
             Presented { certificate: Some(certificate), .. } => Evidence::Certificate(certificate),
             Presented { peer: Some(peer), .. } => Evidence::Peer(peer),
             Presented { task_token: None, assertion: None, bearer: None, certificate: None, peer: None, .. } => {
-                tracing::info!(request, "no evidence");
-                self.parts.metrics.refused("none", "invalid");
+                self.turn_away("none", "invalid", "no evidence", call);
                 return Err(Error::EvidenceInvalid);
             }
         };
@@ -94,8 +93,7 @@ impl Broker {
         };
         match self.rules().attestors.attest(&evidence, &self.issuer, now).await {
             Ok(attested) if client_id.as_deref().is_some_and(|id| !attested.is_client(id)) => {
-                tracing::info!(request, "`client_id` names another client");
-                self.parts.metrics.refused(attestor, "invalid");
+                self.turn_away(attestor, "invalid", "`client_id` names another client", call);
                 Err(Error::EvidenceInvalid)
             }
             Ok(attested) => {
@@ -103,13 +101,12 @@ impl Broker {
                 Ok(Caller::Workload(Box::new(self.hold(attested, shown, now).await?)))
             }
             Err(Rejected::Refused(why)) => {
-                tracing::info!(request, %why, "evidence refused");
-                self.parts.metrics.refused(attestor, "invalid");
+                self.turn_away(attestor, "invalid", &why, call);
                 Err(Error::EvidenceInvalid)
             }
             Err(Rejected::Unavailable(why)) => {
                 tracing::error!(request, %why, "evidence cannot be checked");
-                self.parts.metrics.refused(attestor, "unavailable");
+                self.turn_away(attestor, "unavailable", &why, call);
                 Err(Error::Unavailable(Input::Issuer))
             }
         }

@@ -29,13 +29,12 @@ impl Broker {
                 Err(wrong_role(why))
             }
             Err(Rejected::Refused(why)) => {
-                tracing::info!(request, %why, "an operator's token refused");
-                self.parts.metrics.refused("operator", "invalid");
+                self.turn_away("operator", "invalid", &why, call);
                 Err(Error::EvidenceInvalid)
             }
             Err(Rejected::Unavailable(why)) => {
                 tracing::error!(request, %why, "an operator's token cannot be checked");
-                self.parts.metrics.refused("operator", "unavailable");
+                self.turn_away("operator", "unavailable", &why, call);
                 Err(Error::Unavailable(Input::Issuer))
             }
         }

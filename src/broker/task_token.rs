@@ -90,8 +90,7 @@ impl Broker {
         call: &Call<'_>,
     ) -> Result<Holder, Error> {
         let refused = |why: &str| {
-            tracing::info!(request = call.request, why, "task token refused");
-            self.parts.metrics.refused("task_token", "invalid");
+            self.turn_away("task_token", "invalid", why, call);
             Error::EvidenceInvalid
         };
         let token = Token::parse(presented.token.expose_secret()).map_err(|why| refused(&why.to_string()))?;

@@ -136,7 +136,7 @@ async fn a_bundle_proves_what_it_shows() {
     stand.task_with_token().await;
     stand.revoke(&task).await.expect(StatusCode::OK);
     stand.task_with_token().await;
-    let (dir, total) = (directory(&stand), stand.audit().len() as u64);
+    let (dir, total) = (directory(&stand), stand.whole_audit().len() as u64);
     signed_to(&dir, total).await;
     let key = dir.join("checkpoints.jwks");
 
@@ -150,7 +150,7 @@ async fn a_bundle_proves_what_it_shows() {
         audit(&["verify", as_text(&file), "--key", as_text(&key)])
     };
     let (proven, code) = prove(&bundle);
-    let shown = stand.audit().iter().filter(|line| line["task"] == *task).count();
+    let shown = stand.whole_audit().iter().filter(|line| line["task"] == *task).count();
     assert_eq!(
         (code, &proven["good"], &proven["records"], &proven["unsigned"]),
         (0, &json!(true), &json!(shown), &json!(0))
@@ -257,7 +257,7 @@ async fn checkpoints_are_anchored_elsewhere() {
 
     // A broker does not write on where records were taken away.
     stand.task_with_token().await;
-    signed_to(&dir, stand.audit().len() as u64).await;
+    signed_to(&dir, stand.whole_audit().len() as u64).await;
     stand.broker.stop().await;
     let segment = only_segment(&dir);
     let text = fs::read_to_string(&segment).unwrap();
@@ -300,7 +300,7 @@ both! {
             stand.broker = Server::start(&config).await;
             let (found, code) = audit(&["verify", as_text(&dir)]);
             assert_eq!(code, 0, "{found}");
-            let lines = stand.audit();
+            let lines = stand.whole_audit();
             // Every intent is settled by a record of its own, or listed.
             let settled: Vec<_> = lines.iter().filter_map(|line| Some((line["settles"][0].as_u64()?, line["settles"][1].as_u64()?))).collect();
             for intent in lines.iter().filter(|line| line["intent"] == true) {
@@ -349,7 +349,7 @@ both! {
         for task in &tasks {
             assert_eq!(text(&stand.revoke(task).await.expect(StatusCode::OK), "state"), "revoked");
         }
-        let ended = stand.audit().iter().filter(|line| line["event"] == "task_ended").count();
+        let ended = stand.whole_audit().iter().filter(|line| line["event"] == "task_ended").count();
         assert_eq!(ended, 3);
         fs::remove_file(dir.join("filler")).unwrap();
         let again = || async { stand.declare(declaration()).await.status == StatusCode::CREATED };
@@ -365,4 +365,33 @@ impl Drop for Unmount {
     fn drop(&mut self) {
         let _ = Command::new("umount").args(["-l", as_text(&self.0)]).status();
     }
+}
+
+/// Whoever is turned away is on record, but nobody fills the log by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_are_on_record_and_cannot_fill_it() {
+    let frozen = crate::support::Frozen::start(str::to_owned).await;
+    let client = crate::support::client();
+    for _ in 0..200 {
+        let answer = client.get(frozen.url("/v1/tasks")).bearer_auth("x.y.z").send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    }
+    let of = |event: &str| {
+        let lines = crate::support::audit_of(&frozen.dir.path().join("broker-audit")).into_iter();
+        lines.filter(|line| line["event"] == event).collect::<Vec<_>>()
+    };
+    wait_for("the first ten", || async { of("evidence_refused").len() == 10 }).await;
+    let first = &of("evidence_refused")[0];
+    assert_eq!(
+        (&first["actor"], &first["attestor"], &first["reason"]),
+        (&json!({"as": "stranger"}), &json!("oidc"), &json!("invalid"))
+    );
+    assert!(!text(first, "why").is_empty() && !text(first, "request").is_empty());
+    frozen.clock.advance(chrono::TimeDelta::minutes(1));
+    wait_for("the others", || async { of("more_evidence_refused").len() == 1 }).await;
+    assert_eq!(
+        of("more_evidence_refused")[0]["counts"],
+        json!([{"attestor": "oidc", "reason": "invalid", "count": 190}])
+    );
+    assert_eq!(of("evidence_refused").len(), 10);
 }
