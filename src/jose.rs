@@ -13,10 +13,11 @@ use jsonwebtoken::{
     jwk::{Jwk, ThumbprintHash},
 };
 use ring::{
+    error::KeyRejected,
     rand::SystemRandom,
     signature::{
-        self as rs, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, UnparsedPublicKey,
-        VerificationAlgorithm,
+        self as rs, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair,
+        RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -37,30 +38,77 @@ pub const MAX_TOKEN_HEADER: usize = 8 * 1024;
 #[error("{0}")]
 pub struct Invalid(pub &'static str);
 
-/// A private P-256 key that signs with ES256. Parsed once; lives as long as the process.
+/// What the broker signs with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema))]
+pub enum SigningAlgorithm {
+    /// ECDSA on P-256 with SHA-256.
+    #[default]
+    ES256,
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    RS256,
+}
+
+impl fmt::Display for SigningAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ES256 => "ES256",
+            Self::RS256 => "RS256",
+        })
+    }
+}
+
+impl From<SigningAlgorithm> for Algorithm {
+    fn from(algorithm: SigningAlgorithm) -> Self {
+        match algorithm {
+            SigningAlgorithm::ES256 => Self::ES256,
+            SigningAlgorithm::RS256 => Self::RS256,
+        }
+    }
+}
+
+/// A private key that signs: on P-256, or RSA. Parsed once; lives as long as the process.
 #[derive(Clone)]
 pub struct SigningKey {
-    kid: String,
     jwk: PublicJwk,
 }
 
-/// The public half of a P-256 key as a JWK (RFC 7517), without `use`, which depends on the document it stands in.
+/// The public half of a key of the broker's as a JWK (RFC 7517), without `use`, which depends on the document it stands in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "broker", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields)]
 pub struct PublicJwk {
-    /// `EC`.
-    pub kty: String,
-    /// `P-256`.
-    pub crv: String,
-    /// A coordinate, in base64url.
-    pub x: String,
-    /// The other one.
-    pub y: String,
+    /// The key itself.
+    #[serde(flatten)]
+    pub numbers: KeyNumbers,
     /// The key id: the RFC 7638 thumbprint.
     pub kid: String,
-    /// `ES256`.
-    pub alg: String,
+    /// What it signs with: `ES256` on P-256, `RS256` with RSA.
+    pub alg: SigningAlgorithm,
+}
+
+/// The numbers of a public key (RFC 7518 section 6), in base64url.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema))]
+#[serde(tag = "kty")]
+pub enum KeyNumbers {
+    /// A point of an elliptic curve.
+    #[serde(rename = "EC")]
+    Ec {
+        /// `P-256`.
+        crv: String,
+        /// A coordinate.
+        x: String,
+        /// The other one.
+        y: String,
+    },
+    /// An RSA key.
+    #[serde(rename = "RSA")]
+    Rsa {
+        /// The modulus.
+        n: String,
+        /// The exponent.
+        e: String,
+    },
 }
 
 impl PublicJwk {
@@ -71,8 +119,15 @@ impl PublicJwk {
         let (x, y) = (BASE64_URL_SAFE_NO_PAD.encode(x), BASE64_URL_SAFE_NO_PAD.encode(y));
         // RFC 7638 section 3.2: the required members, in lexicographic order, nothing else.
         let members = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
-        let kid = BASE64_URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, members.as_bytes()));
-        Some(Self { kty: "EC".into(), crv: "P-256".into(), x, y, kid, alg: "ES256".into() })
+        let numbers = KeyNumbers::Ec { crv: "P-256".into(), x, y };
+        Some(Self { numbers, kid: Thumbprint::of_octets(members.as_bytes()).0, alg: SigningAlgorithm::ES256 })
+    }
+
+    fn of_rsa(modulus: &[u8], exponent: &[u8]) -> Self {
+        let (n, e) = (BASE64_URL_SAFE_NO_PAD.encode(modulus), BASE64_URL_SAFE_NO_PAD.encode(exponent));
+        let members = format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#);
+        let kid = Thumbprint::of_octets(members.as_bytes()).0;
+        Self { numbers: KeyNumbers::Rsa { n, e }, kid, alg: SigningAlgorithm::RS256 }
     }
 }
 
@@ -150,15 +205,57 @@ impl SigningKey {
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document, &SystemRandom::new())
             .map_err(|_| Invalid("not a P-256 private key in PKCS#8"))?;
         let jwk = PublicJwk::of_point(pair.public_key().as_ref()).ok_or(Invalid("not a P-256 public key"))?;
-        let kid = jwk.kid.clone();
-        registry().write().unwrap_or_else(PoisonError::into_inner).insert(kid.as_bytes().to_vec(), Arc::new(pair));
-        Ok(Self { kid, jwk })
+        Ok(Self::registered(jwk, Pair::P256(pair)))
+    }
+
+    /// Parses an RSA private key in a PKCS#8 document and registers it with the provider.
+    ///
+    /// # Errors
+    /// When it is none of 2048 to 4096 bits that ring signs with.
+    pub fn from_rsa_pkcs8(document: &[u8]) -> Result<Self, Invalid> {
+        Self::from_rsa(RsaKeyPair::from_pkcs8(document))
+    }
+
+    /// The same of a PKCS#1 document (RFC 8017 appendix A.1.2).
+    ///
+    /// # Errors
+    /// As [`SigningKey::from_rsa_pkcs8`].
+    pub fn from_rsa_pkcs1(document: &[u8]) -> Result<Self, Invalid> {
+        Self::from_rsa(RsaKeyPair::from_der(document))
+    }
+
+    fn from_rsa(pair: Result<RsaKeyPair, KeyRejected>) -> Result<Self, Invalid> {
+        install();
+        // What ring says of it is a word or two, and never of the key itself.
+        let pair = pair.map_err(|why| match why.to_string().as_str() {
+            "TooSmall" => WEAK_RSA,
+            "TooLarge" | "PrivateModulusLenNotMultipleOf512Bits" => {
+                Invalid("an RSA key of 2048 to 4096 bits in steps of 512 is needed; this one has another length")
+            }
+            "InvalidEncoding" | "WrongAlgorithm" | "VersionNotSupported" => Invalid("not an RSA private key"),
+            _ => Invalid("not an RSA private key whose numbers belong together"),
+        })?;
+        let RsaPublicKeyComponents::<Vec<u8>> { n, e } = pair.public().into();
+        if is_weak_rsa(&n, &e) {
+            return Err(WEAK_RSA);
+        }
+        // That some of its numbers belong together shows when it signs, and not before.
+        let mut signature = vec![0; n.len()];
+        pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), b"", &mut signature)
+            .map_err(|_| Invalid("not an RSA private key whose numbers belong together"))?;
+        Ok(Self::registered(PublicJwk::of_rsa(&n, &e), Pair::Rsa(pair)))
+    }
+
+    fn registered(jwk: PublicJwk, pair: Pair) -> Self {
+        let name = jwk.kid.as_bytes().to_vec();
+        registry().write().unwrap_or_else(PoisonError::into_inner).insert(name, Arc::new(pair));
+        Self { jwk }
     }
 
     /// The key id.
     #[must_use]
     pub fn kid(&self) -> &str {
-        &self.kid
+        &self.jwk.kid
     }
 
     /// The public half.
@@ -172,8 +269,8 @@ impl SigningKey {
     /// # Errors
     /// When the claims cannot be written as JSON.
     pub fn sign(&self, typ: &str, claims: &impl Serialize) -> Result<String, Invalid> {
-        let kid = Some(self.kid.clone());
-        self.encode(&Header { typ: Some(typ.to_owned()), kid, ..Header::new(Algorithm::ES256) }, claims)
+        let kid = Some(self.jwk.kid.clone());
+        self.encode(&Header { typ: Some(typ.to_owned()), kid, ..Header::new(self.jwk.alg.into()) }, claims)
     }
 
     /// Signs the claims of a DPoP proof (RFC 9449 section 4.2): the header names the public key itself.
@@ -181,23 +278,52 @@ impl SigningKey {
     /// # Errors
     /// When the claims cannot be written as JSON.
     pub fn prove(&self, claims: &impl Serialize) -> Result<String, Invalid> {
-        let PublicJwk { kty, crv, x, y, .. } = &self.jwk;
-        let jwk = serde_json::json!({"kty": kty, "crv": crv, "x": x, "y": y});
-        let jwk = serde_json::from_value(jwk).map_err(|_| Invalid("not signed"))?;
-        let typ = Some("dpop+jwt".to_owned());
-        self.encode(&Header { typ, jwk: Some(jwk), ..Header::new(Algorithm::ES256) }, claims)
+        let jwk = serde_json::to_value(&self.jwk.numbers).and_then(serde_json::from_value);
+        let (jwk, typ) = (jwk.map_err(|_| Invalid("not signed"))?, Some("dpop+jwt".to_owned()));
+        self.encode(&Header { typ, jwk: Some(jwk), ..Header::new(self.jwk.alg.into()) }, claims)
     }
 
     fn encode(&self, header: &Header, claims: &impl Serialize) -> Result<String, Invalid> {
-        jsonwebtoken::encode(header, claims, &EncodingKey::from_ec_der(self.kid.as_bytes()))
-            .map_err(|_| Invalid("not signed"))
+        let handle = match self.jwk.alg {
+            SigningAlgorithm::ES256 => EncodingKey::from_ec_der(self.kid().as_bytes()),
+            SigningAlgorithm::RS256 => EncodingKey::from_rsa_der(self.kid().as_bytes()),
+        };
+        jsonwebtoken::encode(header, claims, &handle).map_err(|_| Invalid("not signed"))
     }
 }
 
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SigningKey").field("kid", &self.kid).finish_non_exhaustive()
+        f.debug_struct("SigningKey").field("kid", &self.jwk.kid).finish_non_exhaustive()
     }
+}
+
+/// Every RSA key is as long as this at least, whoever's it is.
+const WEAK_RSA: Invalid =
+    Invalid("an RSA key has 2048 bits at least and the exponent 65537 at least; this one is weaker");
+/// Octets of the longest modulus that ring verifies with.
+const LONGEST_RSA: usize = 1024;
+
+fn is_weak_rsa(modulus: &[u8], exponent: &[u8]) -> bool {
+    // A modulus of 2048 bits has its first bit set; an exponent below 65537 is short in every implementation we know.
+    let strong = modulus.len() > 256 || (modulus.len() == 256 && modulus[0] >= 0x80);
+    !strong || modulus[0] == 0 || exponent.len() < 3 || exponent[0] == 0
+}
+
+/// Whether the numbers of an RSA key in a JWK are such that it may be verified with.
+///
+/// # Errors
+/// When they are too small, too large, missing, or written with zeros before them (RFC 7518 section 6.3.1).
+pub(crate) fn check_rsa(jwk: &serde_json::Value) -> Result<(), Invalid> {
+    let number = |name: &str| {
+        let text = jwk.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+        BASE64_URL_SAFE_NO_PAD.decode(text).unwrap_or_default()
+    };
+    let (modulus, exponent) = (number("n"), number("e"));
+    if is_weak_rsa(&modulus, &exponent) {
+        return Err(WEAK_RSA);
+    }
+    if modulus.len() > LONGEST_RSA { Err(Invalid("an RSA key has 8192 bits at most")) } else { Ok(()) }
 }
 
 /// A public key and the one algorithm it may be used with (RFC 8725 section 3.1).
@@ -220,6 +346,9 @@ impl VerifyingKey {
         }
         let curve = jwk.get("crv").and_then(serde_json::Value::as_str).map(str::to_owned);
         let thumbprint = Thumbprint::of(jwk)?;
+        if family(algorithm)? == AlgorithmFamily::Rsa {
+            check_rsa(jwk)?;
+        }
         let jwk: Jwk = serde_json::from_value(jwk.clone()).map_err(|_| Invalid("a key is malformed"))?;
         let key = DecodingKey::from_jwk(&jwk).map_err(|_| Invalid("a key is malformed"))?;
         // The library goes by the length of the coordinates alone: by another name of its curve a key would have another thumbprint.
@@ -502,33 +631,52 @@ fn curve_of(algorithm: Algorithm) -> Option<&'static str> {
     }
 }
 
-type Registry = RwLock<HashMap<Vec<u8>, Arc<EcdsaKeyPair>>>;
+enum Pair {
+    P256(EcdsaKeyPair),
+    Rsa(RsaKeyPair),
+}
+
+type Registry = RwLock<HashMap<Vec<u8>, Arc<Pair>>>;
 
 fn registry() -> &'static Registry {
     static KEYS: OnceLock<Registry> = OnceLock::new();
     KEYS.get_or_init(Registry::default)
 }
 
-struct Signer(Arc<EcdsaKeyPair>);
+struct Signer {
+    algorithm: Algorithm,
+    pair: Arc<Pair>,
+}
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is the provider's")]
 fn signer_factory(algorithm: &Algorithm, key: &EncodingKey) -> JwtResult<Box<dyn JwtSigner>> {
     let keys = registry().read().unwrap_or_else(PoisonError::into_inner);
-    match (algorithm, keys.get(key.as_bytes())) {
-        (Algorithm::ES256, Some(pair)) => Ok(Box::new(Signer(pair.clone()))),
-        _ => Err(ErrorKind::InvalidEcdsaKey.into()),
+    let pair = keys.get(key.as_bytes()).ok_or(ErrorKind::InvalidKeyFormat)?.clone();
+    match (algorithm, &*pair) {
+        (Algorithm::ES256, Pair::P256(_)) | (Algorithm::RS256, Pair::Rsa(_)) => {
+            Ok(Box::new(Signer { algorithm: *algorithm, pair }))
+        }
+        _ => Err(ErrorKind::InvalidAlgorithm.into()),
     }
 }
 
 impl signature::Signer<Vec<u8>> for Signer {
     fn try_sign(&self, message: &[u8]) -> Result<Vec<u8>, signature::Error> {
-        self.0.sign(&SystemRandom::new(), message).map(|s| s.as_ref().to_vec()).map_err(|_| signature::Error::new())
+        let random = SystemRandom::new();
+        let signed = match &*self.pair {
+            Pair::P256(pair) => pair.sign(&random, message).map(|signature| signature.as_ref().to_vec()),
+            Pair::Rsa(pair) => {
+                let mut signature = vec![0; pair.public().modulus_len()];
+                pair.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature).map(|()| signature)
+            }
+        };
+        signed.map_err(|_| signature::Error::new())
     }
 }
 
 impl JwtSigner for Signer {
     fn algorithm(&self) -> Algorithm {
-        Algorithm::ES256
+        self.algorithm
     }
 }
 
@@ -549,7 +697,7 @@ fn verifier_factory(algorithm: &Algorithm, key: &DecodingKey) -> JwtResult<Box<d
 impl signature::Verifier<Vec<u8>> for Verifier {
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
         let rsa = |parameters: &'static rs::RsaParameters| match self.key.kind() {
-            jsonwebtoken::DecodingKeyKind::RsaModulusExponent { n, e } => rs::RsaPublicKeyComponents { n, e }
+            jsonwebtoken::DecodingKeyKind::RsaModulusExponent { n, e } => RsaPublicKeyComponents { n, e }
                 .verify(parameters, message, signature)
                 .map_err(|_| signature::Error::new()),
             jsonwebtoken::DecodingKeyKind::SecretOrDer(_) => Err(signature::Error::new()),

@@ -1,4 +1,4 @@
-//! A signing key in a file of its own: PEM (PKCS#8), for its owner alone.
+//! A signing key in a file of its own: PEM (PKCS#8; an RSA key that somebody brings, PKCS#1 too), for its owner alone.
 
 use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject as _};
 use std::path::Path;
@@ -15,6 +15,21 @@ use crate::{
 /// A sentence that names the file and says what to change.
 pub fn load(path: &Path) -> Result<Option<SigningKey>, String> {
     secret_file::load(path)?.map(|text| read(path, &text)).transpose()
+}
+
+/// Reads an RSA key; `None` where there is none.
+///
+/// # Errors
+/// A sentence that names the file and says what to change.
+pub fn load_rsa(path: &Path) -> Result<Option<SigningKey>, String> {
+    let Some(text) = secret_file::load(path)? else { return Ok(None) };
+    let document = |label| pem::read_one(&text, &[label]).map(Zeroizing::new);
+    let key = match (document("PRIVATE KEY"), document("RSA PRIVATE KEY")) {
+        (Some(pkcs8), _) => SigningKey::from_rsa_pkcs8(&pkcs8),
+        (None, Some(pkcs1)) => SigningKey::from_rsa_pkcs1(&pkcs1),
+        (None, None) => Err(Invalid("not one private key in PEM (PKCS#8 or PKCS#1), without a passphrase")),
+    };
+    key.map(Some).map_err(|Invalid(why)| format!("{}: {why}", path.display()))
 }
 
 /// Reads a key, or makes it where there is none yet: the key, and whether it was made.

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 
 use crate::{
     id::sha256_hex,
-    jose::{Invalid, VerifyingKey, strict_json},
+    jose::{Invalid, VerifyingKey, check_rsa, strict_json},
 };
 
 /// The largest document that is read.
@@ -121,13 +121,7 @@ fn refuse_unfit(jwk: &Value) -> Result<(), Invalid> {
         return Err(Invalid("the key set holds a key that is no point of its curve"));
     }
     if text("kty") == Some("RSA") {
-        let number = |name: &str| BASE64_URL_SAFE_NO_PAD.decode(text(name).unwrap_or_default()).unwrap_or_default();
-        // A modulus of 2048 bits has its first bit set; an exponent below 65537 is short in every implementation we know.
-        let (modulus, exponent) = (number("n"), number("e"));
-        let strong = modulus.len() > 256 || (modulus.len() == 256 && modulus[0] >= 0x80);
-        if !strong || modulus[0] == 0 || exponent.len() < 3 || exponent[0] == 0 {
-            return Err(Invalid("the key set holds an RSA key shorter than 2048 bits or with a small exponent"));
-        }
+        check_rsa(jwk)?;
     }
     Ok(())
 }

@@ -2,7 +2,6 @@
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chrono::TimeDelta;
-use jsonwebtoken::Algorithm;
 use std::{
     collections::HashMap,
     sync::{PoisonError, RwLock, atomic::Ordering},
@@ -122,7 +121,7 @@ impl KnownKeys {
 }
 
 fn verifying(jwk: &PublicJwk) -> Option<VerifyingKey> {
-    VerifyingKey::from_jwk(&serde_json::to_value(jwk).ok()?, Algorithm::ES256).ok()
+    VerifyingKey::from_jwk(&serde_json::to_value(jwk).ok()?, jwk.alg.into()).ok()
 }
 
 /// The public keys of one kind.

@@ -14,7 +14,7 @@ use super::openapi::Refusals;
 use crate::{
     broker::Broker,
     claims::Purpose,
-    jose::PublicJwk,
+    jose::{KeyNumbers, PublicJwk, SigningAlgorithm},
     lease::{PublishedKey, Use},
     proof::ALGORITHMS,
 };
@@ -68,10 +68,8 @@ pub(super) struct SpiffeBundle {
 /// A key in the SPIFFE bundle.
 #[derive(Serialize, ToSchema)]
 pub(super) struct BundleKey {
-    kty: String,
-    crv: String,
-    x: String,
-    y: String,
+    #[serde(flatten)]
+    numbers: KeyNumbers,
     /// `jwt-svid` or `x509-svid`.
     r#use: &'static str,
     /// `jwt-svid`: the key id.
@@ -81,7 +79,7 @@ pub(super) struct BundleKey {
     /// `jwt-svid`: what it signs with.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
-    alg: Option<String>,
+    alg: Option<SigningAlgorithm>,
     /// `x509-svid`: the one certificate of the authority (DER), in base64.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false, max_items = 1)]
@@ -91,11 +89,11 @@ pub(super) struct BundleKey {
 impl From<PublishedKey> for BundleKey {
     /// X509-SVID section 4.1: an authority has `x5c` and no `kid`. JWT-SVID section 5: a key has `kid`.
     fn from(PublishedKey { jwk, certificate, .. }: PublishedKey) -> Self {
-        let PublicJwk { kty, crv, x, y, kid, alg } = jwk;
-        let is_authority = certificate.is_some();
-        let named = |name: String| (!is_authority).then_some(name);
-        let r#use = if is_authority { "x509-svid" } else { "jwt-svid" };
-        Self { kty, crv, x, y, r#use, kid: named(kid), alg: named(alg), x5c: certificate.into_iter().collect() }
+        let PublicJwk { numbers, kid, alg } = jwk;
+        match certificate {
+            None => Self { numbers, r#use: "jwt-svid", kid: Some(kid), alg: Some(alg), x5c: Vec::new() },
+            Some(certificate) => Self { numbers, r#use: "x509-svid", kid: None, alg: None, x5c: vec![certificate] },
+        }
     }
 }
 

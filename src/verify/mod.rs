@@ -236,7 +236,13 @@ impl KeySet {
                 members.remove("use");
                 members.remove(Purpose::MEMBER);
             }
-            if set.insert(kid, VerifyingKey::from_jwk(&plain, Algorithm::ES256)?).is_some() {
+            // Only access tokens are ever signed with RSA, and with nothing but RS256.
+            let is_rsa = purpose == Some(Purpose::AccessToken) && member(jwk, "kty").as_deref() == Some("RSA");
+            let algorithm = if is_rsa { Algorithm::RS256 } else { Algorithm::ES256 };
+            if is_rsa && member(jwk, "alg").as_deref() != Some("RS256") {
+                return Err(Refused("an RSA key is for another algorithm than RS256"));
+            }
+            if set.insert(kid, VerifyingKey::from_jwk(&plain, algorithm)?).is_some() {
                 return Err(Refused("two keys have the same key id"));
             }
         }
