@@ -26,7 +26,8 @@
 //! **Serve** (`broker/server.rs`): a certificate of the broker itself, for its own TLS listener: on record → signed.
 //!
 //! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes.
-//! **Keys** (`broker/keys.rs`): the public keys of all brokers. **Rotate** (`broker/rotate.rs`): prepared and published → known to every
+//! **Keys** (`broker/keys.rs`): the public keys of all brokers. **Imported keys** (`broker/imported.rs`): found → published →
+//! known to every verifier → sign. **Rotate** (`broker/rotate.rs`): prepared and published → known to every
 //! verifier → signs; the old one stays published until the last that it signed has expired. **Taint** (`broker/taint.rs`): a key is believed
 //! by nobody any more, and signs nothing. **Presence** (`broker/presence.rs`): the keys of a broker that is gone are retired. **Adopt** (`broker/reload.rs`): other rules, from a configuration
 //! that changed. What is alive is counted (`broker/live.rs`) for the metrics alone.
@@ -41,6 +42,7 @@ mod crl;
 mod declare;
 mod follow;
 mod identify;
+mod imported;
 mod intent;
 mod keys;
 mod live;
@@ -159,6 +161,7 @@ pub struct Broker {
     followers: Arc<Semaphore>,
     live: live::Live,
     known_keys: keys::KnownKeys,
+    signing: imported::Signing,
     /// One turn of the keys at a time, and when a rotation could not begin.
     turning_keys: tokio::sync::Mutex<Option<Time>>,
     presence: tokio::sync::Mutex<presence::Presence>,
@@ -169,7 +172,7 @@ pub struct Broker {
 /// The parts that stay as they are.
 struct Kept {
     ledger: Ledger,
-    keys: Keyring,
+    keys: Arc<Keyring>,
     key_life: KeyLife,
     require_nonce: bool,
     no_rev_avail: bool,
@@ -220,7 +223,7 @@ impl Broker {
             metrics,
             clock,
         } = parts;
-        let publishing = crl::Publishing::new(ledger.changes());
+        let (publishing, keys) = (crl::Publishing::new(ledger.changes()), Arc::new(keys));
         Self {
             issuer,
             rules: ArcSwap::from_pointee(rules),
@@ -239,6 +242,7 @@ impl Broker {
             followers: Arc::new(Semaphore::new(follow::MOST)),
             live: live::Live::default(),
             known_keys: keys::KnownKeys::default(),
+            signing: imported::Signing::default(),
             turning_keys: tokio::sync::Mutex::default(),
             presence: tokio::sync::Mutex::default(),
             signs_from: AtomicI64::new(i64::MAX),
@@ -501,9 +505,11 @@ impl Broker {
             match self.decide_one(&rules, attested, ask, now)? {
                 Verdict::Permit(permit) => {
                     let bound_to = rules.parties.binding(&request.resource).of(request.kind, holder.binding())?;
+                    let algorithm = self.algorithm(&rules, &request.resource, request.kind, now)?;
                     let ends = [attested.expires_at(), holder.holds_until(bound_to.as_ref())];
                     let evidence = ends.into_iter().flatten().min();
-                    let bounds = Bounds { task, deadline, evidence, ttl: request.ttl, form: request.kind, bound_to };
+                    let (ttl, form) = (request.ttl, request.kind);
+                    let bounds = Bounds { task, deadline, evidence, ttl, form, bound_to, algorithm };
                     drafts.push(Draft::prepare(permit, &bounds, now)?);
                 }
                 Verdict::Denied(policies) => denied.push(refuse(Limit::Policy, policies)),
@@ -533,13 +539,7 @@ impl Broker {
         entries: Vec<Entry>,
         _: &Spent,
     ) -> Result<(Vec<Credential>, Intent<'_>), Error> {
-        let sign = async {
-            drafts
-                .into_iter()
-                .map(|draft| draft.sign(task, &self.issuer, &self.parts.keys))
-                .collect::<Result<Vec<_>, _>>()
-        };
-        let (intent, credentials) = tokio::join!(self.intend(entries), sign);
+        let (intent, credentials) = tokio::join!(self.intend(entries), self.sign(task, drafts));
         let intent = intent?;
         let credentials = if self.ends.covers(&task.id) { Err(Error::TaskNotActive) } else { credentials };
         let credentials = match credentials {

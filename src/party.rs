@@ -16,7 +16,7 @@ use crate::{
     clock::Time,
     error::Error,
     id::{Location, SpiffeId, sha256_hex},
-    jose::Unverified,
+    jose::{SigningAlgorithm, Unverified},
     task::CredentialType,
 };
 use owner::Owners;
@@ -36,6 +36,9 @@ pub struct ServiceConfig {
     /// How it learns of a revoke; by asking, where nothing is said.
     #[serde(default)]
     pub revocation: Revocation,
+    /// What its access tokens are signed with; ES256, where nothing is said.
+    #[serde(default)]
+    pub algorithm: SigningAlgorithm,
     /// SHA-256 of its bearer tokens, in lower-case hexadecimal.
     #[serde(default)]
     pub token_sha256: Vec<String>,
@@ -412,6 +415,27 @@ impl Parties {
             None if self.services.is_empty() => Binding::None,
             None => Binding::Required,
         }
+    }
+
+    /// What a credential for this audience is signed with.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] for a JWT-SVID where that is RS256.
+    pub fn algorithm(&self, audience: &Location, form: CredentialType) -> Result<SigningAlgorithm, Error> {
+        let service = self.services.iter().find(|service| service.answers_for(audience));
+        match (service.map_or(SigningAlgorithm::ES256, |service| service.0.algorithm), form) {
+            (SigningAlgorithm::RS256, CredentialType::Jwt) => Err(Error::invalid(
+                "this service takes RS256, and a JWT-SVID is signed with ES256 alone: ask for an access token",
+            )),
+            (algorithm, _) => Ok(algorithm),
+        }
+    }
+
+    /// The names of the services whose tokens are signed with RS256.
+    #[must_use]
+    pub fn with_rs256(&self) -> Vec<&str> {
+        let with_rs256 = self.services.iter().filter(|service| service.0.algorithm == SigningAlgorithm::RS256);
+        with_rs256.map(|service| service.name()).collect()
     }
 
     /// Whether a credential may be minted for this audience: it is a service's, or no service is configured at all.

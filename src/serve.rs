@@ -25,7 +25,7 @@ use crate::{
     broker::{Broker, KeyLife, Parts, Rules},
     clock::Clock,
     config::{Config, Nonce, TlsCertificate},
-    credential::{AuthorityTerms, Keyring},
+    credential::{AuthorityTerms, Imported, Keyring},
     http::{self, Listener, Tls},
     id::Host,
     key_file,
@@ -216,6 +216,8 @@ impl Checked {
         if let (Some(attestors), Some(parties)) = (&attestors, &parties) {
             mistakes.extend(parties.shared_issuers(attestors.issuers()));
         }
+        let with_rs256 = parties.as_ref().map(Parties::with_rs256).unwrap_or_default();
+        mistakes.extend(Imported::check_for(&with_rs256, &config.files.keys).err().into_iter().flatten());
         let (Some(policies), Some(attestors), Some(parties), true) =
             (policies, attestors, parties, mistakes.is_empty())
         else {
@@ -241,7 +243,9 @@ impl Checked {
     pub fn and_keys(config: &Config) -> Result<Self, Vec<String>> {
         let mut mistakes = Vec::new();
         let parts = keep(Self::new(config), &mut mistakes);
-        mistakes.extend(Keyring::check(&config.files.keys, &authority_terms(config)).err().into_iter().flatten());
+        let keys = Keyring::check(&config.files.keys, &authority_terms(config)).err().unwrap_or_default();
+        let keys: Vec<_> = keys.into_iter().filter(|mistake| !mistakes.contains(mistake)).collect();
+        mistakes.extend(keys);
         mistakes.extend(StoreKey::check(&config.store.mac_key_file).err());
         mistakes.extend(key_file::load(&audit_key_file(config)).err());
         mistakes.extend(config.audit.anchors.iter().filter_map(|anchor| Anchor::new(anchor).err()));

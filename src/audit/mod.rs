@@ -235,6 +235,15 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
+    /// A signing key that was not made by the broker is about to be published.
+    KeyImported {
+        /// For what.
+        purpose: String,
+        /// Its id.
+        kid: String,
+        /// What it signs with.
+        algorithm: String,
+    },
     /// The next signing key signs from now on.
     KeyActivated {
         /// For what.

@@ -301,9 +301,12 @@ impl Broker {
             }
             // What is not bound may have to be by now.
             rules.parties.binding(&location).of(lease.kind, lease.bound_to.clone())?;
+            let algorithm = self.algorithm(&rules, &location, lease.kind, by.now)?;
             let ask = Ask { words: Words::from(&*task), location: &location, privilege, details };
             match self.decide_one(&rules, &by.holder.attested, ask, by.now)? {
-                Verdict::Permit(permit) => drafts.push(Draft::again(permit, lease, held.expires_at, by.now)?),
+                Verdict::Permit(permit) => {
+                    drafts.push(Draft::again(permit, lease, held.expires_at, algorithm, by.now)?);
+                }
                 Verdict::Denied(policies) => return Err(refuse(Limit::Policy, policies)),
             }
         }

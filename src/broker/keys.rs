@@ -23,7 +23,7 @@ use crate::{
 /// From when on every verifier knows `own`: with it the first set of its purpose begins (`None`), else whoever fetched that set just
 /// before it was published may keep it for `max_age` seconds. Of two that came at once, the one with the lower id is the first. A key
 /// that took the place of the only one, which is tainted, is first again: to wait would only leave nobody who signs.
-fn known_from(own: &PublishedKey, all: &[StandingKey], max_age: u32) -> Option<Time> {
+pub(super) fn known_from(own: &PublishedKey, all: &[StandingKey], max_age: u32) -> Option<Time> {
     let place = |key: &PublishedKey| (key.published_at, key.jwk.kid.clone());
     let earlier = |other: &&StandingKey| {
         other.key.purpose == own.purpose && place(&other.key) < place(own) && other.tainted_at.is_none()
@@ -173,6 +173,7 @@ impl Broker {
     /// A sentence, when the store is in doubt or a key file cannot be written.
     pub async fn publish_keys(&self) -> Result<(), String> {
         let in_doubt = |InDoubt(why)| why;
+        let begun = self.now();
         self.recall_taints().await?;
         for purpose in Use::ALL {
             self.discard_tainted(purpose).map_err(|why| why.to_string())?;
@@ -205,6 +206,7 @@ impl Broker {
         };
         let known = |standing: &StandingKey| known_from(&standing.key, &all, self.parts.key_life.jwks_max_age);
         let known = Use::ALL.into_iter().filter_map(own).filter_map(known).max();
+        self.publish_imported(&all, begun).await.map_err(|why| why.to_string())?;
         self.take_in(all.iter().cloned());
         self.signs_from.store(known.unwrap_or_default().timestamp_millis(), Ordering::Release);
         Ok(())

@@ -11,7 +11,7 @@ use super::{Broker, Call, Caller, Presented, Request, in_doubt, keys::known_by_a
 use crate::{
     audit::{Actor, Entry, Event},
     clock::Time,
-    credential::Replaced,
+    credential::{ImportedKey, Replaced},
     error::{Error, Input},
     lease::{PublishedKey, Retirement, StandingKey, Use},
     party::{Act, Operator},
@@ -144,6 +144,9 @@ impl Broker {
                 tracing::warn!(%why, ?purpose, "a rotation of keys waits");
             }
         }
+        if let Err(why) = self.turn_imported(now).await {
+            tracing::warn!(%why, "an imported key waits");
+        }
     }
 
     async fn turn(&self, purpose: Use) -> Result<(), Error> {
@@ -207,11 +210,17 @@ impl Broker {
 
     /// The end of a key that was replaced, if there is one: in the store first, for a file that is gone tells nobody what it signed.
     pub(super) async fn retire_replaced(&self, purpose: Use, now: Time) -> Result<(), Error> {
-        let Some(Replaced { kid, last_expiry }) = self.parts.keys.replaced(purpose) else { return Ok(()) };
+        let Some(replaced) = self.parts.keys.replaced(purpose) else { return Ok(()) };
+        self.retire(purpose, replaced, now).await?;
+        self.parts.keys.settle(purpose).map_err(|why| unmade(&why))
+    }
+
+    pub(super) async fn retire(&self, purpose: Use, replaced: Replaced, now: Time) -> Result<(), Error> {
+        let Replaced { kid, last_expiry } = replaced;
         let retirement = Retirement { retired_at: now, published_until: last_expiry.max(now) + GRACE };
         let retirement = self.parts.ledger.retire(&kid, retirement).await.map_err(|why| in_doubt(&why))?;
         self.known_keys.retire(purpose, &kid, retirement);
-        self.parts.keys.settle(purpose).map_err(|why| unmade(&why))
+        Ok(())
     }
 
     fn known_by_all(&self, key: &PublishedKey) -> Time {
@@ -235,23 +244,31 @@ impl Broker {
             let signing = self.parts.keys.current(purpose, now).jwk.kid;
             let next = self.parts.keys.next(purpose, now).map(|key| key.jwk.kid);
             let old = self.parts.keys.old(purpose);
+            let imported = self.parts.keys.imported().all();
             let shown = |key: &StandingKey| key.is_published(now) || key.tainted_at.is_some();
             for standing in self.known_keys.all(purpose).into_iter().filter(shown) {
                 let StandingKey { key, retirement, tainted_at } = standing;
                 let (signs, is_next) = (key.jwk.kid == signing, next.as_ref() == Some(&key.jwk.kid));
-                let state = match (tainted_at, retirement) {
-                    (Some(tainted_at), _) => KeyState::Tainted { tainted_at },
-                    (None, Some(retirement)) => KeyState::Retired(retirement),
-                    (None, None) if signs => KeyState::Signing,
-                    (None, None) if is_next => KeyState::Prepared { signs_from: self.known_by_all(&key) },
-                    (None, None) => KeyState::Published,
+                let imported = imported.iter().find(|imported| imported.kid == key.jwk.kid);
+                let state = match (tainted_at, retirement, imported) {
+                    (Some(tainted_at), ..) => KeyState::Tainted { tainted_at },
+                    (None, Some(retirement), _) => KeyState::Retired(retirement),
+                    (None, None, Some(imported)) => imported_state(imported, self.known_by_all(&key), now),
+                    (None, None, None) if signs => KeyState::Signing,
+                    (None, None, None) if is_next => KeyState::Prepared { signs_from: self.known_by_all(&key) },
+                    (None, None, None) => KeyState::Published,
                 };
                 let is_old = old.contains(&key.jwk.kid);
-                keys.push(ListedKey { key, state, own: signs || is_next || is_old });
+                keys.push(ListedKey { key, state, own: signs || is_next || is_old || imported.is_some() });
             }
         }
         keys
     }
+}
+
+fn imported_state(key: &ImportedKey, known_by_all: Time, now: Time) -> KeyState {
+    let signs_from = key.signs_from.unwrap_or(known_by_all);
+    if key.is_next || now < signs_from { KeyState::Prepared { signs_from } } else { KeyState::Signing }
 }
 
 /// The key could not be made or put in its place: a matter of the broker's own disk.

@@ -26,6 +26,7 @@ use crate::{
     clock::{Clock as _, SystemClock},
     config::{Config, Development},
     id::{Location, TaskId, hex, random, sha256_hex},
+    jose::SigningAlgorithm,
     party::{Binding, Revocation, ServiceConfig},
     serve::{Running, Signals, start},
 };
@@ -169,6 +170,7 @@ impl World {
             audiences: vec![audience.clone()],
             binding: Binding::None,
             revocation: Revocation::Introspection,
+            algorithm: SigningAlgorithm::ES256,
             token_sha256: vec![sha256_hex(token.as_bytes())],
         });
         let running = start(config, Arc::new(SystemClock)).await.map_err(|why| stopped(&why))?;

@@ -16,7 +16,7 @@ pub(super) enum KeysCommand {
     /// List the signing keys of all brokers on the store.
     List,
     /// Prepare the next signing keys of the broker that is called. They sign once every verifier can know them, and the old ones stay
-    /// published until the last that they signed has expired.
+    /// published until the last that they signed has expired. A key for RS256 was imported, and is replaced by hand.
     Rotate {
         /// Why: for the audit.
         #[arg(long, value_name = "TEXT")]

@@ -227,7 +227,7 @@ pub(super) fn tasks(page: &Value, now: Time) -> String {
 
 /// Signing keys, or one, and what each is doing.
 pub(super) fn keys(answer: &Value, now: Time) -> String {
-    let mut table = table(&["USE", "STATE", "", "PUBLISHED", "KEY"]);
+    let mut table = table(&["USE", "ALGORITHM", "STATE", "", "PUBLISHED", "KEY"]);
     let one = answer.get("kid").map(|_| answer);
     for key in items(answer, "keys").iter().chain(one) {
         let at = |member: &str| text(key, member).parse::<Time>().map(|at| relative(at, now)).unwrap_or_default();
@@ -240,6 +240,7 @@ pub(super) fn keys(answer: &Value, now: Time) -> String {
         };
         table.add_row([
             Cell::new(text(key, "use")),
+            Cell::new(text(key, "algorithm")),
             Cell::new(text(key, "state")).fg(colour),
             Cell::new(more),
             Cell::new(at("published_at")),
@@ -249,6 +250,9 @@ pub(super) fn keys(answer: &Value, now: Time) -> String {
     let mut out = aligned(table);
     if one.is_some_and(|key| key["state"] == "tainted") {
         out += "\n\nno broker believes it any more. A service that checks signatures alone may, until it fetches /jwks again";
+    }
+    if let Some(note) = answer["note"].as_str() {
+        out = format!("{out}\n\n{note}");
     }
     out
 }

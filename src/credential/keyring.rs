@@ -20,7 +20,7 @@ use std::{
     },
 };
 
-use super::{Authority, tainted::TaintFiles};
+use super::{Authority, Imported, tainted::TaintFiles};
 use crate::{
     clock::{Time, after},
     id::TrustDomain,
@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// No credential that was ever signed lives longer than this, whatever policy said, in seconds.
-const LONGEST_LIFE: u32 = 86_400;
+pub(super) const LONGEST_LIFE: u32 = 86_400;
 
 /// What authorities are made for.
 #[derive(Debug, Clone)]
@@ -49,6 +49,7 @@ pub struct Keyring {
     jwt_svid: Slot,
     status_list: Slot,
     x509_svid: Slot,
+    imported: Imported,
     terms: AuthorityTerms,
     taints: TaintFiles,
 }
@@ -104,9 +105,16 @@ pub struct Replaced {
     pub last_expiry: Time,
 }
 
+impl Replaced {
+    /// A key whose last token expires at `last_expiry` (Unix seconds).
+    pub(super) fn new(kid: &str, last_expiry: i64) -> Self {
+        Self { kid: kid.to_owned(), last_expiry: DateTime::from_timestamp_secs(last_expiry).unwrap_or(Time::MAX_UTC) }
+    }
+}
+
 impl Keyring {
     /// Reads `access-token.pem`, `jwt-svid.pem`, `status-list.pem` and `x509-svid.pem` in `dir`, and makes those that are not there,
-    /// mode 0600; and those beside them that a rotation has prepared, or left.
+    /// mode 0600; and those beside them that a rotation has prepared, or left, or an operator has put there.
     ///
     /// # Errors
     /// A sentence that names the file and says what to change.
@@ -116,6 +124,7 @@ impl Keyring {
             jwt_svid: Slot::load_or_create(Use::JwtSvid, dir, &terms, now)?,
             status_list: Slot::load_or_create(Use::StatusList, dir, &terms, now)?,
             x509_svid: Slot::load_or_create(Use::X509Svid, dir, &terms, now)?,
+            imported: Imported::load(dir, now)?,
             terms,
             taints: TaintFiles::of(dir),
         })
@@ -133,9 +142,16 @@ impl Keyring {
             let mistakes = all.filter_map(|file| load(purpose, &file, terms).err());
             mistakes.chain(old.err()).collect::<Vec<_>>()
         };
-        let taints = TaintFiles::of(dir).load().err();
-        let mistakes: Vec<_> = Use::ALL.into_iter().flat_map(check).chain(taints).collect();
+        let made = Use::ALL.into_iter().flat_map(check);
+        let imported = Imported::check(dir).err().into_iter().flatten();
+        let mistakes: Vec<_> = made.chain(imported).chain(TaintFiles::of(dir).load().err()).collect();
         if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
+    }
+
+    /// The keys that were not made here.
+    #[must_use]
+    pub fn imported(&self) -> &Imported {
+        &self.imported
     }
 
     fn slot(&self, purpose: Use) -> &Slot {
@@ -247,10 +263,8 @@ impl Keyring {
             }
             if let (Some(next), None) = (keys.next.take(), &keys.replaced) {
                 let last_expiry = std::mem::replace(keys.last_expiry.get_mut(), next.last_expiry);
-                let kid = keys.current.kid().to_owned();
-                let last_expiry = DateTime::from_timestamp_secs(last_expiry).unwrap_or(Time::MAX_UTC);
-                let is_tainted = keys.tainted.contains(&kid);
-                keys.replaced = Some(Replaced { kid, last_expiry });
+                let is_tainted = keys.tainted.contains(keys.current.kid());
+                keys.replaced = Some(Replaced::new(keys.current.kid(), last_expiry));
                 let old = std::mem::replace(&mut keys.current, next.key);
                 keys.old.extend((matches!(old, Key::Authority(_)) && !is_tainted).then_some(old));
             }

@@ -3,6 +3,7 @@
 
 mod authority;
 mod csr;
+mod imported;
 mod keyring;
 mod lint;
 mod published;
@@ -12,6 +13,7 @@ mod x509;
 
 pub use authority::{Authority, RevocationList};
 pub use csr::RequestedKey;
+pub use imported::{Imported, ImportedKey};
 pub use keyring::{AuthorityTerms, Keyring, Replaced};
 pub use server::{ServerCertificate, ServerDraft};
 pub use x509::{Certificate, CertificateBounds, CertificateDraft};
@@ -23,6 +25,7 @@ use crate::{
     clock::{Time, after},
     error::{Error, Input},
     id::LeaseId,
+    jose::{Invalid, SigningAlgorithm},
     lease::{Lease, Use},
     policy::Permit,
     task::{CredentialType, Privilege, Task},
@@ -39,6 +42,7 @@ pub struct Draft {
     permit: Permit,
     lease: Lease,
     deadline: Time,
+    algorithm: SigningAlgorithm,
 }
 
 /// What bounds a credential besides the permit.
@@ -56,6 +60,8 @@ pub struct Bounds<'a> {
     pub form: CredentialType,
     /// The key that it is to be bound to.
     pub bound_to: Option<Confirmation>,
+    /// What it is to be signed with.
+    pub algorithm: SigningAlgorithm,
 }
 
 impl Draft {
@@ -77,18 +83,24 @@ impl Draft {
             expires_at,
             bound_to: bounds.bound_to.clone(),
         };
-        Ok(Self { permit, lease, deadline: bounds.deadline })
+        Ok(Self { permit, lease, deadline: bounds.deadline, algorithm: bounds.algorithm })
     }
 
     /// A draft for a lease that exists: a retry gets the same credential, if policy still permits it.
     ///
     /// # Errors
     /// [`Error::TaskNotActive`] when the lease has ended, outlives what policy allows by now, or the permit is for something else.
-    pub fn again(permit: Permit, lease: Lease, deadline: Time, now: Time) -> Result<Self, Error> {
+    pub fn again(
+        permit: Permit,
+        lease: Lease,
+        deadline: Time,
+        algorithm: SigningAlgorithm,
+        now: Time,
+    ) -> Result<Self, Error> {
         let same = permit.location() == &lease.resource && permit.privilege() == lease.privilege;
         let bound = after(now, permit.max_ttl().unwrap_or(MAX_TTL)).is_some_and(|bound| lease.expires_at <= bound);
         if same && bound && lease.expires_at > now {
-            Ok(Self { permit, lease, deadline })
+            Ok(Self { permit, lease, deadline, algorithm })
         } else {
             Err(Error::TaskNotActive)
         }
@@ -104,6 +116,12 @@ impl Draft {
     #[must_use]
     pub fn policies(&self) -> &[String] {
         self.permit.policies()
+    }
+
+    /// What it is to be signed with.
+    #[must_use]
+    pub fn algorithm(&self) -> SigningAlgorithm {
+        self.algorithm
     }
 
     /// Signs it with the key of its kind, and is gone.
@@ -130,7 +148,13 @@ impl Draft {
             status: Status::of(task.status, issuer),
             cnf: self.lease.bound_to.clone(),
         };
-        let token = keys.sign(Use::from(form), form.typ(), claims.exp, &claims);
+        let token = match (self.algorithm, form) {
+            (SigningAlgorithm::ES256, _) => keys.sign(Use::from(form), form.typ(), claims.exp, &claims),
+            (SigningAlgorithm::RS256, CredentialType::AccessToken) => {
+                keys.imported().sign(form.typ(), claims.exp, &claims)
+            }
+            (SigningAlgorithm::RS256, CredentialType::Jwt) => Err(Invalid("no RSA key signs JWT-SVIDs")),
+        };
         let token = token.map_err(|_| Error::Unavailable(Input::Keys))?;
         Ok(Credential { lease: self.lease, details: claims.authorization_details, token: token.into() })
     }

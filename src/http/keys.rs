@@ -166,7 +166,8 @@ pub(super) struct Metadata {
     #[serde(skip_serializing_if = "Option::is_none")]
     mtls_endpoint_aliases: Option<Aliases>,
     subject_types_supported: [&'static str; 1],
-    id_token_signing_alg_values_supported: [&'static str; 1],
+    /// What tokens are signed with: RS256 where a service asks for it.
+    id_token_signing_alg_values_supported: Vec<SigningAlgorithm>,
     request_uri_parameter_supported: bool,
     /// Where tasks are declared.
     remit_tasks_endpoint: String,
@@ -230,7 +231,7 @@ impl Metadata {
             tls_client_certificate_bound_access_tokens: broker.binds_certificates(),
             mtls_endpoint_aliases: broker.tls_alias().map(Aliases::at),
             subject_types_supported: ["public"],
-            id_token_signing_alg_values_supported: ["ES256"],
+            id_token_signing_alg_values_supported: broker.signing_algorithms(),
             request_uri_parameter_supported: false,
             remit_tasks_endpoint: format!("{issuer}/v1/tasks"),
             remit_spiffe_bundle_uri: format!("{issuer}/spiffe/bundle"),

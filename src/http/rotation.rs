@@ -13,7 +13,8 @@ use super::{
 use crate::{
     broker::{Broker, KeyState, ListedKey},
     clock::Time,
-    lease::{Retirement, Use},
+    jose::{PublicJwk, SigningAlgorithm},
+    lease::{PublishedKey, Retirement, Use},
     party::Act,
     task::check_text,
 };
@@ -24,6 +25,10 @@ use crate::{
 pub(super) struct Keys {
     /// By use, oldest first.
     keys: Vec<Key>,
+    /// Of a rotation: which keys it does not touch, and how they are replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    note: Option<String>,
 }
 
 /// A signing key, and what it is doing.
@@ -33,6 +38,8 @@ pub(super) struct Key {
     /// Its id: the `kid` of what it signs.
     kid: String,
     r#use: Use,
+    /// What it signs with.
+    algorithm: SigningAlgorithm,
     /// Whether the answering broker holds its private half.
     own: bool,
     /// Since when verifiers are told of it.
@@ -90,11 +97,13 @@ impl From<ListedKey> for Key {
         };
         let (retired_at, published_until) =
             retirement.map(|Retirement { retired_at, published_until }| (retired_at, published_until)).unzip();
+        let PublishedKey { purpose, jwk: PublicJwk { kid, alg, .. }, published_at, .. } = key;
         Self {
-            kid: key.jwk.kid,
-            r#use: key.purpose,
+            kid,
+            r#use: purpose,
+            algorithm: alg,
             own,
-            published_at: key.published_at,
+            published_at,
             state,
             signs_from,
             retired_at,
@@ -104,8 +113,8 @@ impl From<ListedKey> for Key {
     }
 }
 
-fn body(keys: Vec<ListedKey>) -> Answer<Keys> {
-    Answer(Keys { keys: keys.into_iter().map(Key::from).collect() })
+fn body(keys: Vec<ListedKey>, note: Option<String>) -> Answer<Keys> {
+    Answer(Keys { keys: keys.into_iter().map(Key::from).collect(), note })
 }
 
 /// The signing keys of all brokers that verifiers are told of.
@@ -119,7 +128,7 @@ fn body(keys: Vec<ListedKey>) -> Answer<Keys> {
     extensions(("x-remit-callers" = json!(callers([], Act::ListKeys)))),
 )]
 pub(super) async fn list(State(broker): State<Arc<Broker>>, called: Called) -> Result<Answer<Keys>, Problem> {
-    Ok(body(broker.list_keys(called.request).await?))
+    Ok(body(broker.list_keys(called.request).await?, None))
 }
 
 /// Why keys are rotated, or one is tainted.
@@ -135,7 +144,7 @@ pub(super) struct ReasonBody {
 /// Prepare the next signing keys of the answering broker.
 ///
 /// They are published at once and sign once every verifier can know them; the old ones stay published until the last that they signed
-/// has expired. Where some are prepared already, those are it.
+/// has expired. Where some are prepared already, those are it. RS256 keys are imported, and replaced by hand: `note` says how.
 #[utoipa::path(
     post, path = "/v1/keys/rotate", operation_id = "rotateKeys", tag = "keys",
     request_body = Option<ReasonBody>,
@@ -151,7 +160,8 @@ pub(super) async fn rotate(
     called: Called,
     body: Option<Json<ReasonBody>>,
 ) -> Result<Answer<Keys>, Problem> {
-    Ok(self::body(broker.rotate_keys(called.request, reason(body)?).await?))
+    let keys = broker.rotate_keys(called.request, reason(body)?).await?;
+    Ok(self::body(keys, broker.replaced_by_hand()))
 }
 
 fn reason(body: Option<Json<ReasonBody>>) -> Result<Option<String>, Problem> {

@@ -12,8 +12,10 @@ use super::Checked;
 use crate::{
     broker::Broker,
     config::{Config, Mistakes, Origin},
+    credential::Imported,
     http::Tls,
     id::sha256_hex,
+    jose::SigningAlgorithm,
 };
 
 /// How often the files are looked at.
@@ -131,6 +133,10 @@ fn digest(origin: &Origin) -> String {
         let policies: BTreeSet<_> = named.map(|entry| entry.path()).filter(|path| is_policy(path)).collect();
         let all = policies.iter().map(AsRef::as_ref).chain(files);
         said.extend(all.map(|path: &Path| format!("{} {}", path.display(), content(path))));
+        // Not what is in it, which is read where it is kept secret.
+        if config.services.iter().any(|service| service.algorithm == SigningAlgorithm::RS256) {
+            said.push(Imported::seen(&config.files.keys));
+        }
     }
     sha256_hex(said.join("\n").as_bytes())
 }

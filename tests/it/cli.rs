@@ -243,8 +243,8 @@ async fn keys_are_listed_rotated_and_tainted() {
     let shell = Shell::new().await;
     let said = shell.remit("keys list --operator-token-file DIR/victor").await.ended(0);
     let lines: Vec<_> = said.out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
-    assert_eq!(lines[0], ["USE", "STATE", "PUBLISHED", "KEY"], "{}", said.out);
-    assert_eq!(lines[1][..2], ["access_token", "signing"], "{}", said.out);
+    assert_eq!(lines[0], ["USE", "ALGORITHM", "STATE", "PUBLISHED", "KEY"], "{}", said.out);
+    assert_eq!(lines[1][..3], ["access_token", "ES256", "signing"], "{}", said.out);
     shell.remit("keys rotate --operator-token-file DIR/victor").await.ended(1);
     let rotated = shell.remit("keys rotate --reason scheduled --operator-token-file DIR/ada").await.ended(0);
     assert_eq!(rotated.out.matches("prepared").count(), 4, "{}", rotated.out);

@@ -76,6 +76,8 @@ mod revoke;
 #[cfg(test)]
 mod rotation;
 #[cfg(test)]
+mod rs256;
+#[cfg(test)]
 mod server_certificate;
 #[cfg(test)]
 mod start;

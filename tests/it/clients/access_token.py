@@ -1,13 +1,13 @@
 """A service that checks access tokens with PyJWT as its manual says: issuer, audience, accepted or why not.
 
-    access_token.py ISSUER AUDIENCE     one token a line on standard input, one word a line on standard output
+    access_token.py ISSUER AUDIENCE [ALGORITHM]     one token a line on standard input, one word a line on standard output
 """
 
 import sys
 
 import jwt
 
-issuer, audience = sys.argv[1:]
+issuer, audience, *algorithms = sys.argv[1:]
 keys = jwt.PyJWKClient(f"{issuer}/jwks", cache_keys=True)
 
 
@@ -19,7 +19,7 @@ def check(token):
         claims = jwt.decode(
             token,
             key.key,
-            algorithms=["ES256"],
+            algorithms=algorithms or ["ES256"],
             audience=audience,
             issuer=issuer,
             options={"require": ["exp", "iat", "nbf", "aud", "iss", "sub", "jti"], "strict_aud": True},

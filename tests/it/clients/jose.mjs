@@ -1,6 +1,6 @@
 // A service that checks tokens with jose as its manual says: whom and what it accepts, or the library's code for why not.
 //
-//     jose.mjs LIBRARIES ISSUER AUDIENCE TYPE    one token a line on standard input, one word a line on standard output
+//     jose.mjs LIBRARIES ISSUER AUDIENCE TYPE [ALGORITHM]    one token a line on standard input, one word a line on standard output
 //
 // The type is at+jwt for access tokens, or JWT for JWT-SVIDs, whose keys are those of the SPIFFE bundle that are for them.
 
@@ -8,7 +8,7 @@ import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
-const [libraries, issuer, audience, typ] = process.argv.slice(2);
+const [libraries, issuer, audience, typ, algorithm = "ES256"] = process.argv.slice(2);
 const { createLocalJWKSet, createRemoteJWKSet, errors, jwtVerify } = await import(
   pathToFileURL(createRequire(libraries + "/").resolve("jose"))
 );
@@ -25,7 +25,7 @@ const requiredClaims = ["exp", "iat", "nbf", "sub", "jti"];
 
 for await (const token of createInterface({ input: process.stdin })) {
   try {
-    const { payload } = await jwtVerify(token, keys, { issuer, audience, typ, algorithms: ["ES256"], requiredClaims });
+    const { payload } = await jwtVerify(token, keys, { issuer, audience, typ, algorithms: [algorithm], requiredClaims });
     console.log(`${payload.scope} for ${payload.sub}`);
   } catch (error) {
     if (!(error instanceof errors.JOSEError)) throw error;

@@ -1,0 +1,307 @@
+//! The RSA keys of this broker: made by an operator, because ring makes none, and put beside the others.
+//!
+//! `NAME.pem` signs, once every verifier can know it. `NAME.next.pem` is what an operator replaces it with: published when it is
+//! found, it signs once every verifier can know it and takes the place of the other by a rename, after the store has on record that
+//! the other one signs no more. The files are looked at again while the broker runs. One that was written over is found too, but a
+//! start between that and the first signature of the new key knows nothing of the old one.
+
+use serde::Serialize;
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use super::keyring::{LONGEST_LIFE, Replaced};
+use crate::{
+    clock::{Time, after},
+    jose::{Invalid, SigningKey},
+    key_file,
+    lease::{PublishedKey, Use},
+    secret_file,
+};
+
+/// What the RSA key for access tokens is called, without `.pem`.
+const ACCESS_TOKEN: &str = "access-token-rs256";
+
+/// The RSA keys for one use: none, one, or one and what is to replace it.
+#[derive(Debug)]
+pub struct Imported {
+    purpose: Use,
+    current: PathBuf,
+    next: PathBuf,
+    keys: RwLock<Keys>,
+}
+
+#[derive(Debug, Default)]
+struct Keys {
+    current: Option<Held>,
+    next: Option<Held>,
+    /// Keys that sign no more, or never will, while that is not on record.
+    replaced: Vec<Replaced>,
+    /// Whether the file of the key that signs may still be that of the next one.
+    unsettled: bool,
+    /// The files as they were when they were last looked at, and whether they made sense.
+    seen: Option<[Stamp; 2]>,
+    sound: bool,
+}
+
+#[derive(Debug)]
+struct Held {
+    key: SigningKey,
+    /// When the last that it signed expires (Unix seconds). Raised under the read lock, so whoever holds the write lock has its
+    /// last value.
+    last_expiry: AtomicI64,
+    /// From when on every verifier can know it; `None` while it is not published.
+    signs_from: Option<Time>,
+}
+
+/// Tells a file from what it was before, without its content.
+type Stamp = Option<(u64, u64, i64, i64)>;
+
+/// A key of ours as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportedKey {
+    /// Its id.
+    pub kid: String,
+    /// Whether it takes the place of another one.
+    pub is_next: bool,
+    /// From when on every verifier can know it; `None` while it is not published.
+    pub signs_from: Option<Time>,
+}
+
+impl Imported {
+    /// Reads the keys for access tokens in `dir`, if they are there.
+    ///
+    /// # Errors
+    /// A sentence that names the file and says what to change.
+    pub fn load(dir: &Path, now: Time) -> Result<Self, String> {
+        let imported = Self::of(dir);
+        imported.look(now)?;
+        Ok(imported)
+    }
+
+    /// Checks those key files that are there.
+    ///
+    /// # Errors
+    /// As [`Imported::load`]; every mistake.
+    pub fn check(dir: &Path) -> Result<(), Vec<String>> {
+        let Self { current, next, .. } = Self::of(dir);
+        let mistakes: Vec<_> = [current, next].iter().filter_map(|file| key_file::load_rsa(file).err()).collect();
+        if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
+    }
+
+    /// Checks that there is a key to sign with for these services, if there are any.
+    ///
+    /// # Errors
+    /// As [`Imported::check`], or how to make the key.
+    pub fn check_for(services: &[&str], dir: &Path) -> Result<(), Vec<String>> {
+        if services.is_empty() {
+            return Ok(());
+        }
+        let (file, services) = (Self::of(dir).current, services.join("`, `"));
+        if file.exists() {
+            return Self::check(dir);
+        }
+        let file = file.display();
+        Err(vec![format!(
+            "service `{services}`: `algorithm = \"RS256\"` needs an RSA key in {file}: make it with `openssl genpkey -algorithm RSA \
+             -pkeyopt rsa_keygen_bits:2048 -out {file}`, for the broker's user alone (chmod 600)"
+        )])
+    }
+
+    /// Tells the key file from what it was before, without its content.
+    #[must_use]
+    pub fn seen(dir: &Path) -> String {
+        format!("{:?}", stamp(&Self::of(dir).current))
+    }
+
+    fn of(dir: &Path) -> Self {
+        let file = |end: &str| dir.join(format!("{ACCESS_TOKEN}{end}"));
+        let (current, next) = (file(".pem"), file(".next.pem"));
+        Self { purpose: Use::AccessToken, current, next, keys: RwLock::default() }
+    }
+
+    /// How a key is replaced, in a sentence; `None` where there is none.
+    #[must_use]
+    pub fn how_to_replace(&self) -> Option<String> {
+        self.read(|keys| keys.current.is_some()).then(|| {
+            format!(
+                "The RS256 key was imported, and is replaced by hand: put the next one beside it as {ACCESS_TOKEN}.next.pem, and the \
+                 broker publishes it and takes it once every verifier can know it."
+            )
+        })
+    }
+
+    /// Looks at the files, and takes what is new in them.
+    ///
+    /// # Errors
+    /// A sentence that names the file and says what to change; once, as long as the files stay as they are.
+    pub fn look(&self, now: Time) -> Result<(), String> {
+        let seen = [stamp(&self.current), stamp(&self.next)];
+        if self.read(|keys| keys.seen.as_ref() == Some(&seen) || keys.unsettled) {
+            return Ok(());
+        }
+        self.write(|keys| (keys.seen, keys.sound) = (Some(seen), false));
+        // Not while the keys are locked: who signs waits for no disk.
+        let [current, next] = [key_file::load_rsa(&self.current)?, key_file::load_rsa(&self.next)?];
+        let same = |a: &SigningKey, b: &Option<SigningKey>| b.as_ref().is_some_and(|b| a.kid() == b.kid());
+        if next.as_ref().is_some_and(|next| same(next, &current)) {
+            return Err(format!("{} is the key that is to be replaced: put another one there", self.next.display()));
+        }
+        if let (Some(_), None, None) = (&next, &current, self.read(|keys| keys.current.as_ref().map(|_| ()))) {
+            let [next, current] = [&self.next, &self.current].map(|file| file.display());
+            return Err(format!("{next} is there and no {current}, which it would replace: rename it"));
+        }
+        // What an earlier process signed with them is not known any more.
+        let anything = after(now, LONGEST_LIFE).unwrap_or(Time::MAX_UTC).timestamp();
+        let held = |key| Held { key, last_expiry: AtomicI64::new(anything), signs_from: None };
+        self.write(|keys| {
+            let next = match &keys.current {
+                None => {
+                    keys.current = current.map(held);
+                    next
+                }
+                Some(signs) => next.or(current).filter(|next| next.kid() != signs.key.kid()),
+            };
+            let stays = keys.next.as_ref().is_some_and(|before| same(&before.key, &next));
+            if !stays {
+                let withdrawn = std::mem::replace(&mut keys.next, next.map(held));
+                keys.replaced.extend(withdrawn.filter(|held| held.signs_from.is_some()).map(Held::replaced));
+            }
+            keys.sound = true;
+        });
+        Ok(())
+    }
+
+    /// Signs claims that expire at `exp` (Unix seconds), and remembers how long the key is needed. Takes milliseconds.
+    ///
+    /// # Errors
+    /// When there is no key that verifiers can know, or the claims cannot be written as JSON.
+    pub fn sign(&self, typ: &str, exp: i64, claims: &impl Serialize) -> Result<String, Invalid> {
+        self.read(|keys| {
+            let held = keys.current.as_ref().filter(|held| held.signs_from.is_some());
+            let held = held.ok_or(Invalid("there is no RSA key that is published"))?;
+            held.last_expiry.fetch_max(exp, Ordering::Relaxed);
+            held.key.sign(typ, claims)
+        })
+    }
+
+    /// The keys: the one that signs, or will, and the one that is to replace it.
+    #[must_use]
+    pub fn all(&self) -> Vec<ImportedKey> {
+        let of =
+            |held: &Held, is_next| ImportedKey { kid: held.key.kid().to_owned(), is_next, signs_from: held.signs_from };
+        self.read(|keys| {
+            let current = keys.current.iter().map(|held| of(held, false));
+            current.chain(keys.next.iter().map(|held| of(held, true))).collect()
+        })
+    }
+
+    /// The public halves that are not published yet, as they are at `now`.
+    #[must_use]
+    pub fn unpublished(&self, now: Time) -> Vec<PublishedKey> {
+        self.read(|keys| {
+            let held = keys.current.iter().chain(&keys.next).filter(|held| held.signs_from.is_none());
+            let public = |held: &Held| held.key.public().clone();
+            held.map(|held| PublishedKey {
+                purpose: self.purpose,
+                jwk: public(held),
+                certificate: None,
+                published_at: now,
+            })
+            .collect()
+        })
+    }
+
+    /// Notes that a key is published, and from when on every verifier can know it.
+    pub fn published(&self, kid: &str, signs_from: Time) {
+        self.write(|keys| {
+            let held = keys.current.iter_mut().chain(&mut keys.next).find(|held| held.key.kid() == kid);
+            if let Some(held) = held {
+                held.signs_from = Some(signs_from);
+            }
+        });
+    }
+
+    /// The ids of the key whose turn it is at `now`, if the files are in order, and of the one that it takes the place of.
+    #[must_use]
+    pub fn due(&self, now: Time) -> Option<(String, String)> {
+        self.read(|keys| {
+            let next = keys.next.as_ref().filter(|_| keys.sound && !keys.unsettled)?;
+            let is_known = next.signs_from.is_some_and(|from| now >= from);
+            is_known.then_some((next.key.kid().to_owned(), keys.current.as_ref()?.key.kid().to_owned()))
+        })
+    }
+
+    /// From now on the next key signs, if there is one, and the current one is [`Imported::replaced`]. When this returns, no token
+    /// is being signed with the old one any more.
+    pub fn activate(&self) {
+        self.write(|keys| {
+            if let Some(next) = keys.next.take() {
+                let old = keys.current.replace(next);
+                keys.replaced.extend(old.map(Held::replaced));
+                keys.unsettled = true;
+            }
+        });
+    }
+
+    /// The keys that sign no more, while [`Imported::settle`] is still to come.
+    #[must_use]
+    pub fn replaced(&self) -> Vec<Replaced> {
+        self.read(|keys| keys.replaced.clone())
+    }
+
+    /// Puts the file of the key that signs in its place. The ends of those that were replaced are to be on record before.
+    ///
+    /// # Errors
+    /// A sentence that names the file. The others sign no more all the same; try again.
+    pub fn settle(&self) -> Result<(), String> {
+        if !self.read(|keys| keys.unsettled) {
+            self.write(|keys| keys.replaced.clear());
+            return Ok(());
+        }
+        let signs = self.read(|keys| keys.current.as_ref().map(|held| held.key.kid().to_owned()));
+        let holds = |file: &Path| {
+            key_file::load_rsa(file).map(|key| key.is_some_and(|key| Some(key.kid()) == signs.as_deref()))
+        };
+        if !holds(&self.current)? {
+            if !holds(&self.next)? {
+                return Err(format!(
+                    "the key that signs is neither in {} nor in {} any more: put it back",
+                    self.current.display(),
+                    self.next.display()
+                ));
+            }
+            secret_file::replace(&self.current, &self.next)?;
+        }
+        self.write(|keys| {
+            keys.replaced.clear();
+            (keys.unsettled, keys.seen) = (false, None);
+        });
+        Ok(())
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Keys) -> T) -> T {
+        look(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut Keys) -> T) -> T {
+        change(&mut self.keys.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Held {
+    fn replaced(self) -> Replaced {
+        Replaced::new(self.key.kid(), self.last_expiry.into_inner())
+    }
+}
+
+fn stamp(file: &Path) -> Stamp {
+    let about = fs::metadata(file).ok()?;
+    Some((about.ino(), about.size(), about.ctime(), about.ctime_nsec()))
+}
