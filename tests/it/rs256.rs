@@ -245,9 +245,12 @@ both! {
         }
         let (body, signature) = token.rsplit_once('.').unwrap();
         assert!(verifier.verify(&format!("{body}.{}", &signature[..signature.len() - 4]), SystemClock.now()).is_err());
+    }
 
-        // And a set with a key that no broker publishes is taken by nobody.
-        let long = |octets: usize| encode(&[&[0x80], &vec![1; octets - 1][..]].concat());
+    async fn a_set_with_a_key_that_no_broker_publishes_is_taken_by_nobody(stand) {
+        import(&stand).await;
+        let document = jwks(&stand).await;
+        let long = |octets: usize| BASE64_URL_SAFE_NO_PAD.encode([&[0x80], &vec![1; octets - 1][..]].concat());
         for (name, over) in [
             ("alg", json!("RS512")), ("alg", json!("PS256")), ("alg", json!("ES256")), ("alg", json!("HS256")), ("alg", Value::Null),
             ("n", json!(long(128))), ("n", json!(long(255))), ("n", json!(long(1025))), ("n", json!("")),
@@ -306,6 +309,39 @@ both! {
         let of = |event: &str| events.iter().filter(|line| line["event"] == event && line["purpose"] == "access_token").count();
         assert_eq!(of("key_imported"), 3);
         assert!(events.iter().any(|line| line["event"] == "key_activated" && line["replaces"] == json!(first)));
+    }
+
+    /// What a crash leaves after the end of the old key is on record, and what an old backup brings back.
+    async fn a_key_that_was_retired_never_signs_again(stand) {
+        let mut stand = stand;
+        let file = import(&stand).await;
+        let [next, old, new] = [NEXT, "old", "new"].map(|name| file.with_file_name(name));
+        fs::copy(&file, &old).unwrap();
+        make(&next, 2048);
+        fs::copy(&next, &new).unwrap();
+        wait_for("the next key", || async { !next.exists() }).await;
+        let (_, token) = stand.task_with_token().await;
+        let kid = text(&part(&token, 0), "kid");
+        stand.broker.stop().await;
+        fs::copy(&old, &file).unwrap();
+        fs::copy(&new, &next).unwrap();
+        stand.broker = Server::start(&stand.broker.config).await;
+        signs_rs256(&stand).await;
+        assert_eq!(rsa(&stand, "signing").await, std::slice::from_ref(&kid));
+        wait_for("the file", || async { !next.exists() }).await;
+        assert_eq!(fs::read(&file).unwrap(), fs::read(&new).unwrap());
+        stand.broker.stop().await;
+        fs::copy(&old, &file).unwrap();
+        stand.broker = Server::start(&stand.broker.config).await;
+        // The second key is another broker's now, as far as this one knows.
+        assert_eq!((rsa(&stand, "signing").await, rsa(&stand, "published").await), (vec![], vec![kid]));
+        for _ in 0..3 {
+            stand.declare(declaration()).await.refused(503, "temporarily_unavailable");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(stand.introspect(&token).await["active"], true);
+        make(&next, 2048);
+        signs_rs256(&stand).await;
     }
 
     async fn what_is_no_next_key_changes_nothing(stand) {
@@ -440,15 +476,47 @@ async fn a_new_key_waits_until_verifiers_can_know_it() {
     with_rs256(&stand.broker.config);
     for _ in 0..2 {
         stand.restart_broker().await;
-        assert_eq!(rsa(&stand, "prepared").await.len(), 1);
-        assert!(public(&stand, &rsa(&stand, "prepared").await[0]).await.is_some());
+        let prepared = rsa(&stand, "prepared").await;
+        assert!(prepared.len() == 1 && public(&stand, &prepared[0]).await.is_some());
         stand.mint(&task).await.refused(503, "temporarily_unavailable");
-        let body = json!({"credentials": [{"resource": REGISTRY, "privilege": "read"}]});
-        stand
-            .post(&format!("/v1/tasks/{task}/credentials"), &stand.evidence(), body)
-            .await
-            .refused(403, "policy_denied");
+        let registry = json!({"type": "remit:access", "locations": [REGISTRY], "privileges": ["read"]});
+        let mut declaration = declaration();
+        declaration["authorization_details"] = json!([registry]);
+        declaration["credentials"] = json!([{"resource": REGISTRY, "privilege": "read"}]);
+        stand.declare(declaration).await.expect(StatusCode::CREATED);
     }
+}
+
+/// And until they can know the next one, the old one signs, a restart or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_old_key_signs_until_verifiers_can_know_the_next_one() {
+    let issuer = Issuer::new();
+    let (dir, config, file) = bench(|config| config.replace("jwks_max_age = 1", "jwks_max_age = 300"));
+    fs::write(dir.path().join("ci-keys.json"), issuer.jwks().to_string()).unwrap();
+    make(&file, 2048);
+    let broker = Server::start(&config).await;
+    let mut stand = Stand { dir, redis: None, issuer, people: Issuer::new(), broker, client: crate::support::client() };
+    // A retry gets the same, whichever key it is signed with.
+    let declared = async || {
+        let request = stand.client.post(stand.url("/v1/tasks")).bearer_auth(stand.evidence());
+        let answer = request.header("idempotency-key", "one").json(&declaration()).send().await.unwrap();
+        claims(&token_of(&answer.json::<Value>().await.unwrap()))
+    };
+    assert_eq!(declared().await, declared().await);
+    let old = text(&part(&stand.task_with_token().await.1, 0), "kid");
+    make(&file.with_file_name(NEXT), 2048);
+    wait_for("the next key", || async { !rsa(&stand, "prepared").await.is_empty() }).await;
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(text(&part(&stand.task_with_token().await.1, 0), "kid"), old);
+        assert_eq!((rsa(&stand, "signing").await, rsa(&stand, "prepared").await.len()), (vec![old.clone()], 1));
+        stand.broker.stop().await;
+        stand.broker = Server::start(&config).await;
+    }
+    // Withdrawn, it never signs.
+    fs::remove_file(file.with_file_name(NEXT)).unwrap();
+    wait_for("the withdrawal", || async { rsa(&stand, "retired").await.len() == 1 }).await;
+    assert_eq!(rsa(&stand, "signing").await, [old]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
