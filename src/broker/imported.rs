@@ -114,7 +114,7 @@ impl Broker {
         // Verifiers find both at once where the other one is new as well.
         let at = made.filter(|at| *at >= begun).unwrap_or(now);
         for key in keys.unpublished(at) {
-            let key = self.import(key, all, now).await?;
+            let key = self.import(key, now).await?;
             let together =
                 |other: &&StandingKey| other.key.jwk.kid == own && other.key.published_at == key.published_at;
             let others: Vec<_> = all.iter().filter(|other| !together(other)).cloned().collect();
@@ -132,10 +132,11 @@ impl Broker {
         }
         let unpublished = keys.unpublished(now);
         if !unpublished.is_empty() {
-            let all = self.parts.ledger.keys().await.map_err(|why| in_doubt(&why))?;
-            self.known_keys.learn(all.iter().cloned());
+            if !self.learn_keys().await {
+                return Err(Error::Unavailable(Input::Store));
+            }
             for key in unpublished {
-                let key = self.import(key, &all, now).await?;
+                let key = self.import(key, now).await?;
                 keys.published(&key.jwk.kid, known_by_all(&key, self.jwks_max_age()));
             }
         }
@@ -149,19 +150,14 @@ impl Broker {
         Ok(())
     }
 
-    /// On record, if it is new → published.
-    async fn import(&self, key: PublishedKey, all: &[StandingKey], now: Time) -> Result<PublishedKey, Error> {
+    /// On record, if it is new → published. To be called when it is known what stands in the store.
+    async fn import(&self, key: PublishedKey, now: Time) -> Result<PublishedKey, Error> {
         let kid = key.jwk.kid.clone();
-        match all.iter().find(|standing| standing.key.jwk.kid == kid) {
-            None => {
-                let event =
-                    Event::KeyImported { purpose: key.purpose.to_string(), kid, algorithm: key.jwk.alg.to_string() };
-                self.record_of_keys(event, now).await?;
-            }
-            Some(StandingKey { retirement: Some(_), .. }) => {
-                tracing::error!(kid, "this imported key was retired, and never signs again: import another one");
-            }
-            Some(_) => {}
+        if self.is_retired(&kid) {
+            tracing::error!(kid, "this imported key was retired, and never signs again: import another one");
+        } else if self.known_keys.published_at(key.purpose, &kid).is_none() {
+            let (purpose, algorithm) = (key.purpose.to_string(), key.jwk.alg.to_string());
+            self.record_of_keys(Event::KeyImported { purpose, kid, algorithm }, now).await?;
         }
         self.announce(key).await.map_err(|why| in_doubt(&why))
     }

@@ -206,8 +206,8 @@ impl Broker {
         };
         let known = |standing: &StandingKey| known_from(&standing.key, &all, self.parts.key_life.jwks_max_age);
         let known = Use::ALL.into_iter().filter_map(own).filter_map(known).max();
-        self.publish_imported(&all, begun).await.map_err(|why| why.to_string())?;
         self.take_in(all.iter().cloned());
+        self.publish_imported(&all, begun).await.map_err(|why| why.to_string())?;
         self.signs_from.store(known.unwrap_or_default().timestamp_millis(), Ordering::Release);
         Ok(())
     }

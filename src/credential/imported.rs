@@ -90,22 +90,20 @@ impl Imported {
     /// # Errors
     /// As [`Imported::load`]; every mistake.
     pub fn check(dir: &Path) -> Result<(), Vec<String>> {
-        let Self { current, next, .. } = Self::of(dir);
-        let mistakes: Vec<_> = [current, next].iter().filter_map(|file| key_file::load_rsa(file).err()).collect();
-        if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
+        Self::of(dir).files().map(|_| ())
     }
 
     /// Checks that there is a key to sign with for these services, if there are any.
     ///
     /// # Errors
-    /// As [`Imported::check`], or how to make the key.
+    /// As [`Imported::load`], or how to make the key.
     pub fn check_for(services: &[&str], dir: &Path) -> Result<(), Vec<String>> {
         if services.is_empty() {
             return Ok(());
         }
         let (file, services) = (Self::of(dir).current, services.join("`, `"));
-        if file.exists() {
-            return Self::check(dir);
+        if key_file::load_rsa(&file).map_err(|why| vec![why])?.is_some() {
+            return Ok(());
         }
         let file = file.display();
         Err(vec![format!(
@@ -148,15 +146,7 @@ impl Imported {
         }
         self.write(|keys| (keys.seen, keys.sound) = (Some(seen), false));
         // Not while the keys are locked: who signs waits for no disk.
-        let [current, next] = [key_file::load_rsa(&self.current)?, key_file::load_rsa(&self.next)?];
-        let same = |a: &SigningKey, b: &Option<SigningKey>| b.as_ref().is_some_and(|b| a.kid() == b.kid());
-        if next.as_ref().is_some_and(|next| same(next, &current)) {
-            return Err(format!("{} is the key that is to be replaced: put another one there", self.next.display()));
-        }
-        if let (Some(_), None, None) = (&next, &current, self.read(|keys| keys.current.as_ref().map(|_| ()))) {
-            let [next, current] = [&self.next, &self.current].map(|file| file.display());
-            return Err(format!("{next} is there and no {current}, which it would replace: rename it"));
-        }
+        let [current, next] = self.files().map_err(|mistakes| mistakes.join("; "))?;
         // What an earlier process signed with them is not known any more.
         let anything = after(now, LONGEST_LIFE).unwrap_or(Time::MAX_UTC).timestamp();
         let held = |key| Held { key, last_expiry: AtomicI64::new(anything), signs_from: None };
@@ -168,14 +158,31 @@ impl Imported {
                 }
                 Some(signs) => next.or(current).filter(|next| next.kid() != signs.key.kid()),
             };
-            let stays = keys.next.as_ref().is_some_and(|before| same(&before.key, &next));
-            if !stays {
+            if keys.next.as_ref().map(|before| before.key.kid()) != next.as_ref().map(SigningKey::kid) {
                 let withdrawn = std::mem::replace(&mut keys.next, next.map(held));
                 keys.replaced.extend(withdrawn.filter(|held| held.signs_from.is_some()).map(Held::replaced));
             }
             keys.sound = true;
         });
         Ok(())
+    }
+
+    /// What the files hold: the key that signs, and the next one.
+    fn files(&self) -> Result<[Option<SigningKey>; 2], Vec<String>> {
+        let (current, next) = match (key_file::load_rsa(&self.current), key_file::load_rsa(&self.next)) {
+            (Ok(current), Ok(next)) => (current, next),
+            (current, next) => return Err(current.err().into_iter().chain(next.err()).collect()),
+        };
+        let [current_file, next_file] = [&self.current, &self.next].map(|file| file.display());
+        match (&current, &next) {
+            (None, Some(_)) => {
+                Err(vec![format!("{next_file} is there and no {current_file}, which it would replace: rename it")])
+            }
+            (Some(current), Some(next)) if current.kid() == next.kid() => {
+                Err(vec![format!("{next_file} is the key that is to be replaced: put another one there")])
+            }
+            _ => Ok([current, next]),
+        }
     }
 
     /// Signs claims that expire at `exp` (Unix seconds), and remembers how long the key is needed. Takes milliseconds.

@@ -577,8 +577,9 @@ async fn a_key_that_is_none_is_refused_in_a_sentence() {
     // And so is a next key judged, and one that has nothing before it.
     write(&good);
     fs::copy(&file, file.with_file_name(NEXT)).unwrap();
-    let said = refused(&["serve"], &config);
-    assert!(said.contains(NEXT) && said.contains("put another one there"), "{said}");
+    for said in [refused(&["serve"], &config), refused(&["config", "check"], &config)] {
+        assert!(said.contains(NEXT) && said.contains("put another one there"), "{said}");
+    }
     fs::remove_file(&file).unwrap();
     assert!(refused(&["serve"], &config).contains("needs an RSA key in"));
 }
