@@ -105,6 +105,11 @@ impl Broker {
         signing.await.map_err(unsigned)?
     }
 
+    /// The ids of the imported keys.
+    pub(super) fn imported_kids(&self) -> Vec<String> {
+        self.parts.keys.imported().all().into_iter().map(|key| key.kid).collect()
+    }
+
     /// Publishes the imported keys before anything is served, in a start that began at `begun`. `all` is what stands in the store, the
     /// keys that were made here included.
     pub(super) async fn publish_imported(&self, all: &[StandingKey], begun: Time) -> Result<(), Error> {
@@ -113,12 +118,10 @@ impl Broker {
         let made = all.iter().find(|standing| standing.key.jwk.kid == own).map(|made| made.key.published_at);
         // Verifiers find both at once where the other one is new as well.
         let at = made.filter(|at| *at >= begun).unwrap_or(now);
+        let ours = [own];
         for key in keys.unpublished(at) {
             let key = self.import(key, now).await?;
-            let together =
-                |other: &&StandingKey| other.key.jwk.kid == own && other.key.published_at == key.published_at;
-            let others: Vec<_> = all.iter().filter(|other| !together(other)).cloned().collect();
-            keys.published(&key.jwk.kid, known_from(&key, &others, self.jwks_max_age()).unwrap_or(now));
+            keys.published(&key.jwk.kid, known_from(&key, all, &ours, self.jwks_max_age()).unwrap_or(now));
         }
         Ok(())
     }

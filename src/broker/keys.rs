@@ -21,12 +21,14 @@ use crate::{
 };
 
 /// From when on every verifier knows `own`: with it the first set of its purpose begins (`None`), else whoever fetched that set just
-/// before it was published may keep it for `max_age` seconds. Of two that came at once, the one with the lower id is the first. A key
-/// that took the place of the only one, which is tainted, is first again: to wait would only leave nobody who signs.
-pub(super) fn known_from(own: &PublishedKey, all: &[StandingKey], max_age: u32) -> Option<Time> {
+/// before it was published may keep it for `max_age` seconds. Of two that came at once, the one with the lower id is the first; but
+/// those of `ours` that came together, before anything was served, are first together. A key that took the place of the only one,
+/// which is tainted, is first again: to wait would only leave nobody who signs.
+pub(super) fn known_from(own: &PublishedKey, all: &[StandingKey], ours: &[String], max_age: u32) -> Option<Time> {
     let place = |key: &PublishedKey| (key.published_at, key.jwk.kid.clone());
-    let earlier = |other: &&StandingKey| {
-        other.key.purpose == own.purpose && place(&other.key) < place(own) && other.tainted_at.is_none()
+    let together = |other: &PublishedKey| other.published_at == own.published_at && ours.contains(&other.jwk.kid);
+    let earlier = |StandingKey { key, tainted_at, .. }: &&StandingKey| {
+        key.purpose == own.purpose && place(key) < place(own) && !together(key) && tainted_at.is_none()
     };
     all.iter().find(earlier).map(|_| known_by_all(own, max_age))
 }
@@ -204,7 +206,8 @@ impl Broker {
             let kid = self.parts.keys.current(purpose, self.now()).jwk.kid;
             all.iter().find(|standing| standing.key.jwk.kid == kid)
         };
-        let known = |standing: &StandingKey| known_from(&standing.key, &all, self.parts.key_life.jwks_max_age);
+        let ours = self.imported_kids();
+        let known = |standing: &StandingKey| known_from(&standing.key, &all, &ours, self.parts.key_life.jwks_max_age);
         let known = Use::ALL.into_iter().filter_map(own).filter_map(known).max();
         self.take_in(all.iter().cloned());
         self.publish_imported(&all, begun).await.map_err(|why| why.to_string())?;
