@@ -1,7 +1,8 @@
 //! RSA keys, which an operator brings, and what they sign: as with a rotation, no verifier meets a token whose key it cannot know.
 //!
 //! Found: on record, and published. → Once every verifier can know it (`jwks_max_age`): it signs, in the place of another one if
-//! there is one, which is on record. → Of the old one: its end in the store, then its file is replaced.
+//! there is one, which is on record. → Of the old one: its end in the store, then its file is replaced. After one that is tainted the
+//! next one does not wait, as among the keys that are made here (`broker/taint.rs`).
 
 use std::{sync::Arc, thread};
 use tokio::sync::Semaphore;
@@ -72,9 +73,10 @@ impl Broker {
         self.parts.keys.imported().all().iter().any(|key| signs(key) && !self.is_retired(&key.kid))
     }
 
-    /// Also where another broker has a copy of the key and has retired it.
+    /// Whether a key never signs again: also where another broker has retired it, or whoever tainted it.
     fn is_retired(&self, kid: &str) -> bool {
-        self.known_keys.published_until(Use::AccessToken, kid).is_some()
+        let (purpose, keys) = (Use::AccessToken, &self.parts.keys);
+        keys.is_tainted(purpose, kid) || self.known_keys.published_until(purpose, kid).is_some()
     }
 
     /// Signs what was drafted, in order. RSA not on the threads that serve requests.
@@ -105,9 +107,11 @@ impl Broker {
         signing.await.map_err(unsigned)?
     }
 
-    /// The ids of the imported keys.
+    /// The ids of the imported keys, also of those that sign no more while that is not on record.
     pub(super) fn imported_kids(&self) -> Vec<String> {
-        self.parts.keys.imported().all().into_iter().map(|key| key.kid).collect()
+        let keys = self.parts.keys.imported();
+        let replaced = keys.replaced().into_iter().map(|key| key.kid);
+        keys.all().into_iter().map(|key| key.kid).chain(replaced).collect()
     }
 
     /// Publishes the imported keys before anything is served, in a start that began at `begun`. `all` is what stands in the store, the
@@ -130,6 +134,7 @@ impl Broker {
     pub(super) async fn turn_imported(&self, now: Time) -> Result<(), Error> {
         let keys = self.parts.keys.imported();
         self.retire_imported(now).await?;
+        keys.discard_tainted().map_err(|why| unmade(&why))?;
         if let Err(why) = keys.look(now) {
             tracing::error!("an imported key is not taken: {why}");
         }
@@ -147,7 +152,7 @@ impl Broker {
             tracing::info!(kid, replaces, "the next imported key signs");
             let event = Event::KeyActivated { purpose: Use::AccessToken.to_string(), kid, replaces };
             self.record_of_keys(event, now).await?;
-            keys.activate();
+            keys.activate(now);
             self.retire_imported(now).await?;
         }
         Ok(())
@@ -157,7 +162,7 @@ impl Broker {
     async fn import(&self, key: PublishedKey, now: Time) -> Result<PublishedKey, Error> {
         let kid = key.jwk.kid.clone();
         if self.is_retired(&kid) {
-            tracing::error!(kid, "this imported key was retired, and never signs again: import another one");
+            tracing::error!(kid, "this imported key was retired or tainted, and never signs again: import another one");
         } else if self.known_keys.published_at(key.purpose, &kid).is_none() {
             let (purpose, algorithm) = (key.purpose.to_string(), key.jwk.alg.to_string());
             self.record_of_keys(Event::KeyImported { purpose, kid, algorithm }, now).await?;

@@ -23,14 +23,17 @@ use crate::{
 /// From when on every verifier knows `own`: with it the first set of its purpose begins (`None`), else whoever fetched that set just
 /// before it was published may keep it for `max_age` seconds. Of two that came at once, the one with the lower id is the first; but
 /// those of `ours` that came together, before anything was served, are first together. A key that took the place of the only one,
-/// which is tainted, is first again: to wait would only leave nobody who signs.
+/// which is tainted, is first again, whatever signs with another algorithm: to wait would only leave nobody who signs.
 pub(super) fn known_from(own: &PublishedKey, all: &[StandingKey], ours: &[String], max_age: u32) -> Option<Time> {
     let place = |key: &PublishedKey| (key.published_at, key.jwk.kid.clone());
     let together = |other: &PublishedKey| other.published_at == own.published_at && ours.contains(&other.jwk.kid);
-    let earlier = |StandingKey { key, tainted_at, .. }: &&StandingKey| {
-        key.purpose == own.purpose && place(key) < place(own) && !together(key) && tainted_at.is_none()
-    };
-    all.iter().find(earlier).map(|_| known_by_all(own, max_age))
+    let earlier = all
+        .iter()
+        .filter(|StandingKey { key, .. }| key.purpose == own.purpose && place(key) < place(own) && !together(key));
+    let alike = |standing: &&StandingKey| standing.key.jwk.alg == own.jwk.alg;
+    let (tainted, others): (Vec<_>, Vec<_>) = earlier.partition(|standing| standing.tainted_at.is_some());
+    let in_its_place = tainted.iter().any(alike);
+    others.iter().any(|other| !in_its_place || alike(other)).then(|| known_by_all(own, max_age))
 }
 
 /// From when on whoever fetched the set just before has fetched it again.

@@ -75,7 +75,7 @@ impl Broker {
             let next = keys.next(purpose, now).map(|next| next.jwk.kid);
             [Some(keys.current(purpose, now).jwk.kid), next, replaced].into_iter().flatten()
         };
-        Use::ALL.into_iter().flat_map(of).collect()
+        Use::ALL.into_iter().flat_map(of).chain(self.imported_kids()).collect()
     }
 
     /// On record → its end in the store, which stands for whoever comes second.

@@ -1,7 +1,8 @@
 //! Taint: from now on nothing is believed because a signing key says so, on any broker, and nothing is signed with it.
 //!
 //! Durable intent in the audit log → on record in the store, where every broker looks every second and verification at once → barred
-//! here, and kept on this broker's own disk → if it is ours, another one takes its place → outcome in the audit log → answer.
+//! here, and kept on this broker's own disk → if it is ours, another one takes its place (of an imported one, the next that was
+//! imported, if there is one) → outcome in the audit log → answer.
 //!
 //! The next key does not wait until every verifier can know it, as in a rotation: whoever keeps an older set of keys refuses what is
 //! new until they fetch another, and without it there would be nothing at all. Each step can be done again, so whatever fails or crashes is
@@ -45,6 +46,9 @@ impl Broker {
         {
             let _turn = self.turning_keys.lock().await;
             self.reissue(purpose, self.now()).await?;
+            if self.imported_kids().contains(&kid) {
+                self.turn_imported(self.now()).await?;
+            }
         }
         if purpose == Use::X509Svid {
             self.publish_crls().await;

@@ -4,9 +4,13 @@
 //! found, it signs once every verifier can know it and takes the place of the other by a rename, after the store has on record that
 //! the other one signs no more. The files are looked at again while the broker runs. One that was written over is found too, but a
 //! start between that and the first signature of the new key knows nothing of the old one.
+//!
+//! A key that is tainted signs nothing from that moment on. The next one takes its place at once, and its file with it; until there is
+//! one, the file stays and is of no use: a broker without it would not start, and nobody could revoke anything at it.
 
 use serde::Serialize;
 use std::{
+    collections::HashSet,
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -43,6 +47,8 @@ struct Keys {
     next: Option<Held>,
     /// Keys that sign no more, or never will, while that is not on record.
     replaced: Vec<Replaced>,
+    /// The ids of the keys for this use that are tainted, whoever's they are.
+    tainted: HashSet<String>,
     /// Whether the file of the key that signs may still be that of the next one.
     unsettled: bool,
     /// The files as they were when they were last looked at, and whether they made sense.
@@ -188,11 +194,11 @@ impl Imported {
     /// Signs claims that expire at `exp` (Unix seconds), and remembers how long the key is needed. Takes milliseconds.
     ///
     /// # Errors
-    /// When there is no key that verifiers can know, or the claims cannot be written as JSON.
+    /// When there is no key that verifiers can know, or it is tainted, or the claims cannot be written as JSON.
     pub fn sign(&self, typ: &str, exp: i64, claims: &impl Serialize) -> Result<String, Invalid> {
         self.read(|keys| {
-            let held = keys.current.as_ref().filter(|held| held.signs_from.is_some());
-            let held = held.ok_or(Invalid("there is no RSA key that is published"))?;
+            let held = keys.current.as_ref().filter(|held| held.signs_from.is_some() && !keys.has_tainted(held));
+            let held = held.ok_or(Invalid("there is no RSA key that is published and not tainted"))?;
             held.last_expiry.fetch_max(exp, Ordering::Relaxed);
             held.key.sign(typ, claims)
         })
@@ -235,21 +241,27 @@ impl Imported {
         });
     }
 
-    /// The ids of the key whose turn it is at `now`, if the files are in order, and of the one that it takes the place of.
+    /// The ids of the key whose turn it is at `now`, if the files are in order, and of the one that it takes the place of. After one that
+    /// is tainted it is that of whatever is published.
     #[must_use]
     pub fn due(&self, now: Time) -> Option<(String, String)> {
         self.read(|keys| {
             let next = keys.next.as_ref().filter(|_| keys.sound && !keys.unsettled)?;
-            let is_known = next.signs_from.is_some_and(|from| now >= from);
-            is_known.then_some((next.key.kid().to_owned(), keys.current.as_ref()?.key.kid().to_owned()))
+            let current = keys.current.as_ref()?;
+            let is_due = next.signs_from.is_some_and(|from| now >= from || keys.has_tainted(current));
+            is_due.then(|| (next.key.kid().to_owned(), current.key.kid().to_owned()))
         })
     }
 
-    /// From now on the next key signs, if there is one, and the current one is [`Imported::replaced`]. When this returns, no token
+    /// From `now` on the next key signs, if there is one, and the current one is [`Imported::replaced`]. When this returns, no token
     /// is being signed with the old one any more.
-    pub fn activate(&self) {
+    pub fn activate(&self, now: Time) {
         self.write(|keys| {
-            if let Some(next) = keys.next.take() {
+            if keys.next.as_ref().is_some_and(|next| keys.has_tainted(next)) {
+                return;
+            }
+            if let Some(mut next) = keys.next.take() {
+                next.signs_from = next.signs_from.map(|from| from.min(now));
                 let old = keys.current.replace(next);
                 keys.replaced.extend(old.map(Held::replaced));
                 keys.unsettled = true;
@@ -293,12 +305,42 @@ impl Imported {
         Ok(())
     }
 
+    /// From now on nothing is signed with a tainted key, if it is one of ours. When this returns, nothing is being signed with it.
+    pub(super) fn bar(&self, kid: &str) {
+        self.write(|keys| keys.tainted.insert(kid.to_owned()));
+    }
+
+    /// Destroys the file of the next key if that is tainted, and says whether it was. The key that should sign keeps its file until
+    /// another one takes its place.
+    ///
+    /// # Errors
+    /// A sentence that names the file; try again. It signs nothing all the same.
+    pub fn discard_tainted(&self) -> Result<bool, String> {
+        let tainted = self.read(|keys| {
+            let next = keys.next.as_ref().filter(|next| keys.has_tainted(next) && !keys.unsettled);
+            next.map(|next| next.key.kid().to_owned())
+        });
+        // By now the file may hold what the operator has put in its place.
+        let is_tainted =
+            tainted.is_some() && key_file::load_rsa(&self.next)?.map(|key| key.kid().to_owned()) == tainted;
+        if is_tainted {
+            secret_file::remove(&self.next)?;
+        }
+        Ok(is_tainted)
+    }
+
     fn read<T>(&self, look: impl FnOnce(&Keys) -> T) -> T {
         look(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn write<T>(&self, change: impl FnOnce(&mut Keys) -> T) -> T {
         change(&mut self.keys.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Keys {
+    fn has_tainted(&self, held: &Held) -> bool {
+        self.tainted.contains(held.key.kid())
     }
 }
 

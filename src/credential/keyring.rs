@@ -308,6 +308,9 @@ impl Keyring {
         if slot.read(|keys| keys.tainted.contains(kid)) {
             return;
         }
+        if purpose == Use::AccessToken {
+            self.imported.bar(kid);
+        }
         slot.write(|keys| {
             let next = keys.next.as_ref().map(|next| &next.key);
             for key in [&keys.current].into_iter().chain(next).chain(&keys.old) {

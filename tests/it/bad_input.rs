@@ -314,7 +314,11 @@ const ROWS: &[Row] = &[
         ],
     ),
     (76, "no algorithm", &[Live(tokens::no_algorithm), Shown("oidc::a_token_chooses_neither_key_nor_algorithm")]),
-    (77, "a public key as a secret", &[Live(tokens::a_public_key_as_a_secret)]),
+    (
+        77,
+        "a public key as a secret",
+        &[Live(tokens::a_public_key_as_a_secret), Shown("rs256::a_key_serves_its_own_algorithm_alone")],
+    ),
     (78, "a signature that is none", &[Live(tokens::signatures)]),
     (79, "a key in the token", &[Live(tokens::keys_in_the_token)]),
     (80, "extensions that must be understood", &[Live(tokens::extensions)]),

@@ -266,7 +266,7 @@ async fn keys_are_listed_rotated_and_tainted() {
     let tainted = format!("keys taint {kid} --reason stolen --operator-token-file DIR/ada");
     let said = shell.remit(&tainted).await.ended(0);
     let line: Vec<_> = said.out.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!((line[1], *line.last().unwrap()), ("tainted", kid), "{}", said.out);
+    assert_eq!((line[2], *line.last().unwrap()), ("tainted", kid), "{}", said.out);
     assert!(said.out.contains("until it fetches /jwks again"), "{}", said.out);
     assert_eq!(shell.remit(&format!("{tainted} --output json")).await.ended(0).json()["state"], "tainted");
     let line = shell.stand.audit().into_iter().find(|line| line["event"] == "key_taint_requested").unwrap();

@@ -9,6 +9,7 @@ use remit::clock::Time;
 
 use crate::{
     rotation::{in_state, kids},
+    rs256,
     support::{Answer, Frozen, GIT_TOKEN, Redis, VIEWER, audit_of, client, declaration, part, text, wait_for},
 };
 
@@ -107,6 +108,25 @@ async fn keys_that_nobody_has_any_more_go() {
     let new = signing(&broker.show("/v1/keys").await);
     assert!(new.is_disjoint(&lost) && new.is_disjoint(&own));
     assert!(broker.shows().await.is_disjoint(&lost));
+    broker.running.stop().await;
+}
+
+/// The key that a broker has imported is in use as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_imported_key_of_a_broker_that_is_there_stays() {
+    let broker = Frozen::start(str::to_owned).await;
+    rs256::make(&broker.dir.path().join("broker-keys").join(rs256::KEY), 2048);
+    let prepared = async || in_state(&broker.show("/v1/keys").await, "prepared").len() == 1;
+    wait_for("the imported key", prepared).await;
+    broker.clock.advance(TimeDelta::seconds(1));
+    let own = signing(&broker.show("/v1/keys").await);
+    assert_eq!(own.len(), 5);
+    for _ in 0..3 {
+        broker.clock.advance(TimeDelta::minutes(11));
+        tokio::time::sleep(A_LOOK).await;
+    }
+    let shown = broker.show("/v1/keys").await;
+    assert_eq!((signing(&shown), retired(&shown)), (own, BTreeSet::new()));
     broker.running.stop().await;
 }
 

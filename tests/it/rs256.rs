@@ -28,9 +28,10 @@ use crate::{
         ADMIN, GIT, GIT_TOKEN, Issuer, REGISTRY, REGISTRY_TOKEN, Server, Stand, Store, VIEWER, claims, declaration,
         part, text, wait_for, write_config,
     },
+    taint::{taint, taint_at},
 };
 
-const KEY: &str = "access-token-rs256.pem";
+pub(crate) const KEY: &str = "access-token-rs256.pem";
 const NEXT: &str = "access-token-rs256.next.pem";
 
 fn openssl(arguments: &[&str]) -> Vec<u8> {
@@ -40,7 +41,7 @@ fn openssl(arguments: &[&str]) -> Vec<u8> {
 }
 
 /// Makes an RSA key, as the README says.
-fn make(file: &Path, bits: u32) {
+pub(crate) fn make(file: &Path, bits: u32) {
     let bits = format!("rsa_keygen_bits:{bits}");
     openssl(&["genpkey", "-quiet", "-algorithm", "RSA", "-pkeyopt", &bits, "-out", file.to_str().unwrap()]);
 }
@@ -71,6 +72,15 @@ async fn import(stand: &Stand) -> PathBuf {
     with_rs256(&stand.broker.config);
     signs_rs256(stand).await;
     file
+}
+
+/// A task for a service that takes ES256.
+fn for_registry() -> Value {
+    let mut declaration = declaration();
+    declaration["authorization_details"] =
+        json!([{"type": "remit:access", "locations": [REGISTRY], "privileges": ["read"]}]);
+    declaration["credentials"] = json!([{"resource": REGISTRY, "privilege": "read"}]);
+    declaration
 }
 
 async fn signs_rs256(stand: &Stand) {
@@ -148,8 +158,7 @@ both! {
     async fn whatever_is_no_access_token_for_it_stays_as_it_is(stand) {
         import(&stand).await;
         let (task, token) = stand.task_with_token().await;
-        let mut other = declaration();
-        other["authorization_details"] = json!([{"type": "remit:access", "locations": [REGISTRY], "privileges": ["read"]}]);
+        let mut other = for_registry();
         other["credentials"] = json!([{"resource": REGISTRY, "privilege": "read"}, {"resource": REGISTRY, "privilege": "read", "type": "jwt"}]);
         let answer = stand.declare(other).await.expect(StatusCode::CREATED);
         for credential in answer["credentials"].as_array().unwrap() {
@@ -344,6 +353,60 @@ both! {
         signs_rs256(&stand).await;
     }
 
+    /// Nobody believes what it signed, at once and for good, wherever its file comes from; and another one takes its place.
+    async fn a_tainted_key_never_signs_again(stand) {
+        let mut stand = stand;
+        let file = import(&stand).await;
+        let [next, old] = [NEXT, "old"].map(|name| file.with_file_name(name));
+        fs::copy(&file, &old).unwrap();
+        let holds_old = || fs::read(&file).unwrap() == fs::read(&old).unwrap();
+        let (task, token) = stand.task_with_token().await;
+        let kid = text(&part(&token, 0), "kid");
+        let tainted = taint(&stand, &kid).await;
+        let [state, algorithm, own] = ["state", "algorithm", "own"].map(|member| &tainted[member]);
+        assert_eq!((state, algorithm, own), (&json!("tainted"), &json!("RS256"), &json!(true)));
+        assert_eq!(taint(&stand, &kid).await, tainted);
+        for restarted in [false, true] {
+            if restarted {
+                stand.restart_broker().await;
+            }
+            assert_eq!(stand.introspect(&token).await, json!({"active": false}));
+            assert_eq!(public(&stand, &kid).await, None);
+            assert_eq!((rsa(&stand, "tainted").await, rsa(&stand, "signing").await), (vec![kid.clone()], vec![]));
+            stand.mint(&task).await.refused(503, "temporarily_unavailable");
+            let answer = stand.declare(for_registry()).await.expect(StatusCode::CREATED);
+            assert_eq!(stand.introspect_at(&stand.broker, REGISTRY_TOKEN, &token_of(&answer)).await["active"], true);
+        }
+        make(&next, 2048);
+        signs_rs256(&stand).await;
+        wait_for("its place", || async { !next.exists() }).await;
+        assert!(!holds_old());
+        let minted = async || {
+            let token = token_of(&stand.mint(&task).await.expect(StatusCode::OK));
+            assert_eq!(stand.introspect(&token).await["active"], true);
+            text(&part(&token, 0), "kid")
+        };
+        let new = minted().await;
+        assert_ne!(new, kid);
+        // Back as the next one.
+        fs::copy(&old, &next).unwrap();
+        wait_for("its end", || async { !next.exists() }).await;
+        assert_eq!((minted().await, rsa(&stand, "tainted").await), (new, vec![kid.clone()]));
+        // And as the one that signs, from a backup.
+        stand.broker.stop().await;
+        fs::copy(&old, &file).unwrap();
+        stand.broker = Server::start(&stand.broker.config).await;
+        stand.mint(&task).await.refused(503, "temporarily_unavailable");
+        assert_eq!((rsa(&stand, "tainted").await, public(&stand, &kid).await), (vec![kid.clone()], None));
+        make(&next, 2048);
+        signs_rs256(&stand).await;
+        wait_for("its place", || async { !next.exists() && !holds_old() }).await;
+        let events = stand.audit();
+        let of = |event: &str| events.iter().filter(|line| line["event"] == event && line["kid"] == json!(kid)).count();
+        assert_eq!((of("key_imported"), of("key_activated"), of("key_tainted")), (1, 0, 2));
+        assert_eq!(events.iter().filter(|line| line["replaces"] == json!(kid)).count(), 2);
+    }
+
     async fn what_is_no_next_key_changes_nothing(stand) {
         let file = import(&stand).await;
         let (next, before) = (file.with_file_name(NEXT), rsa(&stand, "signing").await);
@@ -414,6 +477,16 @@ async fn two_brokers_know_each_others_keys() {
         list["keys"].as_array().unwrap().iter().filter(|key| key["algorithm"] == "RS256" && key["own"] == own).count()
     };
     assert_eq!((own(true), own(false)), (1, 1));
+    // Tainted at the other one, which does not have it.
+    let tainted = taint_at(&stand, &second, &text(&part(&ours, 0), "kid")).await.expect(StatusCode::OK);
+    assert_eq!((&tainted["state"], &tainted["own"]), (&json!("tainted"), &json!(false)));
+    for broker in [&stand.broker, &second] {
+        assert_eq!(stand.introspect_at(broker, GIT_TOKEN, &ours).await, json!({"active": false}));
+        assert_eq!(stand.introspect_at(broker, GIT_TOKEN, &theirs).await["active"], true);
+    }
+    let refused = async || stand.declare(declaration()).await.status == StatusCode::SERVICE_UNAVAILABLE;
+    wait_for("the first to find out", refused).await;
+    assert_eq!(declared().await.status, StatusCode::CREATED);
 }
 
 fn make_dir(path: &Path) {
@@ -479,23 +552,70 @@ async fn a_new_key_waits_until_verifiers_can_know_it() {
         let prepared = rsa(&stand, "prepared").await;
         assert!(prepared.len() == 1 && public(&stand, &prepared[0]).await.is_some());
         stand.mint(&task).await.refused(503, "temporarily_unavailable");
-        let registry = json!({"type": "remit:access", "locations": [REGISTRY], "privileges": ["read"]});
-        let mut declaration = declaration();
-        declaration["authorization_details"] = json!([registry]);
-        declaration["credentials"] = json!([{"resource": REGISTRY, "privilege": "read"}]);
-        stand.declare(declaration).await.expect(StatusCode::CREATED);
+        stand.declare(for_registry()).await.expect(StatusCode::CREATED);
     }
+}
+
+/// A first broker that has an RSA key, whose verifiers keep the keys for five minutes, and the file of that key.
+async fn with_patient_verifiers() -> (Stand, PathBuf) {
+    let (issuer, people) = (Issuer::new(), Issuer::new());
+    let (dir, config, file) = bench(|config| config.replace("jwks_max_age = 1", "jwks_max_age = 300"));
+    fs::write(dir.path().join("ci-keys.json"), issuer.jwks().to_string()).unwrap();
+    make(&file, 2048);
+    let broker = Server::start(&config).await;
+    (Stand { dir, redis: None, issuer, people, broker, client: crate::support::client() }, file)
+}
+
+/// They do not know the next one, and nobody waits for that where the one that signs is tainted: not after a restart either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_tainted_key_the_next_one_signs_at_once() {
+    let (mut stand, file) = with_patient_verifiers().await;
+    let next = file.with_file_name(NEXT);
+    let (task, token) = stand.task_with_token().await;
+    let first = text(&part(&token, 0), "kid");
+    let prepared = async || {
+        make(&next, 2048);
+        wait_for("the next key", || async { !rsa(&stand, "prepared").await.is_empty() }).await;
+        rsa(&stand, "prepared").await.remove(0)
+    };
+    let signer = async |stand: &Stand| {
+        let token = token_of(&stand.mint(&task).await.expect(StatusCode::OK));
+        assert_eq!(stand.introspect(&token).await["active"], true);
+        text(&part(&token, 0), "kid")
+    };
+    // A next one that is tainted is gone with the answer, and its file.
+    let never = prepared().await;
+    assert_eq!(taint(&stand, &never).await["own"], false);
+    assert_eq!((next.exists(), signer(&stand).await), (false, first.clone()));
+    let second = prepared().await;
+    let private = fs::read(&file).unwrap();
+    assert_eq!(taint(&stand, &first).await["own"], false);
+    assert!(!next.exists() && fs::read(&file).unwrap() != private);
+    assert_eq!((signer(&stand).await, stand.introspect(&token).await), (second.clone(), json!({"active": false})));
+    stand.restart_broker().await;
+    assert_eq!(signer(&stand).await, second);
+    // Nor does the key for ES256 wait, because there is an older one for RS256.
+    let declared = async |stand: &Stand| {
+        let answer = stand.declare(for_registry()).await.expect(StatusCode::CREATED);
+        text(&part(&token_of(&answer), 0), "kid")
+    };
+    let es256 = declared(&stand).await;
+    taint(&stand, &es256).await;
+    let another = declared(&stand).await;
+    stand.restart_broker().await;
+    assert_eq!((declared(&stand).await, signer(&stand).await), (another.clone(), second.clone()));
+    assert_ne!(another, es256);
+    let mut tainted = rsa(&stand, "tainted").await;
+    tainted.sort();
+    let mut expected = vec![first, never];
+    expected.sort();
+    assert_eq!(tainted, expected);
 }
 
 /// And until they can know the next one, the old one signs, a restart or not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_old_key_signs_until_verifiers_can_know_the_next_one() {
-    let issuer = Issuer::new();
-    let (dir, config, file) = bench(|config| config.replace("jwks_max_age = 1", "jwks_max_age = 300"));
-    fs::write(dir.path().join("ci-keys.json"), issuer.jwks().to_string()).unwrap();
-    make(&file, 2048);
-    let broker = Server::start(&config).await;
-    let mut stand = Stand { dir, redis: None, issuer, people: Issuer::new(), broker, client: crate::support::client() };
+    let (mut stand, file) = with_patient_verifiers().await;
     // A retry gets the same, whichever key it is signed with.
     let declared = async || {
         let request = stand.client.post(stand.url("/v1/tasks")).bearer_auth(stand.evidence());
@@ -510,8 +630,7 @@ async fn the_old_key_signs_until_verifiers_can_know_the_next_one() {
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(text(&part(&stand.task_with_token().await.1, 0), "kid"), old);
         assert_eq!((rsa(&stand, "signing").await, rsa(&stand, "prepared").await.len()), (vec![old.clone()], 1));
-        stand.broker.stop().await;
-        stand.broker = Server::start(&config).await;
+        stand.restart_broker().await;
     }
     // Withdrawn, it never signs.
     fs::remove_file(file.with_file_name(NEXT)).unwrap();

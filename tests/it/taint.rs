@@ -18,12 +18,12 @@ use crate::{
 
 const USES: [&str; 4] = ["access_token", "jwt_svid", "status_list", "x509_svid"];
 
-async fn taint_at(stand: &Stand, at: &Server, kid: &str) -> Answer {
+pub(crate) async fn taint_at(stand: &Stand, at: &Server, kid: &str) -> Answer {
     let because = json!({"reason": "seen on a paste site"});
     stand.call_at(at, Method::POST, &format!("/v1/keys/{kid}/taint"), Some(ADMIN), Some(because)).await
 }
 
-async fn taint(stand: &Stand, kid: &str) -> Value {
+pub(crate) async fn taint(stand: &Stand, kid: &str) -> Value {
     taint_at(stand, &stand.broker, kid).await.expect(StatusCode::OK)
 }
 
