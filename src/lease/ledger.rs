@@ -5,6 +5,7 @@ mod keys;
 mod known;
 mod once;
 mod status;
+mod timeline;
 
 pub(super) use certificates::certificate_ends;
 pub use certificates::{ListedCertificate, PostedCrl};
@@ -33,6 +34,7 @@ use crate::{
 use known::Known;
 pub use status::StatusBits;
 use status::Taken;
+pub use timeline::{Timeline, TimelineEvent};
 
 /// How long a task is kept past its deadline, so that it can still be looked at.
 const TASK_KEPT: TimeDelta = TimeDelta::hours(24);

@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Instant};
 use tokio::sync::broadcast;
 
-use super::{Answer, Claim, Ended, Ending, Index, Key, Mint, Minted, Renewed, Renewing, Sealed, Standing, Store};
+use super::{
+    Answer, Claim, Ended, Ending, Index, Key, Mint, Minted, Renewed, Renewing, Sealed, Standing, Store, Telling,
+};
 use crate::{clock::Time, id::TaskId, metrics::Metrics};
 
 /// Another store, timed.
@@ -62,6 +64,14 @@ impl Store for Measured {
 
     fn post<'a>(&'a self, records: &'a [(Key, Sealed, Time)]) -> Answer<'a, ()> {
         self.timed("post", self.store.post(records))
+    }
+
+    fn tell<'a>(&'a self, telling: &'a Telling) -> Answer<'a, ()> {
+        self.timed("tell", self.store.tell(telling))
+    }
+
+    fn told<'a>(&'a self, id: &'a TaskId) -> Answer<'a, Vec<String>> {
+        self.timed("told", self.store.told(id))
     }
 
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {

@@ -17,7 +17,7 @@ mod tests;
 
 pub use ledger::{
     Config, Held, Ledger, ListedCertificate, PostedCrl, PublishedKey, Remembered, Retirement, StandingKey, StatusBits,
-    Stopped, Taint, Use, Written,
+    Stopped, Taint, Timeline, TimelineEvent, Use, Written,
 };
 pub use record::{Key, Sealed};
 pub use store_key::StoreKey;
@@ -129,8 +129,29 @@ pub trait Store: Send + Sync {
     /// process, but whoever shares the store MUST find it.
     fn post<'a>(&'a self, records: &'a [(Key, Sealed, Time)]) -> Answer<'a, ()>;
 
+    /// Adds records to the timeline of a tree, after those that are there, and drops the oldest above [`TIMELINE`]. MUST keep the
+    /// timeline for as long as the latest of these says. What stands in its place and is no timeline makes room.
+    fn tell<'a>(&'a self, telling: &'a Telling) -> Answer<'a, ()>;
+
+    /// The records of the timeline of the tree of `id`, oldest first.
+    fn told<'a>(&'a self, id: &'a TaskId) -> Answer<'a, Vec<String>>;
+
     /// A page of an index, newest first, of names strictly older than `before`. MUST drop names whose record was collected.
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>>;
+}
+
+/// How many records a timeline holds.
+const TIMELINE: usize = 1000;
+
+/// One step that adds to a timeline.
+#[derive(Debug, Clone)]
+pub struct Telling {
+    /// Of the tree of this task.
+    pub tree: TaskId,
+    /// What is added, at least one.
+    pub records: Vec<Sealed>,
+    /// Until when the timeline is kept.
+    pub keep_until: Time,
 }
 
 /// Names that the store can list.

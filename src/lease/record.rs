@@ -54,6 +54,8 @@ pub enum Key {
     Taint(String),
     /// A task.
     Task(TaskId),
+    /// What happened in the tree of a task.
+    Timeline(TaskId),
 }
 
 impl Key {
@@ -75,6 +77,7 @@ impl Key {
             Key::Spent(digest) => format!("remit:spent:{digest}"),
             Key::Taint(kid) => format!("remit:taint:{kid}"),
             Key::Task(id) => format!("{}:task:{id}", tree(id)),
+            Key::Timeline(id) => format!("{}:timeline", tree(id)),
         }
     }
 
@@ -94,6 +97,7 @@ impl Key {
             Key::Spent(_) => "spent",
             Key::Taint(_) => "taint",
             Key::Task(_) => "task",
+            Key::Timeline(_) => "timeline",
         }
     }
 }

@@ -20,12 +20,13 @@ use tokio::sync::{broadcast, oneshot};
 
 use super::{
     Answer, Claim, Ended, Ending, HINTS, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Sealed, Standing, Store,
+    Telling,
 };
 use crate::{
     clock::{Clock, Time},
     id::TaskId,
 };
-use steps::{COUNTERS, NAMES, RECORDS, STATUS_LISTS, Tables};
+use steps::{COUNTERS, NAMES, RECORDS, STATUS_LISTS, TIMELINES, Tables};
 
 /// How many steps share one sync at most.
 const GROUP: usize = 256;
@@ -243,6 +244,25 @@ impl Store for RedbStore {
             posted.insert(key.name(), (record.0.clone(), *keep_until));
         }
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn tell<'a>(&'a self, telling: &'a Telling) -> Answer<'a, ()> {
+        let telling = telling.clone();
+        Box::pin(self.write(move |tables| tables.tell(&telling)))
+    }
+
+    fn told<'a>(&'a self, id: &'a TaskId) -> Answer<'a, Vec<String>> {
+        let read = move || -> Result<Vec<String>, ::redb::Error> {
+            let transaction = self.database.begin_read()?;
+            let timelines = match transaction.open_table(TIMELINES) {
+                Ok(timelines) => timelines,
+                Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                Err(error) => return Err(error.into()),
+            };
+            let range = timelines.range(steps::timeline(id.root_str()))?;
+            range.map(|entry| Ok(entry?.1.value().to_owned())).collect()
+        };
+        Box::pin(async move { read().map_err(|error| doubt(&error)) })
     }
 
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 
 use super::{
-    Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Sealed, Standing, Store, Tally,
+    Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Sealed, Standing, Store,
+    TIMELINE, Tally, Telling,
     ledger::{LEASE_KEPT, certificate_ends},
     record::tree,
 };
@@ -41,6 +42,7 @@ pub(super) struct RedisStore {
     confirm: Script,
     hints: Hints,
     mark: Script,
+    tell: Script,
 }
 
 impl RedisStore {
@@ -64,7 +66,8 @@ impl RedisStore {
         let end = Script::new(include_str!("redis/end.lua"));
         let confirm = Script::new(include_str!("redis/confirm.lua"));
         let mark = Script::new(include_str!("redis/mark.lua"));
-        Ok(Self { connection, clock, mint, renew, end, confirm, hints, mark })
+        let tell = Script::new(include_str!("redis/tell.lua"));
+        Ok(Self { connection, clock, mint, renew, end, confirm, hints, mark, tell })
     }
 
     /// A root id of `hours` ago, for comparison with others.
@@ -284,6 +287,28 @@ impl Store for RedisStore {
                 set.arg("EXAT").arg(keep_until.timestamp()).ignore();
             }
             within(pipeline.query_async(&mut self.connection.clone())).await
+        })
+    }
+
+    fn tell<'a>(&'a self, telling: &'a Telling) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut command = script_command(&self.tell, &[Key::Timeline(telling.tree.clone()).name()]);
+            command.arg(telling.keep_until.timestamp()).arg(TIMELINE);
+            for record in &telling.records {
+                command.arg(&record.0);
+            }
+            let mut pipeline = pipe();
+            pipeline.add_command(command);
+            within(self.run(&[&self.tell], &pipeline)).await
+        })
+    }
+
+    fn told<'a>(&'a self, id: &'a TaskId) -> Answer<'a, Vec<String>> {
+        Box::pin(async move {
+            let mut range = cmd("LRANGE");
+            // No more than a timeline has, however many someone has put there.
+            range.arg(Key::Timeline(id.clone()).name()).arg(0).arg(TIMELINE - 1);
+            within(range.query_async(&mut self.connection.clone())).await
         })
     }
 

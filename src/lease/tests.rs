@@ -21,7 +21,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::{
-    Config, InDoubt, Key, Lease, Ledger, Sealed, Store, StoreKey, Written,
+    Config, InDoubt, Key, Lease, Ledger, Sealed, Store, StoreKey, Telling, Written,
     record::{Sealer, tree},
     redb::RedbStore,
     redis::RedisStore,
@@ -200,6 +200,32 @@ impl World {
 }
 
 impl World {
+    /// The timeline of a tree as it stands in the store.
+    async fn timeline(&self, id: &TaskId) -> Vec<String> {
+        match &self.place {
+            Place::Redis(server) => {
+                let mut range = ::redis::cmd("LRANGE");
+                range.arg(Key::Timeline(id.clone()).name()).arg(0).arg(-1);
+                range.query_async(&mut server.connect().await).await.unwrap()
+            }
+            Place::Redb(store) => store.told(id).await.unwrap(),
+        }
+    }
+
+    async fn put_on_timeline(&self, id: &TaskId, record: &str) {
+        match &self.place {
+            Place::Redis(server) => {
+                let mut push = ::redis::cmd("RPUSH");
+                push.arg(Key::Timeline(id.clone()).name()).arg(record);
+                push.exec_async(&mut server.connect().await).await.unwrap();
+            }
+            Place::Redb(store) => {
+                let records = vec![Sealed(record.to_owned())];
+                store.tell(&Telling { tree: id.clone(), records, keep_until: tomorrow() }).await.unwrap();
+            }
+        }
+    }
+
     /// Writes junk over every counter of a task, as far as the store lets anyone.
     async fn spoil_counters(&self, id: &TaskId) {
         match &self.place {

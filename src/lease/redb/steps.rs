@@ -3,8 +3,11 @@
 use ::redb::{ReadableTable, StorageError, Table, TableDefinition, TableError, WriteTransaction};
 
 use chrono::DateTime;
+use std::ops::RangeInclusive;
 
-use super::super::{Claim, Ended, Ending, Index, Key, Mint, Minted, Renewed, Renewing, Standing, Tally};
+use super::super::{
+    Claim, Ended, Ending, Index, Key, Mint, Minted, Renewed, Renewing, Standing, TIMELINE as MOST_TOLD, Tally, Telling,
+};
 use crate::{
     clock::Time,
     id::TaskId,
@@ -19,6 +22,8 @@ pub(super) const NAMES: TableDefinition<(u8, &str), ()> = TableDefinition::new("
 pub(super) const COUNTERS: TableDefinition<(u8, &str), (u64, u64, i64)> = TableDefinition::new("counters");
 /// Number of a status list → its bits. Kept for good: a list is one bit for a task.
 pub(super) const STATUS_LISTS: TableDefinition<u64, &[u8]> = TableDefinition::new("status-lists");
+/// Root of a tree and a number that rises → what happened.
+pub(super) const TIMELINES: TableDefinition<(&str, u64), &str> = TableDefinition::new("timelines");
 /// When something may be collected (Unix seconds), what sort of thing it is, its name.
 const EXPIRY: TableDefinition<(i64, u8, &str), ()> = TableDefinition::new("expiry");
 
@@ -32,11 +37,21 @@ const SEEN: u8 = 2;
 /// How many tasks were counted for the status lists, in the first place, under an empty name; kept for good.
 const COUNTED: u8 = 3;
 
-/// What [`EXPIRY`] names: a record alone, a task (record, renewal, name, counter), an end (record, counters), a name of a certificate.
+/// The number that the next record of a timeline gets, in the first place, and until when it is kept, in the last.
+const TOLD: u8 = 4;
+
+/// What [`EXPIRY`] names: a record alone, a task (record, renewal, name, counter), an end (record, counters), a name of a certificate,
+/// a timeline (records, counter).
 const RECORD: u8 = 0;
 const TASK: u8 = 1;
 const END: u8 = 2;
 const CERTIFICATE: u8 = 3;
+const TIMELINE: u8 = 4;
+
+/// Where the timeline of a tree stands.
+pub(super) fn timeline(root: &str) -> RangeInclusive<(&str, u64)> {
+    (root, 0)..=(root, u64::MAX)
+}
 
 /// The number of an index in [`NAMES`]; the one after it is free, as the end of its range.
 pub(super) fn tag(index: Index) -> u8 {
@@ -55,6 +70,7 @@ pub(super) struct Tables<'t> {
     counters: Table<'t, (u8, &'static str), (u64, u64, i64)>,
     expiry: Table<'t, (i64, u8, &'static str), ()>,
     status_lists: Table<'t, u64, &'static [u8]>,
+    timelines: Table<'t, (&'static str, u64), &'static str>,
 }
 
 /// A status list as it stands, in a transaction that may be a reader's.
@@ -76,6 +92,7 @@ impl<'t> Tables<'t> {
             counters: transaction.open_table(COUNTERS)?,
             expiry: transaction.open_table(EXPIRY)?,
             status_lists: transaction.open_table(STATUS_LISTS)?,
+            timelines: transaction.open_table(TIMELINES)?,
         })
     }
 
@@ -195,6 +212,22 @@ impl<'t> Tables<'t> {
         Ok(before)
     }
 
+    /// Adds records to the timeline of a tree, and drops the oldest above what one holds.
+    pub(super) fn tell(&mut self, Telling { tree, records, keep_until }: &Telling) -> Result<(), StorageError> {
+        let (root, keep) = (tree.root_str(), keep_until.timestamp());
+        let (mut next, _, kept) = self.counters.get((TOLD, root))?.map(|told| told.value()).unwrap_or_default();
+        for record in records {
+            self.timelines.insert((root, next), record.0.as_str())?;
+            next = next.saturating_add(1);
+        }
+        let first = next.saturating_sub(MOST_TOLD as u64);
+        self.timelines.retain_in((root, 0)..(root, first), |_, _| false)?;
+        self.expiry.remove((kept, TIMELINE, root))?;
+        self.expiry.insert((keep, TIMELINE, root), ())?;
+        self.counters.insert((TOLD, root), (next, 0, keep))?;
+        Ok(())
+    }
+
     /// Sets the bit of a task.
     fn mark(&mut self, StatusIndex { list, index }: StatusIndex) -> Result<(), StorageError> {
         let mut octets = self.status_lists.get(list)?.map(|octets| octets.value().to_vec()).unwrap_or_default();
@@ -227,6 +260,10 @@ impl<'t> Tables<'t> {
                     self.records.remove(Key::End(id).name().as_str())?;
                     self.counters.remove((ENDED, name.as_str()))?;
                     self.counters.remove((SEEN, name.as_str()))?;
+                }
+                (TIMELINE, _) => {
+                    self.timelines.retain_in(timeline(&name), |_, _| false)?;
+                    self.counters.remove((TOLD, name.as_str()))?;
                 }
                 (CERTIFICATE, _) => drop(self.names.remove((tag(Index::Certificates), name.as_str()))?),
                 _ => {

@@ -373,3 +373,32 @@ async fn a_file_is_swept_of_what_has_run_out() {
     assert_eq!(store.list(Index::Tasks, None, 10).await.unwrap(), Vec::<String>::new());
     ledger.check().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_timeline_goes_two_days_after_its_last_event() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(now()));
+    let store = Arc::new(RedbStore::open(&directory.path().join("store.redb"), clock.clone()).unwrap());
+    let ledger = Ledger::over(store.clone(), &StoreKey::for_test(7), clock.clone()).await.unwrap();
+    let (task, event) = (root(), |at| super::suite::happened(&root(), "a", at, None, "looked"));
+    ledger.tell(&task, &[event(1)]).await.unwrap();
+    for (hours, left) in [(47, 2), (47, 3), (49, 0)] {
+        clock.advance(TimeDelta::hours(hours));
+        // Whoever writes sweeps.
+        declared(&ledger, &root()).await;
+        if left > 0 {
+            ledger.tell(&task, &[event(left)]).await.unwrap();
+        }
+        assert_eq!(store.told(&task).await.unwrap().len() as u64, left, "{hours}");
+    }
+
+    let world = World::redis().await;
+    let (key, mut connection) = (Key::Timeline(task.clone()).name(), redis(&world).connect().await);
+    // What is in its place and is no timeline makes room.
+    ::redis::cmd("SET").arg(&key).arg("x").exec_async(&mut connection).await.unwrap();
+    assert!(world.ledger.timeline(&task).await.is_err());
+    world.ledger.tell(&task, &[event(1)]).await.unwrap();
+    assert_eq!(world.timeline(&task).await.len(), 1);
+    let ttl: i64 = ::redis::cmd("TTL").arg(&key).query_async(&mut connection).await.unwrap();
+    assert!((172_700..=172_800).contains(&ttl), "{ttl}");
+}

@@ -1,6 +1,9 @@
 //! A store that someone else has written to is never believed.
 
-use super::{suite::over_both, *};
+use super::{
+    suite::{happened, over_both},
+    *,
+};
 
 over_both![
     an_edited_record_is_in_doubt,
@@ -14,6 +17,7 @@ over_both![
     another_generation_is_dead,
     brokers_with_another_key_do_not_start,
     a_store_that_was_swapped_is_noticed,
+    a_timeline_tells_nothing_that_no_broker_told,
 ];
 
 /// The record with the first occurrence of a word in its body replaced.
@@ -212,4 +216,39 @@ async fn a_store_that_was_swapped_is_noticed(world: World) {
         world.tamper(&key, Some(&record)).await;
         world.ledger.check().await.unwrap();
     }
+}
+
+async fn a_timeline_tells_nothing_that_no_broker_told(world: World) {
+    let (task, other, ledger) = (root(), root(), &world.ledger);
+    let declared = happened(&task, "a", 1, None, "task_declared");
+    ledger.tell(&task, std::slice::from_ref(&declared)).await.unwrap();
+    ledger.tell(&other, &[happened(&other, "a", 2, None, "task_declared")]).await.unwrap();
+    let own = world.timeline(&task).await.remove(0);
+    // Twice the same is once.
+    world.put_on_timeline(&task, &own).await;
+    let timeline = ledger.timeline(&task).await.unwrap();
+    assert_eq!((timeline.events, timeline.unverified, timeline.complete), (vec![declared.clone()], 0, true));
+    // Made up, another tree's, edited, another kind of record, of another generation, by another key.
+    let moved = world.timeline(&other).await.remove(0);
+    let (key, event) = (Key::Timeline(task.clone()), happened(&task, "a", 9, None, "task_ended"));
+    let sealed = |key: &Key, of: u8, generation| {
+        Sealer::new(&StoreKey::for_test(of), generation, now()).seal(key, &event).unwrap().0
+    };
+    let forged = [
+        serde_json::to_string(&event).unwrap(),
+        moved,
+        own.replacen("task_declared", "task_renewed", 1),
+        sealed(&Key::Task(task.clone()), 7, 1),
+        sealed(&key, 7, 2),
+        sealed(&key, 8, 1),
+        String::new(),
+    ];
+    for (at, forged) in forged.iter().enumerate() {
+        world.put_on_timeline(&task, forged).await;
+        let timeline = ledger.timeline(&task).await.unwrap();
+        assert_eq!((timeline.events, timeline.unverified), (vec![declared.clone()], at as u64 + 1), "{forged}");
+        assert!(!timeline.complete);
+    }
+    world.put_on_timeline(&task, &sealed(&key, 7, 1)).await;
+    assert_eq!(ledger.timeline(&task).await.unwrap().events, [declared, event], "a forgery that no one could tell");
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    lease::{CertificateLease, PostedCrl, Remembered, Retirement, StandingKey, Taint, Tally},
+    lease::{CertificateLease, PostedCrl, Remembered, Retirement, StandingKey, Taint, Tally, Timeline, TimelineEvent},
     task::STATUS_LIST_ENTRIES,
 };
 
@@ -43,6 +43,8 @@ over_both![
     an_end_of_nothing_known_stands_nowhere,
     a_certificate_is_listed_until_it_ends,
     a_list_of_one_broker_is_had_from_another,
+    a_timeline_is_of_a_tree_and_all_brokers,
+    a_timeline_holds_the_newest_thousand,
 ];
 
 async fn a_task_lives_until_it_ends(world: World) {
@@ -526,4 +528,64 @@ async fn a_list_of_one_broker_is_had_from_another(world: World) {
     assert_eq!(other.crl(&ids[0]).await.unwrap(), Some(list(2)));
     world.ledger.post_crls(&[list(4)]).await.unwrap();
     assert_eq!((other.crl(&ids[0]).await.unwrap(), other.crl(&ids[1]).await.unwrap()), (Some(list(4)), Some(list(3))));
+}
+
+/// Something that happened to a task, from a log.
+pub(super) fn happened(task: &TaskId, log: &str, sequence: u64, after: Option<u64>, event: &str) -> TimelineEvent {
+    let serde_json::Value::Object(said) = json!({"event": event, "actor": {"as": "broker"}}) else {
+        panic!("an object")
+    };
+    TimelineEvent { time: now(), task: task.clone(), log: log.to_owned(), sequence: Some(sequence), after, said }
+}
+
+fn numbers(events: &[TimelineEvent]) -> Vec<(&str, u64)> {
+    events.iter().map(|event| (&*event.log, event.sequence.unwrap())).collect()
+}
+
+async fn a_timeline_is_of_a_tree_and_all_brokers(world: World) {
+    let (here, there) = (&world.ledger, world.another(7).await.unwrap());
+    let (root, other) = (root(), root());
+    let child = root.child().unwrap();
+    assert_eq!(here.timeline(&root).await.unwrap(), Timeline::default());
+    here.tell(&root, &[happened(&root, "a", 3, None, "task_declared")]).await.unwrap();
+    there.tell(&root, &[happened(&child, "b", 7, None, "task_declared")]).await.unwrap();
+    here.tell(&other, &[happened(&other, "a", 4, None, "task_declared")]).await.unwrap();
+    let more = [happened(&child, "a", 5, Some(3), "looked"), happened(&root, "a", 8, Some(5), "looked")];
+    here.tell(&child, &more).await.unwrap();
+    for ledger in [here, &there] {
+        let whole = ledger.timeline(&root).await.unwrap();
+        assert_eq!(numbers(&whole.events), [("a", 3), ("b", 7), ("a", 5), ("a", 8)]);
+        let below = ledger.timeline(&child).await.unwrap();
+        assert_eq!(numbers(&below.events), [("b", 7), ("a", 5)]);
+        assert!(whole.complete && below.complete && whole.unverified == 0);
+        assert_eq!(numbers(&ledger.timeline(&other).await.unwrap().events), [("a", 4)]);
+    }
+    // A broker that got no answer tells again.
+    let again = [happened(&root, "a", 12, Some(8), "looked")];
+    for _ in 0..2 {
+        here.tell(&root, &again).await.unwrap();
+    }
+    let timeline = here.timeline(&root).await.unwrap();
+    assert!(timeline.complete && timeline.events.len() == 5);
+    // One that never came, and one that does not know what was before it.
+    here.tell(&root, &[happened(&root, "a", 20, Some(15), "looked")]).await.unwrap();
+    assert!(!here.timeline(&root).await.unwrap().complete);
+    there
+        .tell(&other, &[happened(&other, "b", 9, None, "looked"), happened(&other, "b", 11, None, "looked")])
+        .await
+        .unwrap();
+    assert!(!here.timeline(&other).await.unwrap().complete);
+}
+
+async fn a_timeline_holds_the_newest_thousand(world: World) {
+    let task = root();
+    let all: Vec<_> = (0..2000_u64)
+        .map(|at| happened(&task, "a", at, at.checked_sub(1), if at == 0 { "task_declared" } else { "looked" }))
+        .collect();
+    for some in all.chunks(250) {
+        world.ledger.tell(&task, some).await.unwrap();
+    }
+    let timeline = world.ledger.timeline(&task).await.unwrap();
+    assert_eq!(numbers(&timeline.events), numbers(&all[1000..]));
+    assert!(!timeline.complete && timeline.unverified == 0);
 }
