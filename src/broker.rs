@@ -26,6 +26,7 @@
 //! **Serve** (`broker/server.rs`): a certificate of the broker itself, for its own TLS listener: on record → signed.
 //!
 //! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes.
+//! **Timeline** (`broker/timeline.rs`): what is on record about a task, told again in the store for all brokers.
 //! **Keys** (`broker/keys.rs`): the public keys of all brokers. **Imported keys** (`broker/imported.rs`): found → published →
 //! known to every verifier → sign. **Rotate** (`broker/rotate.rs`): prepared and published → known to every
 //! verifier → signs; the old one stays published until the last that it signed has expired. **Taint** (`broker/taint.rs`): a key is believed
@@ -37,6 +38,7 @@
 //! Rules that hold everywhere: who is calling, `broker/identify.rs` and `broker/people.rs`, and whose key it is, `broker/prove.rs`; whose a task is, `owns`; which audiences there are, [`crate::party::Parties::serves`]; how long a task may live,
 //! `declare.rs`; how long a credential, [`crate::credential`]; what ends with a task, [`crate::id::TaskId::lineage`].
 
+mod answered;
 mod certify;
 mod crl;
 mod declare;
@@ -59,6 +61,7 @@ mod status;
 mod strangers;
 mod taint;
 mod task_token;
+mod timeline;
 
 use arc_swap::ArcSwap;
 use identify::Caller;
@@ -85,7 +88,7 @@ use crate::{
     policy::{Ask, Policies, Verdict, Words},
     revocation::{Certificates, Crls, EndSet, StatusLists},
     task::{AccessDetail, CredentialRequest, CredentialType, Task, check_requests},
-    verify::Token,
+    verify::{Signed, Token},
 };
 
 pub use certify::Certified;
@@ -162,6 +165,8 @@ pub struct Broker {
     live: live::Live,
     known_keys: keys::KnownKeys,
     signing: imported::Signing,
+    untold: timeline::Untold,
+    answered: answered::Answered,
     /// One turn of the keys at a time, and when a rotation could not begin.
     turning_keys: tokio::sync::Mutex<Option<Time>>,
     presence: tokio::sync::Mutex<presence::Presence>,
@@ -224,6 +229,7 @@ impl Broker {
             clock,
         } = parts;
         let (publishing, keys) = (crl::Publishing::new(ledger.changes()), Arc::new(keys));
+        let untold = timeline::Untold::of(&audit);
         Self {
             issuer,
             rules: ArcSwap::from_pointee(rules),
@@ -243,6 +249,8 @@ impl Broker {
             live: live::Live::default(),
             known_keys: keys::KnownKeys::default(),
             signing: imported::Signing::default(),
+            untold,
+            answered: answered::Answered::default(),
             turning_keys: tokio::sync::Mutex::default(),
             presence: tokio::sync::Mutex::default(),
             signs_from: AtomicI64::new(i64::MAX),
@@ -347,7 +355,14 @@ impl Broker {
             Caller::Owner(_) | Caller::Workload(_) => return Err(Error::EvidenceInvalid),
             Caller::Operator(_) | Caller::Service(_) => {}
         }
-        let answer = self.alive(token, sees, now).await.unwrap_or(Introspection::Inactive);
+        let genuine = self.genuine(token, sees, now).await;
+        let answer = match &genuine {
+            Some((kid, token)) => self.alive(kid, token, now).await.unwrap_or(Introspection::Inactive),
+            None => Introspection::Inactive,
+        };
+        if let (Caller::Service(service), Some((_, token))) = (&caller, &genuine) {
+            self.note_answer(service, token.claims(), &answer, &call).await;
+        }
         if let Caller::Operator(operator) = &caller {
             let task = match &answer {
                 Introspection::Active(claims, _) => Some(&claims.task.id),
@@ -358,8 +373,8 @@ impl Broker {
         Ok(answer)
     }
 
-    /// `None` where the token is not alive, or where that cannot be told.
-    async fn alive(&self, token: &str, sees: impl Fn(&Claims) -> bool, now: Time) -> Option<Introspection> {
+    /// A token of ours that the caller may see, and the key that signed it; `None` where it is none, or where that cannot be told.
+    async fn genuine(&self, token: &str, sees: impl Fn(&Claims) -> bool, now: Time) -> Option<(String, Signed)> {
         if !self.vouched.load(Ordering::Acquire) {
             return None;
         }
@@ -367,13 +382,17 @@ impl Broker {
         let key = self.verifying_key(&token).await?;
         let verified = token.verify(&key, &self.issuer, now).ok()?;
         let claims = verified.claims();
-        if !sees(claims)
-            || claims.task.generation != self.parts.ledger.generation()
-            || self.ends.covers(&claims.task.id)
-        {
+        let own = sees(claims) && claims.task.generation == self.parts.ledger.generation();
+        own.then(|| (token.kid().to_owned(), verified))
+    }
+
+    /// `None` where the token is not alive, or where that cannot be told.
+    async fn alive(&self, kid: &str, verified: &Signed, now: Time) -> Option<Introspection> {
+        let claims = verified.claims();
+        if self.ends.covers(&claims.task.id) {
             return None;
         }
-        let live = self.parts.ledger.live(&claims.task.id, &claims.jti, token.kid()).await;
+        let live = self.parts.ledger.live(&claims.task.id, &claims.jti, kid).await;
         let (lease, Held { task, expires_at, .. }) = live
             .inspect_err(|why| tracing::error!(%why, "the store is in doubt: introspection answers inactive"))
             .ok()??;

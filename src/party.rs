@@ -154,6 +154,8 @@ pub enum Act {
     RotateKeys,
     /// Show a task, or watch it.
     ShowTask,
+    /// Show what happened to a task.
+    ShowTimeline,
     /// Taint a signing key.
     TaintKey,
 }
@@ -163,7 +165,7 @@ impl Act {
     #[must_use]
     pub fn role(self) -> Role {
         match self {
-            Self::Introspect | Self::ListKeys | Self::ListTasks | Self::ShowTask => Role::Viewer,
+            Self::Introspect | Self::ListKeys | Self::ListTasks | Self::ShowTask | Self::ShowTimeline => Role::Viewer,
             Self::Revoke => Role::Responder,
             Self::RotateKeys | Self::TaintKey => Role::Admin,
         }
@@ -173,7 +175,7 @@ impl Act {
     #[must_use]
     pub fn is_for_owners(self) -> bool {
         match self {
-            Self::ListTasks | Self::Revoke | Self::ShowTask => true,
+            Self::ListTasks | Self::Revoke | Self::ShowTask | Self::ShowTimeline => true,
             Self::Introspect | Self::ListKeys | Self::RotateKeys | Self::TaintKey => false,
         }
     }

@@ -37,6 +37,8 @@ use crate::{
 
 /// How long requests under way may take after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(8);
+/// How long what is on record by then may take to get into the timelines.
+const TELL: Duration = Duration::from_secs(2);
 /// How many connections each listener has at a time. Each has room of its own, so that whoever takes all there is of one
 /// keeps nobody from revoking on the Unix socket.
 const MOST_TCP: usize = 384;
@@ -72,6 +74,7 @@ pub struct Running {
     pub broker: Arc<Broker>,
     stop: CancellationToken,
     tasks: TaskTracker,
+    telling: (CancellationToken, TaskTracker),
 }
 
 /// Builds a broker and starts to serve.
@@ -139,7 +142,12 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
         tasks.spawn(reload::run(origin, config, broker.clone(), known, hangup, stop.clone()));
     }
     tasks.close();
-    Ok(Running { http, https, socket, broker, stop, tasks })
+    // It outlasts the requests, so that the last of them are told of too.
+    let telling = (CancellationToken::new(), TaskTracker::new());
+    let (teller, until) = (broker.clone(), telling.0.clone());
+    telling.1.spawn(async move { teller.tell(until).await });
+    telling.1.close();
+    Ok(Running { http, https, socket, broker, stop, tasks, telling })
 }
 
 /// All that is wrong with a configuration and the files that it names, or the parts.
@@ -372,6 +380,11 @@ impl Running {
         self.stop.cancel();
         if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
             tracing::warn!("some requests did not finish in time");
+        }
+        let (told, telling) = self.telling;
+        told.cancel();
+        if tokio::time::timeout(TELL, telling.wait()).await.is_err() {
+            tracing::warn!("some of what is on record did not get into the timelines");
         }
         if let Some(path) = &self.socket {
             let _ = std::fs::remove_file(path);

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use super::Entry;
+use crate::id::TaskId;
 
 /// The member that the digest of the record before stands in.
 const PREVIOUS: &str = "previous";
@@ -205,12 +206,15 @@ pub(super) struct Unplaced {
     between: String,
     /// Members after `sequence`.
     after: String,
+    /// The task it is about, if any.
+    pub(super) task: Option<TaskId>,
 }
 
 impl Unplaced {
     /// Puts an entry into JSON.
     pub(super) fn of(entry: &Entry) -> Result<Self, serde_json::Error> {
-        let mut placed = Self { before: String::new(), between: String::new(), after: String::new() };
+        let task = entry.task.clone();
+        let mut placed = Self { before: String::new(), between: String::new(), after: String::new(), task };
         let Value::Object(mut members) = serde_json::to_value(entry)? else {
             return Err(serde::ser::Error::custom("an entry is an object"));
         };
@@ -236,7 +240,7 @@ impl Unplaced {
 
     /// Gives it the place after `head`, which becomes the head after it: the line, without its line feed.
     pub(super) fn place(&self, head: &mut Head) -> String {
-        let Self { before, between, after } = self;
+        let Self { before, between, after, .. } = self;
         let sequence = head.sequence + 1;
         let after = after.trim_end_matches(',');
         let comma = if after.is_empty() { "" } else { "," };

@@ -35,6 +35,17 @@ pub struct Unrecorded(pub String);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span(pub u64, pub u64);
 
+/// A record about a task that is on disk.
+#[derive(Debug)]
+pub struct Recorded {
+    /// The task.
+    pub task: TaskId,
+    /// Its number.
+    pub sequence: u64,
+    /// Its line, without the line feed.
+    pub line: String,
+}
+
 /// One line of the log.
 #[derive(Debug, Serialize)]
 pub struct Entry {
@@ -71,6 +82,11 @@ pub enum Actor {
         name: String,
         /// The owner.
         owner: String,
+    },
+    /// A service, by name.
+    Service {
+        /// The configured name.
+        name: String,
     },
     /// An attested workload.
     Workload {
@@ -281,7 +297,7 @@ pub enum Event {
     },
     /// An operator looked at something.
     Looked {
-        /// At what: `task`, `tasks`, `keys`, `introspection`.
+        /// At what: `task`, `tasks`, `timeline`, `keys`, `introspection`.
         at: String,
     },
     /// Somebody was turned away: what they presented shows nothing, or there was nothing.
@@ -299,6 +315,20 @@ pub enum Event {
         since: Time,
         /// How many, beside those that are on record one by one.
         counts: Vec<Counted>,
+    },
+    /// A service asked about a credential, and heard that it is alive: for the first time, the tenth, the hundredth, and so on.
+    Introspected {
+        /// The credential.
+        lease: LeaseId,
+        /// How often by now, at this broker.
+        times: u64,
+    },
+    /// A service asked about a credential of a task that has ended, and heard no: for the first time, the tenth, and so on.
+    RefusedAfterEnd {
+        /// The credential that was asked about.
+        lease: LeaseId,
+        /// How often by now, at this broker, about any of the task.
+        times: u64,
     },
     /// How it went with what was about to be done.
     Settled {

@@ -13,14 +13,14 @@ use std::{
     fmt::Display,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     thread::{Builder, JoinHandle},
     time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Actor, Entry, Event, Span, Unrecorded,
+    Actor, Entry, Event, Recorded, Span, Unrecorded,
     chain::{Head, Unplaced},
     checkpoint::Signer,
     segment::{self, GROUP, Medium, Opened, Segment},
@@ -42,6 +42,9 @@ const RESERVE: u64 = 1 << 20;
 
 /// How much more is taken at a time, where there is room.
 const AHEAD: u64 = 4 << 20;
+
+/// Whoever is told of records.
+type Listener = Box<dyn Fn(Recorded) + Send + Sync>;
 
 /// How the log is kept.
 #[derive(Debug, Clone)]
@@ -123,6 +126,12 @@ impl Audit {
         self.writer.checkpoints.clone()
     }
 
+    /// Tells `listener` of every record about a task from now on, in order, once it is on disk and before whoever waits for it
+    /// hears so. It must not block: the log waits for it. There is one listener, the first.
+    pub fn tell(&self, listener: impl Fn(Recorded) + Send + Sync + 'static) {
+        let _ = self.writer.listener.set(Box::new(listener));
+    }
+
     /// The log's name.
     #[must_use]
     pub fn log(&self) -> &str {
@@ -172,6 +181,7 @@ impl Audit {
         let (queue, messages) = mpsc::channel(QUEUE);
         let (tell, checkpoints) = watch::channel(None);
         let condition = Arc::new(Mutex::new(Condition::Good));
+        let listener = Arc::new(OnceLock::new());
         let mut writer = Writer {
             dir: dir.to_owned(),
             log: name.clone(),
@@ -181,6 +191,7 @@ impl Audit {
             signer,
             signed: Instant::now(),
             tell,
+            listener: Arc::clone(&listener),
             terms,
             clock,
             condition: Arc::clone(&condition),
@@ -193,7 +204,8 @@ impl Audit {
             .name("audit".to_owned())
             .spawn(move || writer.run(messages))
             .map_err(|error| Unrecorded(format!("the audit writer could not be started: {error}")))?;
-        let writer = Handle { queue: Some(queue), thread: Some(thread), condition, deadline, checkpoints, log: name };
+        let (queue, thread) = (Some(queue), Some(thread));
+        let writer = Handle { queue, thread, condition, deadline, checkpoints, log: name, listener };
         Ok(Self { writer: Arc::new(writer) })
     }
 }
@@ -207,6 +219,7 @@ struct Handle {
     deadline: Duration,
     checkpoints: watch::Receiver<Option<String>>,
     log: String,
+    listener: Arc<OnceLock<Listener>>,
 }
 
 impl Handle {
@@ -280,6 +293,7 @@ struct Writer<M> {
     /// When it signed last.
     signed: Instant,
     tell: watch::Sender<Option<String>>,
+    listener: Arc<OnceLock<Listener>>,
     terms: Terms,
     clock: Arc<dyn Clock>,
     condition: Arc<Mutex<Condition>>,
@@ -334,6 +348,9 @@ impl<M: Medium> Writer<M> {
         let mut group = Group::new(self.end);
         let spans: Vec<_> = calls.iter().map(|call| group.add(&call.lines)).collect();
         let outcome = self.write(&group);
+        if let (Ok(()), Some(listener)) = (&outcome, self.listener.get()) {
+            group.recorded.into_iter().for_each(listener);
+        }
         for (call, span) in calls.into_iter().zip(spans) {
             call.answer(outcome.clone().map(|()| span));
         }
@@ -504,19 +521,25 @@ struct Group {
     bytes: Vec<u8>,
     /// Where the log ends when it is written.
     end: End,
+    /// What of it is about a task.
+    recorded: Vec<Recorded>,
 }
 
 impl Group {
     fn new(end: End) -> Self {
-        Self { bytes: Vec::new(), end }
+        Self { bytes: Vec::new(), end, recorded: Vec::new() }
     }
 
     fn add(&mut self, lines: &[Unplaced]) -> Span {
         let before = self.bytes.len();
         let first = self.end.head.sequence + 1;
         for line in lines {
-            self.bytes.extend_from_slice(line.place(&mut self.end.head).as_bytes());
+            let text = line.place(&mut self.end.head);
+            self.bytes.extend_from_slice(text.as_bytes());
             self.bytes.push(b'\n');
+            if let Some(task) = line.task.clone() {
+                self.recorded.push(Recorded { task, sequence: self.end.head.sequence, line: text });
+            }
         }
         self.end.length += (self.bytes.len() - before) as u64;
         Span(first, self.end.head.sequence)

@@ -87,6 +87,11 @@ impl Broker {
     /// # Errors
     /// [`Error::NotFound`] for what is unknown and for what is another's, alike.
     pub async fn show(&self, request: Request, id: &TaskId) -> Result<Seen, Error> {
+        self.see(request, id, (Act::ShowTask, "task")).await
+    }
+
+    /// The same, for a look at something of it.
+    pub(super) async fn see(&self, request: Request, id: &TaskId, (act, at): (Act, &str)) -> Result<Seen, Error> {
         let now = self.now();
         let call = Call { request: &request.id, task: Some(id), now };
         let caller = self.identify(request.presented, &call).await?;
@@ -94,8 +99,8 @@ impl Broker {
         let mut contacts: Vec<String> = Vec::new();
         let until = match caller {
             Caller::Operator(operator) => {
-                self.allow(&operator, Act::ShowTask, &call).await?;
-                self.note(&operator, &call, looked("task")).await?;
+                self.allow(&operator, act, &call).await?;
+                self.note(&operator, &call, looked(at)).await?;
                 if let Some(held) = &held {
                     contacts.extend_from_slice(self.rules().parties.contacts(&held.task.owner));
                 }
@@ -103,7 +108,7 @@ impl Broker {
             }
             Caller::Owner(member) => {
                 let owner = held.as_ref().map(|held| &held.task.owner).filter(|owner| member.acts_for(owner));
-                self.note_owner(&member, owner.ok_or(Error::NotFound)?, &call, "task").await?;
+                self.note_owner(&member, owner.ok_or(Error::NotFound)?, &call, at).await?;
                 Some(member.until())
             }
             Caller::Workload(holder) if held.as_ref().is_some_and(|held| owns(&holder.attested, &held.task)) => {

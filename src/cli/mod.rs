@@ -19,6 +19,7 @@ mod proof;
 mod serve;
 mod show;
 mod task;
+mod timeline;
 mod verify;
 
 use clap::{Parser, Subcommand, ValueEnum};

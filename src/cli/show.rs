@@ -41,7 +41,7 @@ fn clean(text: &str) -> String {
     })
 }
 
-fn short(text: String, most: usize) -> String {
+pub(super) fn short(text: String, most: usize) -> String {
     if text.chars().count() <= most { text } else { text.chars().take(most - 1).chain(['…']).collect() }
 }
 
@@ -71,7 +71,7 @@ pub(super) fn relative(time: Time, now: Time) -> String {
 
 /// A table without borders. Nothing is wrapped: an id must survive being copied.
 #[expect(clippy::disallowed_methods, reason = "a convention of terminals, and no setting of ours")]
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     if !header.is_empty() {
@@ -85,7 +85,7 @@ fn table(header: &[&str]) -> Table {
 }
 
 /// Its lines, starting at the left edge.
-fn aligned(mut table: Table) -> String {
+pub(super) fn aligned(mut table: Table) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
@@ -101,11 +101,11 @@ pub(super) fn facts(facts: &[(&str, String)]) -> String {
     aligned(table)
 }
 
-fn items<'a>(value: &'a Value, member: &str) -> &'a [Value] {
+pub(super) fn items<'a>(value: &'a Value, member: &str) -> &'a [Value] {
     value[member].as_array().map_or(&[], Vec::as_slice)
 }
 
-fn words(value: &Value, member: &str) -> String {
+pub(super) fn words(value: &Value, member: &str) -> String {
     items(value, member).iter().filter_map(Value::as_str).map(clean).collect::<Vec<_>>().join(", ")
 }
 

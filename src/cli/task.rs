@@ -11,6 +11,7 @@ use super::{
     connection::Connection,
     exit::Failure,
     show::{self, say},
+    timeline,
 };
 use crate::{
     clock::Clock,
@@ -72,6 +73,12 @@ pub(super) enum TaskCommand {
         /// The task.
         task: TaskId,
     },
+    /// Tell what happened to a task and everything below it, on all brokers.
+    #[command(after_help = TIMELINE_EXAMPLES)]
+    Timeline {
+        /// The task.
+        task: TaskId,
+    },
     /// End a task that is done. Its credentials die with it.
     Complete {
         /// The task.
@@ -86,6 +93,12 @@ pub(super) enum TaskCommand {
         reason: String,
     },
 }
+
+const TIMELINE_EXAMPLES: &str = "Examples:
+  remit task timeline TASK
+  remit task timeline TASK --output json | jq '.events[] | select(.event == \"refused_after_end\")'
+
+RECORD names the line of the broker's audit log that says so: `remit audit show DIR` prints it.";
 
 const WATCH_EXAMPLES: &str = "Examples:
   remit task watch TASK && kill $AGENT           stop an agent as soon as its task has ended
@@ -286,6 +299,7 @@ impl TaskCommand {
             | TaskCommand::Watch { .. }
             | TaskCommand::Complete { .. } => show::task(body, now),
             TaskCommand::List { .. } => show::tasks(body, now),
+            TaskCommand::Timeline { .. } => timeline::story(body),
             TaskCommand::Revoke { .. } => show::revoked(body, now),
         });
         Ok(())
@@ -298,6 +312,7 @@ impl TaskCommand {
             TaskCommand::Renew { task_token, .. } => task_token.as_deref().or_else(|| connection.task_token_file()),
             TaskCommand::Show { .. }
             | TaskCommand::List { .. }
+            | TaskCommand::Timeline { .. }
             | TaskCommand::Watch { .. }
             | TaskCommand::Complete { .. }
             | TaskCommand::Revoke { .. } => None,
@@ -325,6 +340,9 @@ impl TaskCommand {
             }
             TaskCommand::Show { task } | TaskCommand::Watch { task } => {
                 connection.operator().await?.get(&format!("/v1/tasks/{task}"), &[]).await
+            }
+            TaskCommand::Timeline { task } => {
+                connection.operator().await?.get(&format!("/v1/tasks/{task}/timeline"), &[]).await
             }
             TaskCommand::List { state, owner, workload, sandbox, limit, cursor } => {
                 let limit = limit.map(|limit| limit.to_string());

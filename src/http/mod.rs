@@ -12,6 +12,7 @@ mod openapi;
 mod rotation;
 mod status;
 mod tasks;
+mod timeline;
 mod tls;
 mod watch;
 
@@ -81,6 +82,7 @@ fn api() -> OpenApiRouter<Arc<Broker>> {
         .routes(routes!(rotation::taint))
         .routes(routes!(tasks::declare, tasks::list))
         .routes(routes!(tasks::show))
+        .routes(routes!(timeline::show))
         .routes(routes!(tasks::mint))
         .routes(routes!(certificates::mint))
         .routes(routes!(tasks::renew))

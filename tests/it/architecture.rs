@@ -81,6 +81,8 @@ const MODULES: &[Module] = &[
             "lease::Held",
             "lease::PublishedKey",
             "lease::Retirement",
+            "lease::Timeline",
+            "lease::TimelineEvent",
             "lease::Use",
             "metrics",
             "party::Act",

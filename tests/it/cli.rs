@@ -687,3 +687,52 @@ async fn the_demo_tells_the_whole_story() {
     assert!(!said.out.contains("eyJ"), "a token was printed");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "something was left behind");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_timeline_is_told_to_people_and_to_machines() {
+    let shell = Shell::new().await;
+    let task = shell.declare().await;
+    let token = shell.mint(&task).await;
+    shell.stand.introspect(&token).await;
+    shell.remit(&format!("task revoke {task} --reason \u{202e}r --operator-token-file DIR/rita")).await.ended(0);
+    shell.stand.introspect(&token).await;
+    let line = format!("task timeline {task} --operator-token-file DIR/victor");
+    let mut said = shell.remit(&line).await.ended(0).out;
+    for _ in 0..100 {
+        if said.contains("refused after end") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        said = shell.remit(&line).await.ended(0).out;
+    }
+    let rows: Vec<_> = said.lines().collect();
+    let at = |header: &str| rows[0].find(header).unwrap_or_else(|| panic!("{said}"));
+    for (event, who, what) in [
+        (
+            "task declared",
+            "workload",
+            "“p” for team-payments@example.com, read, write at https://git.example.com, until",
+        ),
+        ("credential minted", "workload", "read, at https://git.example.com, at+jwt, until"),
+        ("introspected", "service git", "alive, lease"),
+        ("end requested", "operator rita", "revoked, \\u{202e}r"),
+        ("task ended", "operator rita", "revoked, tasks 1, credentials 1"),
+        ("refused after end", "service git", "not alive, lease"),
+        ("looked", "operator victor", "at timeline"),
+    ] {
+        let row = rows.iter().find(|row| row[at("EVENT")..].starts_with(event)).unwrap_or_else(|| panic!("{said}"));
+        assert!(row.contains(what), "{what}: {said}");
+        assert!(who == "workload" || row[at("BY")..].starts_with(who), "{who}: {said}");
+        assert!(row[at("RECORD")..].starts_with("A:"), "{said}");
+    }
+    assert!(said.contains("evidence "), "{said}");
+    assert!(said.contains("\nA is log_") && !said.contains("not all of it") && !said.contains('\u{202e}'), "{said}");
+    let path = format!("/v1/tasks/{task}/timeline");
+    let json = shell.remit(&format!("{line} --output json")).await.ended(0).json();
+    let served = shell.stand.get(&path, VIEWER).await.json();
+    let (told, served) = (json["events"].as_array().unwrap(), served["events"].as_array().unwrap());
+    assert_eq!(told[..], served[..told.len()]);
+    // As the workload that holds it.
+    shell.remit(&format!("task timeline {task} --evidence file:DIR/evidence")).await.ended(0);
+    shell.remit("task timeline task_01jd0000000000000000000000 --operator-token-file DIR/victor").await.ended(1);
+}

@@ -92,6 +92,8 @@ mod taint;
 #[cfg(test)]
 mod task_token;
 #[cfg(test)]
+mod timeline;
+#[cfg(test)]
 mod tls;
 #[cfg(test)]
 mod watch;

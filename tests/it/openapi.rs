@@ -476,16 +476,19 @@ async fn task_and_errors(tour: &mut Tour) {
     for bearer in [VIEWER, RESPONDER, &evidence] {
         tour.send("GET", "/v1/tasks", bare(bearer, ""), 200).await;
         tour.send("GET", "/v1/tasks/{id}", bare(bearer, &task), 200).await;
+        tour.send("GET", "/v1/tasks/{id}/timeline", bare(bearer, &task), 200).await;
     }
     let page = "?limit=1&state=active&owner=team-payments@example.com&sandbox=sb-7f3";
     tour.send("GET", "/v1/tasks", Sent { query: page, ..bare(VIEWER, "") }, 200).await;
     tour.send("GET", "/v1/tasks", Sent { query: "?limit=0", ..bare(VIEWER, "") }, 400).await;
     tour.send("GET", "/v1/tasks", bare("garbage", ""), 401).await;
     tour.send("GET", "/v1/tasks", bare(GIT_TOKEN, ""), 403).await;
-    tour.send("GET", "/v1/tasks/{id}", bare(VIEWER, "task_1"), 400).await;
-    tour.send("GET", "/v1/tasks/{id}", bare("garbage", &task), 401).await;
-    tour.send("GET", "/v1/tasks/{id}", bare(GIT_TOKEN, &task), 403).await;
-    tour.send("GET", "/v1/tasks/{id}", bare(VIEWER, EXAMPLE), 404).await;
+    for path in ["/v1/tasks/{id}", "/v1/tasks/{id}/timeline"] {
+        tour.send("GET", path, bare(VIEWER, "task_1"), 400).await;
+        tour.send("GET", path, bare("garbage", &task), 401).await;
+        tour.send("GET", path, bare(GIT_TOKEN, &task), 403).await;
+        tour.send("GET", path, bare(VIEWER, EXAMPLE), 404).await;
+    }
     // It has ended, so the stream ends.
     let headers = [("accept", "text/event-stream")];
     tour.send("GET", "/v1/tasks/{id}", Sent { headers: &headers, ..bare(VIEWER, &task) }, 200).await;
@@ -644,6 +647,7 @@ async fn in_doubt(tour: &mut Tour) {
     tour.send("POST", "/v1/keys/rotate", body(ADMIN, "", json!({})), 503).await;
     tour.send("POST", "/v1/keys/{id}/taint", body(ADMIN, &"A".repeat(43), json!({})), 503).await;
     tour.send("GET", "/v1/tasks/{id}", bare(VIEWER, &task), 503).await;
+    tour.send("GET", "/v1/tasks/{id}/timeline", bare(VIEWER, &task), 503).await;
     tour.send("GET", "/readyz", Sent::default(), 503).await;
     // A list that was signed before is good for some seconds.
     for (path, id) in [("/status-lists/{id}", "0"), ("/pki/crl/{id}", &*revocations)] {

@@ -1,0 +1,257 @@
+//! The timeline of a task: what all brokers have on record about it, told again in the store.
+//!
+//! Records go there once they are durable here: in order, in the background, from one queue that has an end. Nothing waits for it,
+//! and what finds no room is counted and left out; the audit logs stay the truth.
+
+use futures_util::future::join_all;
+use serde_json::{Map, Value, json};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Broker, Ordering, Request, in_doubt};
+use crate::{
+    audit::{Audit, Recorded},
+    error::{Error, Input},
+    id::TaskId,
+    lease::{Timeline, TimelineEvent},
+    party::Act,
+};
+
+/// How many records may wait to be told.
+const QUEUE: usize = 8192;
+/// How many are told in one go.
+const BATCH: usize = 256;
+/// How often it is tried where the store is there.
+const TRIES: u32 = 3;
+/// How long after a failure it is tried again.
+const AGAIN: Duration = Duration::from_millis(250);
+/// How long a reader waits for what was on record here before; and how often what was left out is told of.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Of how many trees it is known what was told last, and of how many what was left out.
+const TREES: usize = 32 * 1024;
+const SHORT_TREES: usize = 1024;
+/// How large an event may be, in octets: a timeline of a thousand is read in one piece.
+const EVENT: usize = 3 * 1024;
+
+/// What waits to be told.
+pub(super) struct Untold {
+    queue: mpsc::Sender<Message>,
+    /// Until somebody tells.
+    messages: Mutex<Option<mpsc::Receiver<Message>>>,
+    short: Arc<Short>,
+}
+
+/// How many records of a tree were left out, and are not told of yet.
+#[derive(Default)]
+struct Short(Mutex<HashMap<TaskId, u64>>);
+
+enum Message {
+    /// A record, and the one before it of the same tree.
+    Record(Recorded, Option<u64>),
+    /// Somebody waits until all before it was told.
+    Reader(oneshot::Sender<()>),
+}
+
+impl Short {
+    fn leave_out(&self, tree: TaskId, count: u64) {
+        let mut short = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Beyond that many the gaps have to show by themselves: the next event names the one before it.
+        if short.len() < SHORT_TREES || short.contains_key(&tree) {
+            *short.entry(tree).or_default() += count;
+        }
+    }
+
+    fn take(&self) -> HashMap<TaskId, u64> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Untold {
+    /// Listens to the log from now on.
+    pub(super) fn of(audit: &Audit) -> Self {
+        let (queue, messages) = mpsc::channel(QUEUE);
+        let short = Arc::<Short>::default();
+        let untold = Self { queue: queue.clone(), messages: Mutex::new(Some(messages)), short: short.clone() };
+        let last = quick_cache::sync::Cache::<TaskId, u64>::new(TREES);
+        audit.tell(move |record| {
+            // What was done as it was meant to be says nothing new.
+            if record.line.contains(r#""event":"settled","#) && record.line.contains(r#""outcome":"done","#) {
+                return;
+            }
+            let tree = tree_of(&record.task);
+            let after = last.get(&tree);
+            // One that finds no room counts too: so the next one shows that it is missing.
+            last.insert(tree.clone(), record.sequence);
+            if queue.try_send(Message::Record(record, after)).is_err() {
+                short.leave_out(tree, 1);
+            }
+        });
+        untold
+    }
+}
+
+impl Broker {
+    /// What happened to a task and everything below it, on all brokers; for whoever may see the task.
+    ///
+    /// # Errors
+    /// As [`Broker::show`].
+    pub async fn timeline(&self, request: Request, id: &TaskId) -> Result<Timeline, Error> {
+        let seen = self.see(request, id, (Act::ShowTimeline, "timeline")).await;
+        // A store that forgot everything knows no tasks either, and is no reason to say that there was none.
+        if matches!(seen, Err(Error::NotFound)) && !self.watch().await {
+            return Err(Error::Unavailable(Input::Store));
+        }
+        seen?;
+        let (told, answer) = oneshot::channel();
+        if self.untold.queue.try_send(Message::Reader(told)).is_ok() {
+            // What is told later is in the next answer.
+            let _ = timeout(PATIENCE, answer).await;
+        }
+        self.parts.ledger.timeline(id).await.map_err(|why| in_doubt(&why))
+    }
+
+    /// Tells what is on record until `stop`, and then what was on record before. To be run once, beside everything else.
+    pub async fn tell(&self, stop: CancellationToken) {
+        let messages = self.untold.messages.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut messages) = messages else { return };
+        let mut batch = Vec::new();
+        loop {
+            let stopping = stop.is_cancelled();
+            let received = tokio::select! {
+                received = timeout(PATIENCE, messages.recv_many(&mut batch, BATCH)), if !stopping => received.unwrap_or(0),
+                () = stop.cancelled() => std::iter::from_fn(|| messages.try_recv().ok()).map(|message| batch.push(message)).count(),
+            };
+            self.tell_all(batch.drain(..).collect(), &stop).await;
+            if stopping && received == 0 {
+                return;
+            }
+        }
+    }
+
+    async fn tell_all(&self, batch: Vec<Message>, stop: &CancellationToken) {
+        let (mut trees, mut readers) = (HashMap::<TaskId, Vec<TimelineEvent>>::new(), Vec::new());
+        for message in batch {
+            match message {
+                Message::Record(record, after) => {
+                    let tree = tree_of(&record.task);
+                    match event(record, after, self.parts.audit.log()) {
+                        Some(event) => trees.entry(tree).or_default().push(event),
+                        None => self.untold.short.leave_out(tree, 1),
+                    }
+                }
+                Message::Reader(reader) => readers.push(reader),
+            }
+        }
+        join_all(trees.into_iter().map(|(tree, events)| self.tell_of(tree, events, stop))).await;
+        for (tree, count) in self.untold.short.take() {
+            let marker = self.left_out(&tree, count);
+            if self.parts.ledger.tell(&tree, &[marker]).await.is_err() {
+                self.untold.short.leave_out(tree, count);
+            }
+        }
+        for reader in readers {
+            // Whoever asked may have gone.
+            let _ = reader.send(());
+        }
+    }
+
+    async fn tell_of(&self, tree: TaskId, mut events: Vec<TimelineEvent>, stop: &CancellationToken) {
+        // Whoever asks for made-up ids fills no store with them.
+        let made_up = events.iter().all(|event| is_a_look(&event.said));
+        if made_up && matches!(self.parts.ledger.declared(&tree).await, Ok(None)) {
+            events.clear();
+        }
+        let mut tries = 0;
+        while let Err(why) = self.parts.ledger.tell(&tree, &events).await {
+            // While the store is out of reach, what comes waits in the queue.
+            tries += u32::from(self.vouched.load(Ordering::Acquire) || stop.is_cancelled());
+            if tries >= TRIES {
+                tracing::warn!(%why, task = %tree, count = events.len(), "left out of the timeline");
+                self.untold.short.leave_out(tree, events.len() as u64);
+                return;
+            }
+            let _ = timeout(AGAIN, stop.cancelled()).await;
+        }
+    }
+
+    fn left_out(&self, tree: &TaskId, count: u64) -> TimelineEvent {
+        let said = [("event", json!("left_out")), ("count", json!(count)), ("actor", json!({"as": "broker"}))];
+        TimelineEvent {
+            time: self.now(),
+            task: tree.clone(),
+            log: self.parts.audit.log().to_owned(),
+            sequence: None,
+            after: None,
+            said: said.map(|(name, value)| (name.to_owned(), value)).into_iter().collect(),
+        }
+    }
+}
+
+fn tree_of(task: &TaskId) -> TaskId {
+    task.lineage().next().unwrap_or_else(|| task.clone())
+}
+
+fn is_a_look(said: &Map<String, Value>) -> bool {
+    ["looked", "operator_refused"].iter().any(|look| said.get("event").is_some_and(|event| event == look))
+}
+
+/// The copy of a record; `None` where it cannot be read.
+fn event(Recorded { task, sequence, line }: Recorded, after: Option<u64>, log: &str) -> Option<TimelineEvent> {
+    let mut said: Map<String, Value> = serde_json::from_str(&line).ok()?;
+    let time = said.remove("time")?.as_str()?.parse().ok()?;
+    for elsewhere in ["task", "sequence", "previous"] {
+        said.remove(elsewhere);
+    }
+    shorten(&mut said);
+    Some(TimelineEvent { time, task, log: log.to_owned(), sequence: Some(sequence), after, said })
+}
+
+/// Leaves out the largest members until the rest is small enough, and says which.
+fn shorten(said: &mut Map<String, Value>) {
+    let size = |value: &Value| value.to_string().len();
+    let mut left_out = Vec::new();
+    let mut all: usize = said.iter().map(|(name, value)| name.len() + size(value) + 4).sum();
+    while all > EVENT {
+        let largest = said.iter().filter(|(name, _)| *name != "event").max_by_key(|(_, value)| size(value));
+        let Some(name) = largest.map(|(name, _)| name.clone()) else { break };
+        all -= said.remove(&name).map_or(0, |value| size(&value) + name.len() + 4);
+        left_out.push(Value::from(name));
+    }
+    if !left_out.is_empty() {
+        said.insert("left_out".to_owned(), Value::from(left_out));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_small_and_says_what_it_leaves_out() {
+        let long: Vec<String> = (0..100).map(|at| format!("https://service-{at}.example.com")).collect();
+        let Value::Object(mut said) = json!({"event": "task_declared", "purpose": "p", "authority": long}) else {
+            panic!()
+        };
+        shorten(&mut said);
+        assert_eq!(Value::Object(said), json!({"event": "task_declared", "purpose": "p", "left_out": ["authority"]}));
+    }
+
+    #[test]
+    fn of_what_is_left_out_no_more_is_kept_than_a_bound() {
+        let short = Short::default();
+        let ids: Vec<_> = (0..SHORT_TREES + 5).map(|_| TaskId::root(chrono::Utc::now()).unwrap()).collect();
+        for _ in 0..2 {
+            ids.iter().for_each(|id| short.leave_out(id.clone(), 2));
+        }
+        let taken = short.take();
+        assert!(taken.len() == SHORT_TREES && taken[&ids[0]] == 4 && short.take().is_empty());
+    }
+}
