@@ -67,6 +67,7 @@ use arc_swap::ArcSwap;
 use identify::Caller;
 use intent::Intent;
 use prove::{Holder, Spent};
+use serde_json::Value;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicI64, Ordering},
@@ -85,7 +86,7 @@ use crate::{
     lease::{Held, InDoubt, Ledger, Written},
     metrics::{Action, Metrics, Now, Outcome},
     party::{Act, Parties},
-    policy::{Ask, Policies, Verdict, Words},
+    policy::{Ask, Policies, Verdict, Words, considered},
     revocation::{Certificates, Crls, EndSet, StatusLists},
     task::{AccessDetail, CredentialRequest, CredentialType, Task, check_requests},
     verify::{Signed, Token},
@@ -312,8 +313,10 @@ impl Broker {
             return Err(Error::TaskNotActive);
         }
         let (drafts, denied) = self.decide(&holder, &task, deadline, asked, now)?;
+        let considered = considered(attested, Words::from(&*task));
         if !denied.is_empty() {
-            let entries = denied.iter().map(|d| entry(now, &request.id, &actor, id, mint_denied(&d.denied))).collect();
+            let denials = denied.iter().map(|d| mint_denied(&d.denied, &considered));
+            let entries = denials.map(|event| entry(now, &request.id, &actor, id, event)).collect();
             self.record(entries).await?;
             return Err(refusal(denied));
         }
@@ -328,7 +331,8 @@ impl Broker {
             // `Exists` is an answer to declarations alone.
             Written::Missing | Written::Exists => return Err(Error::NotFound),
         }
-        let entries = drafts.iter().map(|draft| entry(now, &request.id, &actor, id, minted(draft))).collect();
+        let entries =
+            drafts.iter().map(|draft| entry(now, &request.id, &actor, id, minted(draft, &considered))).collect();
         let (credentials, intent) = self.release(&task, drafts, entries, &spent).await?;
         intent.done();
         self.live.minted(id, &expiries(&credentials), now);
@@ -622,7 +626,7 @@ fn looked(at: &str) -> Event {
     Event::Looked { at: at.to_owned() }
 }
 
-fn minted(draft: &Draft) -> Event {
+fn minted(draft: &Draft, considered: &Value) -> Event {
     let lease = draft.lease();
     Event::CredentialMinted {
         lease: lease.id.clone(),
@@ -632,6 +636,7 @@ fn minted(draft: &Draft) -> Event {
         expires_at: lease.expires_at,
         bound_to: lease.bound_to.clone(),
         policies: draft.policies().to_vec(),
+        considered: considered.clone(),
     }
 }
 
@@ -639,8 +644,8 @@ fn expiries(credentials: &[Credential]) -> Vec<Time> {
     credentials.iter().map(|credential| credential.lease.expires_at).collect()
 }
 
-fn mint_denied(denied: &Denied) -> Event {
-    Event::MintDenied { denied: denied.clone() }
+fn mint_denied(denied: &Denied, considered: &Value) -> Event {
+    Event::MintDenied { denied: denied.clone(), considered: considered.clone() }
 }
 
 /// The answer where credentials were refused: the first line that was crossed, and all that was refused.

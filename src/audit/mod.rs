@@ -17,6 +17,7 @@ pub use config::Config;
 pub use writer::{Audit, Terms};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     claims::Confirmation,
@@ -119,6 +120,8 @@ pub enum Event {
         policies: Vec<String>,
         /// Its deadline.
         expires_at: Time,
+        /// What policy was told of the workload and of the declaration.
+        considered: Value,
     },
     /// A declaration was refused.
     DeclarationDenied {
@@ -130,6 +133,8 @@ pub enum Event {
         why: String,
         /// What was refused, and by which policies.
         denied: Vec<Denied>,
+        /// What policy was told of the workload and of the declaration.
+        considered: Value,
     },
     /// A credential is about to leave.
     CredentialMinted {
@@ -147,6 +152,8 @@ pub enum Event {
         bound_to: Option<Confirmation>,
         /// The policies that permitted it.
         policies: Vec<String>,
+        /// What policy was told of the workload and of the declaration.
+        considered: Value,
     },
     /// A certificate is about to leave.
     CertificateMinted {
@@ -160,6 +167,8 @@ pub enum Event {
         expires_at: Time,
         /// The policies that permitted it.
         policies: Vec<String>,
+        /// What policy was told of the workload and of the declaration.
+        considered: Value,
     },
     /// A certificate of the broker itself is about to be shown.
     ServerCertificateMinted {
@@ -179,6 +188,8 @@ pub enum Event {
         /// What was refused, and by which policies.
         #[serde(flatten)]
         denied: Denied,
+        /// What policy was told of the workload and of the declaration.
+        considered: Value,
     },
     /// A credential was not minted although no policy forbade it: the task is over, or the key had another task that was revoked.
     MintRefused {
@@ -191,6 +202,8 @@ pub enum Event {
         expires_at: Time,
         /// The policies that permitted it.
         policies: Vec<String>,
+        /// What policy was told of the workload and of the declaration.
+        considered: Value,
     },
     /// A task token is about to leave.
     TaskTokenIssued {
@@ -207,6 +220,8 @@ pub enum Event {
         why: String,
         /// What of the task is no longer allowed, and by which policies.
         denied: Vec<Denied>,
+        /// What policy was told of the workload and of the declaration.
+        considered: Value,
     },
     /// A task was not renewed although nothing forbade it: it is over.
     RenewalRefused {

@@ -9,6 +9,7 @@
 //! every location and privilege of the task, and lives as long as the strictest of them allows.
 
 use chrono::TimeDelta;
+use serde_json::Value;
 
 use super::{
     Ask, Broker, Call, Holder, Refused, Request, Spent, Verdict, Written, actor_of, declare::MAX_TTL, entry, in_doubt,
@@ -22,7 +23,7 @@ use crate::{
     id::TaskId,
     lease::CertificateLease,
     metrics::{Action, Outcome},
-    policy::{Permit, Words},
+    policy::{Permit, Words, considered},
     revocation::CRL_LIFE,
     task::{AccessDetail, State, Task, check_ttl},
 };
@@ -77,12 +78,14 @@ impl Broker {
             self.record(vec![entry(now, &request.id, &actor, id, event)]).await?;
             return Err(Error::invalid("the key in `csr` was that of a task that was revoked: make another one"));
         }
+        let considered = considered(attested, Words::from(&*task));
         let permits = match self.decide_all(&holder, &task, now)? {
             Ok(permits) => permits,
             Err(denied) => {
                 // What was refused alike is one line, and not one for each of a hundred locations.
                 let told = together(denied.clone());
-                self.record(told.iter().map(|d| entry(now, &request.id, &actor, id, mint_denied(d))).collect()).await?;
+                let denials = told.iter().map(|denied| mint_denied(denied, &considered));
+                self.record(denials.map(|event| entry(now, &request.id, &actor, id, event)).collect()).await?;
                 return Err(refusal(denied));
             }
         };
@@ -92,7 +95,7 @@ impl Broker {
         let draft = CertificateDraft::prepare(&permits, &bounds, key, &self.parts.keys, now)?;
         let lease = draft.lease().clone();
         self.certificates.admit(&lease.authority, &lease.id, id, lease.expires_at)?;
-        let minted = entry(now, &request.id, &actor, id, minted(&draft));
+        let minted = entry(now, &request.id, &actor, id, minted(&draft, considered));
         let remembered = async {
             // Longer than the task can live, by as long as its end is kept.
             let until = now + TimeDelta::seconds(i64::from(MAX_TTL)) + RETENTION;
@@ -188,7 +191,8 @@ impl Broker {
     }
 }
 
-fn minted(draft: &CertificateDraft) -> Event {
+fn minted(draft: &CertificateDraft, considered: Value) -> Event {
     let CertificateLease { id, authority, key, expires_at, .. } = draft.lease().clone();
-    Event::CertificateMinted { lease: id, authority, key, expires_at, policies: draft.policies().to_vec() }
+    let policies = draft.policies().to_vec();
+    Event::CertificateMinted { lease: id, authority, key, expires_at, policies, considered }
 }

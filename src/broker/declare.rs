@@ -20,7 +20,7 @@ use crate::{
     id::{TaskId, sha256_hex},
     lease::{Held, Remembered, Written},
     metrics::{Action, Outcome, Step},
-    policy::{Ask, Limits, Verdict, Words},
+    policy::{Ask, Limits, Verdict, Words, considered},
     task::{AccessDetail, Authority, Declaration, State, StatusIndex, Task},
 };
 
@@ -249,7 +249,9 @@ impl Broker {
         tracing::Span::current().record("task", task.id.as_str());
         let spent = self.spend(&by.holder).await?;
         // On record before it exists, so that no task is ever live that nobody declared.
-        let intent = self.intend(vec![entry(by.now, &by.request, &by.actor, &task.id, declared(&task))]).await?;
+        let intent = self
+            .intend(vec![entry(by.now, &by.request, &by.actor, &task.id, declared(&task, &by.holder.attested))])
+            .await?;
         let leases: Vec<_> = drafts.iter().map(|draft| draft.lease().clone()).collect();
         match self.parts.ledger.declare(&task, &leases).await.map_err(|why| in_doubt(&why))? {
             Written::Done => intent.done(),
@@ -326,7 +328,9 @@ impl Broker {
         let call = Call { request: &by.request, task: Some(&task.id), now: by.now };
         let token = self.task_token(&by.holder, &by.actor, &call, (task, deadline), limits.attest_every)?;
         let (token, issued) = token.unzip();
-        let minted = drafts.iter().map(|draft| entry(by.now, &by.request, &by.actor, &task.id, minted(draft)));
+        let considered = considered(&by.holder.attested, Words::from(task));
+        let minted =
+            drafts.iter().map(|draft| entry(by.now, &by.request, &by.actor, &task.id, minted(draft, &considered)));
         let entries = minted.chain(issued).collect();
         let (credentials, intent) = self.release(task, drafts, entries, spent).await?;
         let task_token = token.map(|token| self.sign_task_token(token)).transpose()?;
@@ -361,7 +365,7 @@ pub(super) fn longest_life(limits: &Limits, created_at: Time) -> Result<Time, Er
     after(created_at, life).ok_or_else(|| Error::invalid("the task would live past the end of time"))
 }
 
-fn declared(task: &Task) -> Event {
+fn declared(task: &Task, attested: &Attested) -> Event {
     Event::TaskDeclared {
         purpose: task.purpose.clone(),
         owner: task.owner.clone(),
@@ -369,12 +373,14 @@ fn declared(task: &Task) -> Event {
         denied: task.denied.clone(),
         policies: task.policies.clone(),
         expires_at: task.expires_at,
+        considered: considered(attested, Words::from(task)),
     }
 }
 
 fn denial(by: &Declarer, declaration: &Declaration, error: &Error) -> Entry {
     let denied = if let Error::PolicyDenied { denied, .. } = error { denied.clone() } else { Vec::new() };
     let (purpose, owner) = (declaration.purpose.clone(), declaration.owner.clone());
-    let event = Event::DeclarationDenied { purpose, owner, why: error.to_string(), denied };
+    let considered = considered(&by.holder.attested, Words::from(declaration));
+    let event = Event::DeclarationDenied { purpose, owner, why: error.to_string(), denied, considered };
     Entry { time: by.now, request: by.request.clone(), actor: by.actor.clone(), task: None, event }
 }

@@ -17,7 +17,7 @@ use crate::{
     id::TaskId,
     lease::{Held, Written},
     metrics::{Action, Step},
-    policy::Words,
+    policy::{Words, considered},
     task::State,
 };
 
@@ -58,17 +58,23 @@ impl Broker {
             return Err(Error::TaskNotActive);
         }
         let task = held.task;
+        let considered = considered(attested, Words::from(&*task));
         let weighed = self.weigh(attested, Words::from(&*task), &task.authority, now);
         let weighed = match self.decided(Action::Renew, weighed) {
             Ok(weighed) if weighed.refused.is_empty() => weighed,
             Ok(weighed) => {
                 let denied = together(weighed.refused.clone());
-                self.record(vec![line(Event::RenewalDenied { why: "policy".to_owned(), denied })]).await?;
+                self.record(vec![line(Event::RenewalDenied { why: "policy".to_owned(), denied, considered })]).await?;
                 return Err(refusal(weighed.refused));
             }
             Err(error) => {
                 if let Error::PolicyDenied { detail, .. } = &error {
-                    self.record(vec![line(Event::RenewalDenied { why: detail.clone(), denied: Vec::new() })]).await?;
+                    self.record(vec![line(Event::RenewalDenied {
+                        why: detail.clone(),
+                        denied: Vec::new(),
+                        considered,
+                    })])
+                    .await?;
                 }
                 return Err(error);
             }
@@ -82,7 +88,7 @@ impl Broker {
         let call = Call { request: &request.id, task: Some(id), now };
         let token = self.task_token(&holder, &actor, &call, (&task, expires_at), weighed.limits.attest_every)?;
         let (token, issued) = token.unzip();
-        let renewed = line(Event::TaskRenewed { expires_at, policies: weighed.policies });
+        let renewed = line(Event::TaskRenewed { expires_at, policies: weighed.policies, considered });
         let intent = self.intend(iter::once(renewed).chain(issued).collect()).await?;
         let (written, expires_at) =
             self.parts.ledger.renew(&task, now, expires_at).await.map_err(|why| in_doubt(&why))?;

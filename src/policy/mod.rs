@@ -75,6 +75,12 @@ impl<'a> From<&'a Task> for Words<'a> {
     }
 }
 
+/// What policies see of who asks and of what was declared, in JSON and bounded: for the record of a decision.
+#[must_use]
+pub fn considered(attested: &Attested, words: Words<'_>) -> serde_json::Value {
+    request::considered(attested.into(), words)
+}
+
 /// One credential that is asked for.
 #[derive(Debug)]
 pub struct Ask<'a> {

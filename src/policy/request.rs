@@ -121,8 +121,8 @@ impl Vocabulary {
             principal,
             entities: self.actions.clone().add_entities(entities, None).map_err(undecided)?,
             facts: [
-                ("attested".to_owned(), attested(subject)?),
-                ("declared".to_owned(), declared(words)?),
+                ("attested".to_owned(), record(attested(subject))?),
+                ("declared".to_owned(), record(declared(words))?),
                 ("time".to_owned(), time(now)?),
             ],
         })
@@ -170,38 +170,81 @@ impl Vocabulary {
     }
 }
 
-fn attested(subject: Subject<'_>) -> Result<Value, Undecided> {
+/// A value that policies see.
+enum Seen<'a> {
+    Text(&'a str),
+    Set(Vec<&'a str>),
+}
+
+impl From<Seen<'_>> for Value {
+    fn from(seen: Seen<'_>) -> Self {
+        match seen {
+            Seen::Text(value) => text(value),
+            Seen::Set(values) => set(values),
+        }
+    }
+}
+
+/// How much of what policies saw is told of it: octets of a text, and members of a set.
+const TOLD: (usize, usize) = (128, 16);
+
+impl Seen<'_> {
+    /// For people: of what is long, the beginning.
+    fn told(&self) -> serde_json::Value {
+        let begin = |text: &str| text[..text.floor_char_boundary(TOLD.0)].to_owned();
+        match self {
+            Seen::Text(value) => begin(value).into(),
+            Seen::Set(values) => values.iter().take(TOLD.1).map(|value| begin(value)).collect(),
+        }
+    }
+}
+
+fn attested(subject: Subject<'_>) -> [(&'static str, Option<Seen<'_>>); 11] {
     let Facts { environment, sandbox, repo, branch } = subject.facts;
     let marks = subject.marks.iter().map(|mark| match mark {
         Mark::Unpinned => "unpinned",
         Mark::Unseparated => "unseparated",
     });
-    record([
-        ("workload", Some(text(subject.workload.as_str()))),
-        ("instance", Some(text(subject.instance))),
-        ("kind", Some(text(subject.kind.as_str()))),
-        ("attestor", Some(text(subject.attestor))),
-        ("issuer", subject.issuer.map(text)),
-        ("selectors", Some(set(subject.selectors))),
-        ("environment", environment.as_deref().map(text)),
-        ("sandbox", sandbox.as_deref().map(text)),
-        ("repo", repo.as_deref().map(text)),
-        ("branch", branch.as_deref().map(text)),
-        ("marks", Some(set(marks))),
-    ])
+    [
+        ("workload", Some(Seen::Text(subject.workload.as_str()))),
+        ("instance", Some(Seen::Text(subject.instance))),
+        ("kind", Some(Seen::Text(subject.kind.as_str()))),
+        ("attestor", Some(Seen::Text(subject.attestor))),
+        ("issuer", subject.issuer.map(Seen::Text)),
+        ("selectors", Some(Seen::Set(subject.selectors.iter().map(String::as_str).collect()))),
+        ("environment", environment.as_deref().map(Seen::Text)),
+        ("sandbox", sandbox.as_deref().map(Seen::Text)),
+        ("repo", repo.as_deref().map(Seen::Text)),
+        ("branch", branch.as_deref().map(Seen::Text)),
+        ("marks", Some(Seen::Set(marks.collect()))),
+    ]
 }
 
-fn declared(words: Words<'_>) -> Result<Value, Undecided> {
-    record([
-        ("purpose", Some(text(words.purpose))),
-        ("owner", Some(text(words.owner))),
-        ("environment", words.environment.map(text)),
-        ("sandbox", words.sandbox.map(text)),
-        ("repo", words.context.repo.as_deref().map(text)),
-        ("branch", words.context.branch.as_deref().map(text)),
-        ("command", words.context.command.as_deref().map(text)),
-        ("data_classification", words.data_classification.map(text)),
-    ])
+fn declared(words: Words<'_>) -> [(&'static str, Option<Seen<'_>>); 8] {
+    [
+        ("purpose", Some(Seen::Text(words.purpose))),
+        ("owner", Some(Seen::Text(words.owner))),
+        ("environment", words.environment.map(Seen::Text)),
+        ("sandbox", words.sandbox.map(Seen::Text)),
+        ("repo", words.context.repo.as_deref().map(Seen::Text)),
+        ("branch", words.context.branch.as_deref().map(Seen::Text)),
+        ("command", words.context.command.as_deref().map(Seen::Text)),
+        ("data_classification", words.data_classification.map(Seen::Text)),
+    ]
+}
+
+/// What policies see of who asks and of what was declared, for the record of a decision: without what stands elsewhere in it, and of
+/// what is long the beginning.
+pub(super) fn considered(subject: Subject<'_>, words: Words<'_>) -> serde_json::Value {
+    let told = |(name, seen): (&'static str, Option<Seen<'_>>)| {
+        let elsewhere = ["workload", "instance", "attestor", "purpose", "owner"].contains(&name);
+        let seen = seen.filter(|seen| !elsewhere && !matches!(seen, Seen::Set(values) if values.is_empty()))?;
+        Some((name.to_owned(), seen.told()))
+    };
+    let group = |members: serde_json::Map<_, _>| serde_json::Value::Object(members);
+    let attested = group(attested(subject).into_iter().filter_map(told).collect());
+    let declared = group(declared(words).into_iter().filter_map(told).collect());
+    serde_json::json!({"attested": attested, "declared": declared})
 }
 
 fn asked(detail: &AccessDetail) -> Result<Value, Undecided> {
@@ -234,11 +277,11 @@ fn set<T: AsRef<str>>(values: impl IntoIterator<Item = T>) -> Value {
 }
 
 /// Members that are `None` are absent, which is how a policy sees that nothing was said: `context.declared has repo`.
-fn present<const N: usize>(members: [(&str, Option<Value>); N]) -> impl Iterator<Item = (String, Value)> {
-    members.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value)))
+fn present<V: Into<Value>, const N: usize>(members: [(&str, Option<V>); N]) -> impl Iterator<Item = (String, Value)> {
+    members.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value.into())))
 }
 
-fn record<const N: usize>(members: [(&str, Option<Value>); N]) -> Result<Value, Undecided> {
+fn record<V: Into<Value>, const N: usize>(members: [(&str, Option<V>); N]) -> Result<Value, Undecided> {
     Value::new_record(present(members)).map_err(undecided)
 }
 

@@ -725,7 +725,7 @@ async fn a_timeline_is_told_to_people_and_to_machines() {
         assert!(who == "workload" || row[at("BY")..].starts_with(who), "{who}: {said}");
         assert!(row[at("RECORD")..].starts_with("A:"), "{said}");
     }
-    assert!(said.contains("evidence "), "{said}");
+    assert!(said.contains("given attested.") && said.contains("evidence "), "{said}");
     assert!(said.contains("\nA is log_") && !said.contains("not all of it") && !said.contains('\u{202e}'), "{said}");
     let path = format!("/v1/tasks/{task}/timeline");
     let json = shell.remit(&format!("{line} --output json")).await.ended(0).json();

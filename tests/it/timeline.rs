@@ -72,6 +72,14 @@ both! {
         assert_eq!(of("task_declared")["owner"], OWNER);
         assert_eq!(text(&of("task_declared")["actor"], "evidence").len(), 64);
         assert_eq!(of("credential_minted")["resource"], GIT);
+        // Each decision with what policy saw.
+        for decision in ["task_declared", "credential_minted", "mint_denied", "task_renewed"] {
+            let considered = &of(decision)["considered"];
+            assert_eq!(considered["declared"], json!({"environment": "staging", "sandbox": "sb-7f3", "repo": "acme/payments",
+                "branch": "fix/flaky", "command": "pytest", "data_classification": "internal"}), "{decision}");
+            assert_eq!(considered["attested"]["kind"], "ci", "{considered}");
+            assert_eq!(considered["attested"]["issuer"], crate::support::ISSUER, "{considered}");
+        }
         assert_eq!(of("introspected")["actor"], json!({"as": "service", "name": "git"}));
         let refused: Vec<_> = all.iter().filter(|event| event["event"] == "refused_after_end").map(|event| &event["times"]).collect();
         assert_eq!(refused, [1, 10]);
