@@ -102,11 +102,12 @@ impl Broker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::{Clock as _, SystemClock};
     use chrono::TimeDelta;
 
     #[test]
     fn the_first_answer_counts_and_then_every_tenfold() {
-        let (answered, now) = (Answered::default(), chrono::Utc::now());
+        let (answered, now) = (Answered::default(), SystemClock.now());
         let recorded: Vec<_> = (0..1234).filter_map(|_| answered.count("a", now)).collect();
         assert_eq!(recorded, [1, 10, 100, 1000]);
         assert!(answered.was_given("a") && !answered.was_given("b"));
@@ -114,7 +115,7 @@ mod tests {
 
     #[test]
     fn no_second_has_more_than_so_many() {
-        let (answered, now) = (Answered::default(), chrono::Utc::now());
+        let (answered, now) = (Answered::default(), SystemClock.now());
         let count = |at: Time| (0..1000).filter(|kind| answered.count(&kind.to_string(), at).is_some()).count();
         assert_eq!(count(now), PER_SECOND as usize);
         // What found no room then is the first of its kind still.

@@ -129,7 +129,7 @@ impl Broker {
                 received = timeout(PATIENCE, messages.recv_many(&mut batch, BATCH)), if !stopping => received.unwrap_or(0),
                 () = stop.cancelled() => std::iter::from_fn(|| messages.try_recv().ok()).map(|message| batch.push(message)).count(),
             };
-            self.tell_all(batch.drain(..).collect(), &stop).await;
+            self.tell_all(std::mem::take(&mut batch), &stop).await;
             if stopping && received == 0 {
                 return;
             }
@@ -233,6 +233,7 @@ fn shorten(said: &mut Map<String, Value>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::{Clock as _, SystemClock};
 
     #[test]
     fn an_event_is_small_and_says_what_it_leaves_out() {
@@ -247,7 +248,7 @@ mod tests {
     #[test]
     fn of_what_is_left_out_no_more_is_kept_than_a_bound() {
         let short = Short::default();
-        let ids: Vec<_> = (0..SHORT_TREES + 5).map(|_| TaskId::root(chrono::Utc::now()).unwrap()).collect();
+        let ids: Vec<_> = (0..SHORT_TREES + 5).map(|_| TaskId::root(SystemClock.now()).unwrap()).collect();
         for _ in 0..2 {
             ids.iter().for_each(|id| short.leave_out(id.clone(), 2));
         }

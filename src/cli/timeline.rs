@@ -167,10 +167,8 @@ fn considered(event: &Value) -> String {
         names
             .into_iter()
             .map(|name| {
-                let value = match &values[&name] {
-                    Value::Array(_) => words(values, &name),
-                    _ => text(values, &name),
-                };
+                let set = words(values, &name);
+                let value = if set.is_empty() { text(values, &name) } else { set };
                 format!("{group}.{name}={value}")
             })
             .collect::<Vec<_>>()

@@ -191,7 +191,10 @@ const TOLD: (usize, usize) = (128, 16);
 impl Seen<'_> {
     /// For people: of what is long, the beginning.
     fn told(&self) -> serde_json::Value {
-        let begin = |text: &str| text[..text.floor_char_boundary(TOLD.0)].to_owned();
+        let begin = |text: &str| {
+            let ends = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= TOLD.0);
+            text[..ends.last().unwrap_or(0)].to_owned()
+        };
         match self {
             Seen::Text(value) => begin(value).into(),
             Seen::Set(values) => values.iter().take(TOLD.1).map(|value| begin(value)).collect(),

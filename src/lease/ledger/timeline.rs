@@ -79,7 +79,7 @@ impl Ledger {
         let declared = events.iter().any(|event| event.task == *id && event.is("task_declared"));
         let complete = unverified == 0 && declared && events.chunk_by(|one, other| one.log == other.log).all(is_whole);
         events.retain(|event| id.covers(&event.task));
-        events.sort_by(|one, other| (one.time, one.sequence).cmp(&(other.time, other.sequence)));
+        events.sort_by_key(|event| (event.time, event.sequence));
         Ok(Timeline { events, unverified, complete })
     }
 }

@@ -218,7 +218,7 @@ impl Stand {
 
     /// The lines of the audit log so far that say what was asked for and done. Those that nobody waits for may come any time later.
     pub(crate) fn audit(&self) -> Vec<Value> {
-        let later = ["evidence_refused", "more_evidence_refused", "settled"];
+        let later = ["evidence_refused", "more_evidence_refused", "introspected", "refused_after_end", "settled"];
         let mut lines = self.whole_audit();
         lines.retain(|line| later.iter().all(|event| line["event"] != *event));
         lines
