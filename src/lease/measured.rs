@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Instant};
 use tokio::sync::broadcast;
 
 use super::{
-    Answer, Claim, Ended, Ending, Index, Key, Mint, Minted, Renewed, Renewing, Sealed, Standing, Store, Telling,
+    Amending, Answer, Claim, Ended, Ending, Index, Key, Mint, Minted, Renewed, Renewing, Sealed, Standing, Store,
+    Telling,
 };
 use crate::{clock::Time, id::TaskId, metrics::Metrics};
 
@@ -40,6 +41,10 @@ impl Store for Measured {
 
     fn renew<'a>(&'a self, renewing: &'a Renewing) -> Answer<'a, Renewed> {
         self.timed("renew", self.store.renew(renewing))
+    }
+
+    fn amend<'a>(&'a self, amending: &'a Amending) -> Answer<'a, bool> {
+        self.timed("amend", self.store.amend(amending))
     }
 
     fn end<'a>(&'a self, end: &'a Ending) -> Answer<'a, Option<Ended>> {

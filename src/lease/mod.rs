@@ -105,6 +105,9 @@ pub trait Store: Send + Sync {
     /// [`Renewing::before`]. MUST keep the task, and what is counted of it, as long as the renewal.
     fn renew<'a>(&'a self, renewing: &'a Renewing) -> Answer<'a, Renewed>;
 
+    /// Replaces a record in a tree, if [`Amending::before`] is what stands there: whether it did.
+    fn amend<'a>(&'a self, amending: &'a Amending) -> Answer<'a, bool>;
+
     /// Records the end of a task unless it or an ancestor has one. MUST NOT fail for want of memory where the store can help it,
     /// MUST NOT fail for what stands in a counter, and MUST cost the same whatever the number of credentials. MUST set the bit of
     /// [`Ending::status`] first, also where an end stands, and keep it as long as the end at least.
@@ -236,6 +239,19 @@ pub enum Renewed {
     Ended(String),
     /// The task or an ancestor is not in the store. Nothing was written.
     Missing,
+}
+
+/// One step that replaces a record.
+#[derive(Debug, Clone)]
+pub struct Amending {
+    /// Where.
+    pub key: Key,
+    /// The record that was read, if there was one.
+    pub before: Option<String>,
+    /// The new one.
+    pub record: Sealed,
+    /// Until when it is kept: the same for every record under this key.
+    pub keep_until: Time,
 }
 
 /// One step that ends a task.

@@ -19,8 +19,8 @@ use std::{
 use tokio::sync::{broadcast, oneshot};
 
 use super::{
-    Answer, Claim, Ended, Ending, HINTS, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Sealed, Standing, Store,
-    Telling,
+    Amending, Answer, Claim, Ended, Ending, HINTS, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Sealed,
+    Standing, Store, Telling,
 };
 use crate::{
     clock::{Clock, Time},
@@ -202,6 +202,11 @@ impl Store for RedbStore {
     fn renew<'a>(&'a self, renewing: &'a Renewing) -> Answer<'a, Renewed> {
         let renewing = renewing.clone();
         Box::pin(self.change(renewing.id.clone(), move |tables| tables.renew(&renewing)))
+    }
+
+    fn amend<'a>(&'a self, amending: &'a Amending) -> Answer<'a, bool> {
+        let amending = amending.clone();
+        Box::pin(self.write(move |tables| tables.amend(&amending)))
     }
 
     fn end<'a>(&'a self, end: &'a Ending) -> Answer<'a, Option<Ended>> {

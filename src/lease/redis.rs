@@ -1,4 +1,4 @@
-//! Leases in Redis: one multiplexed connection, one script to mint, one to renew, and three to end.
+//! Leases in Redis: one multiplexed connection, one script to mint, one to renew, one to amend, and three to end.
 
 mod connect;
 mod hints;
@@ -11,8 +11,8 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 
 use super::{
-    Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Sealed, Standing, Store,
-    TIMELINE, Tally, Telling,
+    Amending, Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Sealed, Standing,
+    Store, TIMELINE, Tally, Telling,
     ledger::{LEASE_KEPT, certificate_ends},
     record::tree,
 };
@@ -38,6 +38,7 @@ pub(super) struct RedisStore {
     clock: Arc<dyn Clock>,
     mint: Script,
     renew: Script,
+    amend: Script,
     end: Script,
     confirm: Script,
     hints: Hints,
@@ -63,11 +64,12 @@ impl RedisStore {
         let hints = Hints::listen(url).await;
         let mint = Script::new(include_str!("redis/mint.lua"));
         let renew = Script::new(include_str!("redis/renew.lua"));
+        let amend = Script::new(include_str!("redis/amend.lua"));
         let end = Script::new(include_str!("redis/end.lua"));
         let confirm = Script::new(include_str!("redis/confirm.lua"));
         let mark = Script::new(include_str!("redis/mark.lua"));
         let tell = Script::new(include_str!("redis/tell.lua"));
-        Ok(Self { connection, clock, mint, renew, end, confirm, hints, mark, tell })
+        Ok(Self { connection, clock, mint, renew, amend, end, confirm, hints, mark, tell })
     }
 
     /// A root id of `hours` ago, for comparison with others.
@@ -208,6 +210,17 @@ impl Store for RedisStore {
                 ("ended", Some(end)) => Ok(Renewed::Ended(end)),
                 _ => Err(unexpected()),
             }
+        })
+    }
+
+    fn amend<'a>(&'a self, amending: &'a Amending) -> Answer<'a, bool> {
+        Box::pin(async move {
+            let Amending { key, before, record, keep_until } = amending;
+            let mut command = script_command(&self.amend, &[key.name()]);
+            command.arg(before.as_deref().unwrap_or_default()).arg(&record.0).arg(keep_until.timestamp());
+            let mut pipeline = pipe();
+            pipeline.add_command(command);
+            within(self.run(&[&self.amend], &pipeline)).await
         })
     }
 

@@ -6,7 +6,8 @@ use chrono::DateTime;
 use std::ops::RangeInclusive;
 
 use super::super::{
-    Claim, Ended, Ending, Index, Key, Mint, Minted, Renewed, Renewing, Standing, TIMELINE as MOST_TOLD, Tally, Telling,
+    Amending, Claim, Ended, Ending, Index, Key, Mint, Minted, Renewed, Renewing, Standing, TIMELINE as MOST_TOLD,
+    Tally, Telling,
 };
 use crate::{
     clock::Time,
@@ -169,6 +170,18 @@ impl<'t> Tables<'t> {
         self.expiry.remove((kept_until.timestamp(), TASK, id.as_str()))?;
         self.expiry.insert((keep_until.timestamp(), TASK, id.as_str()), ())?;
         Ok(Renewed::Written)
+    }
+
+    /// Replaces a record, unless another stands there than was read.
+    pub(super) fn amend(&mut self, amending: &Amending) -> Result<bool, StorageError> {
+        let Amending { key, before, record, keep_until } = amending;
+        let name = key.name();
+        if self.record(&name)? != *before {
+            return Ok(false);
+        }
+        self.records.insert(name.as_str(), record.0.as_str())?;
+        self.expiry.insert((keep_until.timestamp(), RECORD, name.as_str()), ())?;
+        Ok(true)
     }
 
     /// Records an end, unless the task or an ancestor has one, and counts what that took with it.

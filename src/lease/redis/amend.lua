@@ -1,0 +1,11 @@
+#!lua
+-- Replaces a record, if the one that was read is what stands there, and says whether it did.
+-- No `allow-oom`: a store without memory refuses this script before its first effect.
+--
+-- KEYS  the record
+-- ARGV  the record that was read ('' for none), the new one, until when it is kept
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then
+  return 0
+end
+redis.call('SET', KEYS[1], ARGV[2], 'EXAT', ARGV[3])
+return 1
