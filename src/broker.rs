@@ -13,6 +13,8 @@
 //! **Renew** (`broker/renew.rs`): attest → is the task this instance's, and active? → policy decides on it again, as when it was declared →
 //! on record → the deadline is moved.
 //!
+//! **Report** (`broker/report.rs`): attest, or a service that was shown a credential → which reports are new? → on record → counted.
+//!
 //! **Complete, revoke** (`broker/revoke.rs`): durable intent in the audit log → one atomic step on the tree, whatever the number of
 //! credentials → outcome in the audit log → answer.
 //!
@@ -54,6 +56,7 @@ mod presence;
 mod prove;
 mod reload;
 mod renew;
+mod report;
 mod revoke;
 mod rotate;
 mod server;
@@ -88,7 +91,7 @@ use crate::{
     party::{Act, Parties},
     policy::{Ask, Policies, Verdict, Words, considered},
     revocation::{Certificates, Crls, EndSet, StatusLists},
-    task::{AccessDetail, CredentialRequest, CredentialType, Task, check_requests},
+    task::{AccessDetail, CredentialRequest, CredentialType, ReportTerms, Task, check_requests},
     verify::{Signed, Token},
 };
 
@@ -101,6 +104,7 @@ pub use keys::PublicKeys;
 pub use look::{Filter, Page, Seen};
 pub use prove::{Manner, PresentedTaskToken, ProofOf};
 pub use renew::Renewed;
+pub use report::Reported;
 pub use revoke::{Reach, Revoked};
 pub use rotate::{KeyLife, KeyState, ListedKey};
 pub use status::StatusList;
@@ -122,6 +126,8 @@ pub struct Parts {
     pub no_rev_avail: bool,
     /// Where it is reached by TLS of its own, which client certificates need: under its name, or another; `None` where it is not.
     pub tls_origin: Option<String>,
+    /// Whether contents are kept with reports.
+    pub reports: ReportTerms,
     /// How long keys are kept by verifiers, and by the broker itself.
     pub key_life: KeyLife,
     /// What happened.
@@ -162,6 +168,7 @@ pub struct Broker {
     watching: tokio::sync::Mutex<Option<(Instant, bool)>>,
     unseen: revoke::Quota,
     strangers: strangers::Strangers,
+    reporting: report::Turns,
     followers: Arc<Semaphore>,
     live: live::Live,
     known_keys: keys::KnownKeys,
@@ -183,6 +190,7 @@ struct Kept {
     require_nonce: bool,
     no_rev_avail: bool,
     tls_origin: Option<String>,
+    reports: ReportTerms,
     audit: Audit,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
@@ -224,6 +232,7 @@ impl Broker {
             require_nonce,
             no_rev_avail,
             tls_origin,
+            reports,
             key_life,
             audit,
             metrics,
@@ -235,7 +244,18 @@ impl Broker {
             issuer,
             rules: ArcSwap::from_pointee(rules),
             outdated: AtomicBool::new(false),
-            parts: Kept { ledger, keys, key_life, require_nonce, no_rev_avail, tls_origin, audit, metrics, clock },
+            parts: Kept {
+                ledger,
+                keys,
+                key_life,
+                require_nonce,
+                no_rev_avail,
+                tls_origin,
+                reports,
+                audit,
+                metrics,
+                clock,
+            },
             ends: EndSet::default(),
             status_lists: StatusLists::default(),
             certificates: Certificates::default(),
@@ -246,6 +266,7 @@ impl Broker {
             watching: tokio::sync::Mutex::default(),
             unseen: revoke::Quota::default(),
             strangers: strangers::Strangers::default(),
+            reporting: report::Turns::default(),
             followers: Arc::new(Semaphore::new(follow::MOST)),
             live: live::Live::default(),
             known_keys: keys::KnownKeys::default(),

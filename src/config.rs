@@ -24,6 +24,7 @@ use crate::{
     lease,
     party::{OperatorConfig, OperatorIssuerConfig, OwnerConfig, Role, ServiceConfig},
     secret_file,
+    task::ReportTerms,
 };
 
 /// What is wrong with a configuration: one sentence a line, each saying what to change.
@@ -65,6 +66,9 @@ pub struct Config {
     /// Certificates of tasks.
     #[serde(default)]
     pub certificates: Certificates,
+    /// Reports of what was done.
+    #[serde(default)]
+    pub reports: ReportTerms,
     /// What is allowed.
     pub policy: Policy,
     /// Who can prove what they are.
@@ -401,6 +405,7 @@ impl Config {
             audit: audit::Config::default(),
             dpop: Dpop::default(),
             certificates: Certificates::default(),
+            reports: ReportTerms::default(),
             policy: Policy { dir: None },
             attestors: vec![attest::Config::development()],
             services: Vec::new(),
@@ -433,6 +438,7 @@ impl Config {
             ("[audit]", self.audit != running.audit),
             ("[dpop]", self.dpop != running.dpop),
             ("[certificates]", self.certificates != running.certificates),
+            ("[reports]", self.reports != running.reports),
         ];
         let changed = changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect();
         self.issuer.clone_from(&running.issuer);
@@ -444,6 +450,7 @@ impl Config {
         self.audit = running.audit.clone();
         self.dpop = running.dpop;
         self.certificates = running.certificates;
+        self.reports = running.reports;
         (self, changed)
     }
 
@@ -507,6 +514,7 @@ impl Config {
         mistakes.extend(self.listen.mistakes());
         mistakes.extend(self.store.check().err());
         mistakes.extend(self.audit.mistakes());
+        mistakes.extend(self.reports.mistake());
         if !(1..=86_400).contains(&self.keys.jwks_max_age) {
             mistakes.push("`keys.jwks_max_age` is 1 to 86400 seconds".into());
         }
@@ -588,6 +596,7 @@ fn unreadable(text: &str, first: toml::de::Error) -> Vec<(usize, toml::de::Error
                 "audit" => found.extend(take::<audit::Config>(section)),
                 "dpop" => found.extend(take::<Dpop>(section)),
                 "certificates" => found.extend(take::<Certificates>(section)),
+                "reports" => found.extend(take::<ReportTerms>(section)),
                 "policy" => found.extend(take::<Policy>(section)),
                 "attestor" => found.extend(each::<attest::Config>(section)),
                 "service" => found.extend(each::<ServiceConfig>(section)),
@@ -647,7 +656,7 @@ mod tests {
             &path,
             "issuer = 7\ntrust_domain = 'example.com'\n[listen]\nhttp = '127.0.0.1:1'\n[store]\nurl = 'redb:x'\n\
              mac_key_file = 'k'\n[files]\nkeys = 'k'\naudit = 'a'\n[keys]\n[dpop]\nnonce = 'offered'\n\
-             [certificates]\nno_rev_avail = true\n[policy]\ndir = 'p'\n",
+             [certificates]\nno_rev_avail = true\n[reports]\nbodies = true\nmax_body = 1\n[policy]\ndir = 'p'\n",
         )
         .unwrap();
         let Mistakes(mistakes) = Config::load(&path, Overrides::default()).unwrap_err();

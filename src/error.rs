@@ -44,6 +44,12 @@ pub enum Error {
     /// The same `Idempotency-Key` with another body.
     #[error("this Idempotency-Key was used with another request")]
     IdempotencyKeyReused,
+    /// Another report has this number already, or one of long ago.
+    #[error(
+        "report {0} is on record, and was another one or is too long ago to be compared: a report keeps its `sequence`, and a new \
+         one has the next"
+    )]
+    SequenceReused(u32),
     /// Too much of it.
     #[error("{0}")]
     QuotaExceeded(&'static str),

@@ -27,6 +27,7 @@ struct Inner {
     renewed: Counter,
     completed: Counter,
     revoked: Counter,
+    reports: Family<Reported, Counter>,
     refused: Family<Refused, Counter>,
     store_seconds: Family<Operated, Histogram, fn() -> Histogram>,
     store_errors: Family<Operated, Counter>,
@@ -117,6 +118,11 @@ struct Minted {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reported {
+    origin: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Refused {
     attestor: &'static str,
     reason: &'static str,
@@ -168,6 +174,7 @@ impl Metrics {
             renewed: Counter::default(),
             completed: Counter::default(),
             revoked: Counter::default(),
+            reports: Family::default(),
             refused: Family::default(),
             store_seconds: Family::new_with_constructor(timer),
             store_errors: Family::default(),
@@ -197,6 +204,7 @@ impl Metrics {
         all.register("tasks_renewed", "Renewals of tasks", inner.renewed.clone());
         all.register("tasks_completed", "Tasks ended because their work is done", inner.completed.clone());
         all.register("tasks_revoked", "Tasks revoked", inner.revoked.clone());
+        all.register("reports", "Reports of what was done for tasks, by whose word it is", inner.reports.clone());
         all.register("evidence_refused", "Callers whose evidence was not taken", inner.refused.clone());
         all.register("store_operation_duration_seconds", "Time the store took", inner.store_seconds.clone());
         all.register("store_errors", "Times the store failed or was not to be believed", inner.store_errors.clone());
@@ -259,6 +267,12 @@ impl Metrics {
             Step::Revoked => &self.0.revoked,
         }
         .inc();
+    }
+
+    /// So many reports are on record, on the word of a service (`observed`) or of the workload itself.
+    pub fn reported(&self, observed: bool, reports: usize) {
+        let origin = if observed { "observed" } else { "self_reported" };
+        self.0.reports.get_or_create(&Reported { origin }).inc_by(reports as u64);
     }
 
     /// Nobody was recognised: evidence for this type of attestor (`none`: there was no evidence), and why.

@@ -42,6 +42,9 @@ pub struct ServiceConfig {
     /// SHA-256 of its bearer tokens, in lower-case hexadecimal.
     #[serde(default)]
     pub token_sha256: Vec<String>,
+    /// Whether it reports what it sees done for a task: a gateway.
+    #[serde(default)]
+    pub reports: bool,
 }
 
 /// Whether the tokens of a service are bound to a key.
@@ -190,6 +193,12 @@ impl Service {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// Whether it reports what it sees.
+    #[must_use]
+    pub fn reports(&self) -> bool {
+        self.0.reports
     }
 
     /// Whether it is the audience.
@@ -477,6 +486,9 @@ fn check_service(config: &ServiceConfig, before: &[Arc<Service>], mistakes: &mut
         if before.iter().any(|other| other.answers_for(audience)) {
             mistakes.push(format!("service `{name}`: the audience {audience} is already another service's"));
         }
+    }
+    if config.reports && config.token_sha256.is_empty() {
+        mistakes.push(format!("service `{name}`: `reports = true` needs a `token_sha256` to authenticate with"));
     }
     if config.revocation == Revocation::Introspection && config.token_sha256.is_empty() {
         mistakes.push(format!(

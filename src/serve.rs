@@ -288,6 +288,7 @@ async fn build(config: Config, parts: Checked, clock: Arc<dyn Clock>) -> Result<
         ledger,
         keys,
         require_nonce: config.dpop.nonce == Nonce::Required,
+        reports: config.reports,
         no_rev_avail: config.certificates.no_rev_avail,
         key_life: KeyLife { jwks_max_age: config.keys.jwks_max_age, rotate_every: config.keys.rotate_every },
         audit,

@@ -24,7 +24,7 @@ use crate::{
     clock::Time,
     error::Denied,
     id::{Host, LeaseId, TaskId},
-    task::{Authority, State},
+    task::{Authority, Origin, Report, State},
 };
 
 /// The log could not take it. The text is for the operator's log.
@@ -214,6 +214,25 @@ pub enum Event {
         /// The key that it is bound to.
         bound_to: Confirmation,
     },
+    /// Somebody says what was done for a task.
+    Reported {
+        /// Whose word it is.
+        origin: Origin,
+        /// The credential that a service was shown.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        lease: Option<LeaseId>,
+        /// Whether the task had ended by then.
+        late: bool,
+        /// What was done.
+        reports: Vec<Report>,
+    },
+    /// What somebody said was done for a task was not taken.
+    ReportRefused {
+        /// Whose word it is.
+        origin: Origin,
+        /// The stable code: `task_not_active`, or `sequence_reused`.
+        code: &'static str,
+    },
     /// A renewal was refused.
     RenewalDenied {
         /// In a sentence.
@@ -377,6 +396,7 @@ impl Event {
                 | Self::CertificateMinted { .. }
                 | Self::TaskTokenIssued { .. }
                 | Self::TaskRenewed { .. }
+                | Self::Reported { .. }
                 | Self::EndRequested { .. }
         )
     }

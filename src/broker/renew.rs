@@ -1,7 +1,7 @@
 //! Renewing a task: a later deadline, if policy still allows all that the task was granted. A task that nobody renews ends
 //! by itself, so an agent that crashed leaves nothing alive.
 //!
-//! attest → is the task this instance's, and active? → policy decides on it again → on record → the deadline is moved.
+//! attest → is the task this instance's, and active? → policy decides on it again, and on what was reported of it → on record → the deadline is moved.
 
 use std::iter;
 
@@ -60,6 +60,12 @@ impl Broker {
         let task = held.task;
         let considered = considered(attested, Words::from(&*task));
         let weighed = self.weigh(attested, Words::from(&*task), &task.authority, now);
+        let weighed = match weighed {
+            Ok(weighed) if weighed.refused.is_empty() => {
+                self.has_reported(&task, weighed.limits.require_reports, now).await.map(|()| weighed)
+            }
+            weighed => weighed,
+        };
         let weighed = match self.decided(Action::Renew, weighed) {
             Ok(weighed) if weighed.refused.is_empty() => weighed,
             Ok(weighed) => {

@@ -47,6 +47,7 @@ pub const PROBLEM: fn(&Error) -> (StatusCode, &'static str) = |error| match erro
     Error::NotFound => (StatusCode::NOT_FOUND, "not_found"),
     Error::PolicyDenied { .. } => (StatusCode::FORBIDDEN, "policy_denied"),
     Error::QuotaExceeded(_) => (StatusCode::TOO_MANY_REQUESTS, "quota_exceeded"),
+    Error::SequenceReused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "sequence_reused"),
     Error::TaskNotActive => (StatusCode::CONFLICT, "task_not_active"),
     Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable"),
 };
@@ -57,7 +58,7 @@ pub const OAUTH: fn(&Error, EvidenceRole) -> (StatusCode, &'static str) = |error
         EvidenceRole::Client => (StatusCode::UNAUTHORIZED, "invalid_client"),
         EvidenceRole::Subject => (StatusCode::BAD_REQUEST, "invalid_request"),
     },
-    Error::IdempotencyKeyReused => (StatusCode::BAD_REQUEST, "invalid_request"),
+    Error::IdempotencyKeyReused | Error::SequenceReused(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
     Error::InvalidRequest { part, .. } => {
         let code = match part {
             Part::AuthorizationDetails => "invalid_authorization_details",
@@ -171,6 +172,7 @@ impl Challenge {
             | Error::NotFound
             | Error::PolicyDenied { .. }
             | Error::QuotaExceeded(_)
+            | Error::SequenceReused(_)
             | Error::TaskNotActive
             | Error::Unavailable(_) => Self::Bearer,
         }

@@ -9,6 +9,7 @@ mod listen;
 mod network;
 mod oauth;
 mod openapi;
+mod reports;
 mod rotation;
 mod status;
 mod tasks;
@@ -86,6 +87,7 @@ fn api() -> OpenApiRouter<Arc<Broker>> {
         .routes(routes!(tasks::mint))
         .routes(routes!(certificates::mint))
         .routes(routes!(tasks::renew))
+        .routes(routes!(reports::report))
         .routes(routes!(tasks::complete))
         .routes(routes!(tasks::revoke))
         .merge(operations())

@@ -4,6 +4,7 @@ mod certificates;
 mod keys;
 mod known;
 mod once;
+mod reports;
 mod status;
 mod timeline;
 

@@ -44,6 +44,8 @@ pub enum Key {
     Presence(String),
     /// The latest renewal of a task.
     Renewal(TaskId),
+    /// What one reporter has reported of a task.
+    Reports(TaskId, String),
     /// The end of a signing key, by key id.
     Retirement(String),
     /// A public signing key of a broker, by key id.
@@ -72,6 +74,7 @@ impl Key {
             Key::Marker => "remit:marker".to_owned(),
             Key::Presence(kid) => format!("remit:presence:{kid}"),
             Key::Renewal(id) => format!("{}:renewal:{id}", tree(id)),
+            Key::Reports(id, reporter) => format!("{}:reports:{id}:{reporter}", tree(id)),
             Key::Retirement(kid) => format!("remit:retirement:{kid}"),
             Key::SigningKey(kid) => format!("remit:signing-key:{kid}"),
             Key::Spent(digest) => format!("remit:spent:{digest}"),
@@ -92,6 +95,7 @@ impl Key {
             Key::Marker => "marker",
             Key::Presence(_) => "presence",
             Key::Renewal(_) => "renewal",
+            Key::Reports(..) => "account",
             Key::Retirement(_) => "retirement",
             Key::SigningKey(_) => "signing-key",
             Key::Spent(_) => "spent",

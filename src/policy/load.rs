@@ -146,11 +146,11 @@ fn annotations(policy: &Policy) -> Result<(String, Limits), Vec<String>> {
     let mut mistakes = Vec::new();
     for (key, _) in policy.annotations() {
         match key {
-            "id" | "description" | "max_ttl" | "max_lifetime" | "idle_ttl" | "attest_every" => {}
+            "id" | "description" | "max_ttl" | "max_lifetime" | "idle_ttl" | "attest_every" | "require_reports" => {}
             "needs_approval" => mistakes.push(format!("`@{key}` is not available yet")),
             _ => mistakes.push(format!(
-                "`@{key}` is unknown; there are `@id`, `@description`, `@max_ttl`, `@max_lifetime`, `@idle_ttl` and \
-                 `@attest_every`"
+                "`@{key}` is unknown; there are `@id`, `@description`, `@max_ttl`, `@max_lifetime`, `@idle_ttl`, \
+                 `@attest_every` and `@require_reports`"
             )),
         }
     }
@@ -174,6 +174,7 @@ fn annotations(policy: &Policy) -> Result<(String, Limits), Vec<String>> {
         max_lifetime: limit("max_lifetime"),
         idle_ttl: limit("idle_ttl"),
         attest_every: limit("attest_every"),
+        require_reports: limit("require_reports"),
     };
     if mistakes.is_empty() { Ok((id.to_owned(), limits)) } else { Err(mistakes) }
 }

@@ -118,6 +118,8 @@ pub struct Limits {
     pub idle_ttl: Option<u32>,
     /// `@attest_every`: how long a task token stands for the evidence.
     pub attest_every: Option<u32>,
+    /// `@require_reports`: how long a task may go without a report and still be renewed.
+    pub require_reports: Option<u32>,
 }
 
 impl Limits {
@@ -130,6 +132,7 @@ impl Limits {
             max_lifetime: least(self.max_lifetime, other.max_lifetime),
             idle_ttl: least(self.idle_ttl, other.idle_ttl),
             attest_every: least(self.attest_every, other.attest_every),
+            require_reports: least(self.require_reports, other.require_reports),
         }
     }
 }

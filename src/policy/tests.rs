@@ -59,9 +59,9 @@ fn mint(policies: &Policies, location: &str, details: serde_json::Value) -> Resu
 }
 
 const LAYERS: &str = r#"
-    @id("all") @max_ttl("900") @idle_ttl("60") permit(principal, action in Remit::Action::"read", resource);
-    @id("git") @max_ttl("300") @max_lifetime("3600") permit(principal, action in Remit::Action::"read", resource)
-        when { resource.host == "git.example.com" };
+    @id("all") @max_ttl("900") @idle_ttl("60") @require_reports("600") permit(principal, action in Remit::Action::"read", resource);
+    @id("git") @max_ttl("300") @max_lifetime("3600") @require_reports("30")
+        permit(principal, action in Remit::Action::"read", resource) when { resource.host == "git.example.com" };
     @id("unbounded") permit(principal, action in Remit::Action::"read", resource);
     @id("no-admin") forbid(principal, action, resource)
         when { context.request has actions && context.request.actions.contains("admin") };"#;
@@ -78,7 +78,13 @@ fn each_pair_is_decided_on_its_own() {
         serde_json::json!([{"type": "remit:access", "locations": [GIT, "https://b"], "privileges": ["read"]}])
     );
     assert_eq!(grant.policies, ["all", "git", "unbounded"]);
-    let strictest = Limits { max_ttl: Some(300), max_lifetime: Some(3600), idle_ttl: Some(60), attest_every: None };
+    let strictest = Limits {
+        max_ttl: Some(300),
+        max_lifetime: Some(3600),
+        idle_ttl: Some(60),
+        attest_every: None,
+        require_reports: Some(30),
+    };
     assert_eq!(grant.limits, strictest);
     assert_eq!(
         serde_json::to_value(grant.denied).unwrap(),

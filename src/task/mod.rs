@@ -2,6 +2,8 @@
 
 mod authority;
 mod declaration;
+#[cfg(feature = "broker")]
+mod report;
 mod status;
 mod workload;
 
@@ -9,6 +11,8 @@ pub use authority::{AccessDetail, Authority, Privilege};
 pub use declaration::{Context, CredentialRequest, CredentialType, Declaration};
 #[cfg(feature = "broker")]
 pub(crate) use declaration::{check_requests, check_text, check_ttl};
+#[cfg(feature = "broker")]
+pub use report::{Account, Gap, Origin, Report, ReportKind, ReportTerms, Reporter, Reporting, digest};
 pub use status::{STATUS_LIST_ENTRIES, StatusIndex};
 pub use workload::{Kind, Mark};
 

@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use futures_util::future::join_all;
+use remit::task::digest;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::{
@@ -281,6 +282,10 @@ both! {
         let complete = format!("/v1/tasks/{task}/complete");
         refused(stand.post(&complete, &stand.evidence(), json!({})).await).refused(503, "temporarily_unavailable");
         refused(stand.get("/v1/tasks", VIEWER).await).refused(503, "temporarily_unavailable");
+        let reports = format!("/v1/tasks/{task}/reports");
+        let report = json!({"kind": "prompt", "label": "plan", "digest": digest(b""), "size": 0, "sequence": 1});
+        let report = json!({ "reports": [report] });
+        refused(stand.post(&reports, &stand.evidence(), report.clone()).await).refused(503, "temporarily_unavailable");
         let ready = stand.call(Method::GET, "/readyz", None, None).await.expect(StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(ready, json!({"ready": false, "missing": ["audit"], "configuration": "current"}));
         assert_eq!(stand.call(Method::GET, "/healthz", None, None).await.status, StatusCode::OK);
@@ -290,11 +295,14 @@ both! {
 
         stand.broker.limit_files(None).await;
         stand.mint(&task).await.expect(StatusCode::OK);
+        // What was not on record is no repeat.
+        stand.post(&reports, &stand.evidence(), report).await.expect(StatusCode::OK);
+        assert!(stand.audit().iter().any(|line| line["event"] == "reported"));
         let ready = stand.call(Method::GET, "/readyz", None, None).await.expect(StatusCode::OK);
         assert_eq!(ready["missing"], json!([]));
         stand.revoke(&task).await.expect(StatusCode::OK);
         assert_eq!(stand.introspect(&token).await, json!({"active": false}));
-        let kinds = ["credential_minted", "end_requested", "task_ended"];
+        let kinds = ["credential_minted", "reported", "end_requested", "task_ended"];
         let new: Vec<_> = numbered(&stand)[lines_before..].iter().map(|line| text(line, "event")).collect();
         assert_eq!(new, kinds);
     }

@@ -33,6 +33,7 @@ pub(crate) fn all() -> Vec<(&'static str, Error)> {
             | Error::ProofInvalid(_)
             | Error::ProofNonce
             | Error::QuotaExceeded(_)
+            | Error::SequenceReused(_)
             | Error::TaskNotActive
             | Error::Unavailable(Input::Audit | Input::Issuer | Input::Keys | Input::Policy | Input::Store) => {}
         }
@@ -55,6 +56,7 @@ pub(crate) fn all() -> Vec<(&'static str, Error)> {
         ("ProofInvalid", Error::ProofInvalid("")),
         ("ProofNonce", Error::ProofNonce),
         ("QuotaExceeded", Error::QuotaExceeded("")),
+        ("SequenceReused", Error::SequenceReused(1)),
         ("TaskNotActive", Error::TaskNotActive),
         ("Unavailable(Audit)", Error::Unavailable(Input::Audit)),
         ("Unavailable(Issuer)", Error::Unavailable(Input::Issuer)),

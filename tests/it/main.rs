@@ -72,6 +72,8 @@ mod reload;
 #[cfg(test)]
 mod renew;
 #[cfg(test)]
+mod reports;
+#[cfg(test)]
 mod revoke;
 #[cfg(test)]
 mod rotation;

@@ -1,6 +1,7 @@
 //! `tests/golden/openapi.json`: the API, as the broker describes it. It is what the code makes, what a broker serves, what others
 //! accept as OpenAPI, and what a broker does.
 
+use remit::task::digest;
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
@@ -11,7 +12,8 @@ use crate::{
     errors,
     support::{
         ADMIN, Answer, GIT, GIT_TOKEN, KEYTOOL_CSR, NOWHERE, REGISTRY, RESPONDER, Server, Stand, Store, VIEWER, a_list,
-        client, codes, declaration, free_port, operations, part, response, socket_client, text, wait_for, write_config,
+        claims, client, codes, declaration, free_port, operations, part, response, socket_client, text, wait_for,
+        write_config,
     },
 };
 
@@ -282,7 +284,8 @@ async fn every_example_of_a_request_works() {
                 let evidence = tour.stand.evidence();
                 let mut value: Value =
                     serde_json::from_str(&example["value"].to_string().replace(EXAMPLE, &task)).unwrap();
-                for (member, own) in [("subject_token", &evidence), ("token", &token)] {
+                let lease = if token.is_empty() { String::new() } else { text(&claims(&token), "jti") };
+                for (member, own) in [("subject_token", &evidence), ("token", &token), ("lease", &lease)] {
                     if let Some(placeholder) = value.get_mut(member) {
                         *placeholder = own.as_str().into();
                     }
@@ -290,6 +293,7 @@ async fn every_example_of_a_request_works() {
                 let bearer = match operation["x-remit-callers"][0].as_str() {
                     // It is in the form.
                     _ if operation["security"] == json!([]) => None,
+                    _ if name == "of_a_service" => Some(GIT_TOKEN),
                     Some("workload") => Some(&*evidence),
                     Some("service") => Some(GIT_TOKEN),
                     Some("admin") => Some(ADMIN),
@@ -381,6 +385,7 @@ async fn a_broker_does_what_the_document_says() {
     documents(&mut tour).await;
     task_and_errors(&mut tour).await;
     credentials(&mut tour).await;
+    reports(&mut tour).await;
     certificates(&mut tour).await;
     keys(&mut tour).await;
     oauth(&mut tour).await;
@@ -402,10 +407,10 @@ async fn a_broker_does_what_the_document_says() {
             }
         }
     }
-    // A body that does not end takes a while, keys are answered from memory, and so many watchers have a test of their own.
+    // A body that does not end takes a while, so does the time after a task in which there may be reports of it, keys are answered from memory, and so many watchers have a test of their own.
     let excused = |line: &&str| {
         line.ends_with(" 408")
-            || *line == "GET /v1/tasks/{id} 429"
+            || ["GET /v1/tasks/{id} 429", "POST /v1/tasks/{id}/reports 409"].contains(line)
             || [
                 "/.well-known/",
                 "/jwks",
@@ -508,6 +513,25 @@ async fn credentials(tour: &mut Tour) {
     unread(tour, PATH, &task, ask(GIT, "read")).await;
     tour.stand.revoke(&task).await;
     tour.send("POST", PATH, body(&evidence, &task, ask(GIT, "read")), 409).await;
+}
+
+async fn reports(tour: &mut Tour) {
+    const PATH: &str = "/v1/tasks/{id}/reports";
+    let (evidence, (task, token)) = (tour.stand.evidence(), tour.stand.task_with_token().await);
+    let report = |sequence: u32, size: u32| {
+        json!({"reports": [{"kind": "tool_call", "label": "git.clone", "digest": digest(b"a"), "size": size,
+            "sequence": sequence, "at": "2026-11-20T10:00:00Z"}]})
+    };
+    tour.send("POST", PATH, body(&evidence, &task, report(1, 1)), 200).await;
+    tour.send("POST", PATH, body(&evidence, &task, report(3, 1)), 200).await;
+    let mut observed = report(1, 1);
+    observed["lease"] = claims(&token)["jti"].clone();
+    tour.send("POST", PATH, body(GIT_TOKEN, &task, observed), 200).await;
+    tour.send("POST", PATH, body(&evidence, &task, report(1, 2)), 422).await;
+    tour.send("POST", PATH, body(&evidence, &task, report(10_001, 1)), 429).await;
+    tour.send("POST", PATH, body(VIEWER, &task, report(2, 1)), 403).await;
+    tour.send("POST", PATH, body(&tour.stand.other_instance(), &task, report(2, 1)), 404).await;
+    unread(tour, PATH, &task, report(2, 1)).await;
 }
 
 async fn certificates(tour: &mut Tour) {
@@ -637,6 +661,7 @@ async fn in_doubt(tour: &mut Tour) {
         ("/v1/tasks/{id}/credentials", ask),
         ("/v1/tasks/{id}/certificate", json!({"csr": KEYTOOL_CSR})),
         ("/v1/tasks/{id}/renew", json!({"ttl": 60})),
+        ("/v1/tasks/{id}/reports", json!({"reports": []})),
         ("/v1/tasks/{id}/complete", json!({"reason": "r"})),
         ("/v1/tasks/{id}/revoke", json!({"reason": "r"})),
     ] {

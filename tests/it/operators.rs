@@ -1,5 +1,6 @@
 //! Who may do what: every operation of the OpenAPI document, called by everybody. The document says who gets through; nobody else does.
 
+use remit::task::digest;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
@@ -7,8 +8,8 @@ use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 use crate::{
     both,
     support::{
-        ADMIN, APPROVER, Answer, GIT, GIT_TOKEN, KEYTOOL_CSR, RESPONDER, Stand, Store, VIEWER, a_list, declaration,
-        operations, part, people, socket_client, text,
+        ADMIN, APPROVER, Answer, GIT, GIT_TOKEN, KEYTOOL_CSR, RESPONDER, Stand, Store, VIEWER, a_list, claims,
+        declaration, operations, part, people, socket_client, text,
     },
 };
 
@@ -159,6 +160,14 @@ async fn call(stand: &Stand, method: &str, path: &str, bearer: Option<&str>, (ta
                 "/v1/tasks" if method == "POST" => Some(declaration()),
                 "/v1/tasks/{id}/credentials" => Some(json!({"credentials": [{"resource": GIT, "privilege": "read"}]})),
                 "/v1/tasks/{id}/certificate" => Some(json!({"csr": KEYTOOL_CSR})),
+                "/v1/tasks/{id}/reports" => {
+                    let report =
+                        json!({"kind": "prompt", "label": "plan", "digest": digest(b""), "size": 0, "sequence": 1});
+                    let service = bearer == Some(GIT_TOKEN);
+                    let lease = service.then(|| claims(token)["jti"].clone()).into_iter();
+                    let members = lease.map(|lease| ("lease".to_owned(), lease));
+                    Some(members.chain([("reports".to_owned(), json!([report]))]).collect())
+                }
                 "/v1/tasks/{id}/renew" => Some(json!({"ttl": 60})),
                 "/v1/keys/rotate" | "/v1/keys/{id}/taint" | "/v1/tasks/{id}/complete" | "/v1/tasks/{id}/revoke" => {
                     Some(json!({"reason": "r"}))
@@ -287,6 +296,7 @@ fn nothing_that_can_be_called_says_who_may_do_what() {
         "POST /v1/tasks/{id}/complete: workload",
         "POST /v1/tasks/{id}/credentials: workload",
         "POST /v1/tasks/{id}/renew: workload",
+        "POST /v1/tasks/{id}/reports: workload, service",
         "POST /v1/tasks/{id}/revoke: workload, responder, owner",
     ];
     assert_eq!(changing, known, "an operation is new: who may call it, and can it give anybody more than they had?");

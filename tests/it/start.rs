@@ -68,6 +68,13 @@ async fn a_bad_configuration_is_refused_in_one_sentence() {
     };
     let table: &[Mistake] = &[
         ("trust_domain =", "secret_thing = \"hunter2\"\ntrust_domain =", &["line 3", "unknown field `secret_thing`"]),
+        ("[policy]", "[reports]\nmax_body = 0\n[policy]", &["`reports.max_body`", "1 to 32768"]),
+        ("[policy]", "[reports]\nbody = true\n[policy]", &["unknown field `body`", "`bodies`"]),
+        (
+            "name = \"registry\"",
+            "name = \"gateway\"\naudiences = [\"https://gateway.example.com\"]\nrevocation = \"none\"\nreports = true\n[[service]]\nname = \"registry\"",
+            &["service `gateway`", "`reports = true`", "`token_sha256`"],
+        ),
         ("[listen]", "[listen]\nhtpp = 1", &["line 5", "unknown field `htpp`"]),
         ("name = \"git\"", "name = \"git\"\nsecret = \"hunter2\"", &["unknown field `secret`"]),
         ("name = \"ci\"", "name = \"ci\"\njwks = \"hunter2\"", &["unknown field `jwks`"]),

@@ -33,6 +33,8 @@ pub(in crate::http) const ENDED: u32 = 1 << 5;
 pub(in crate::http) const REUSED: u32 = 1 << 6;
 /// Too much of it.
 pub(in crate::http) const QUOTA: u32 = 1 << 7;
+/// A number is another report's.
+pub(in crate::http) const SEQUENCE: u32 = 1 << 14;
 /// A body cannot be read.
 pub(in crate::http) const BODY: u32 = 1 << 8;
 /// There is no such status list.
@@ -106,6 +108,7 @@ fn errors(set: u32, unread: Error) -> Vec<(&'static str, Error)> {
         (FOREIGN, "foreign", Error::NotFound),
         (ENDED, "ended", Error::TaskNotActive),
         (REUSED, "reused", Error::IdempotencyKeyReused),
+        (SEQUENCE, "sequence", Error::SequenceReused(7)),
         (QUOTA, "quota", Error::QuotaExceeded("too many unknown task ids were revoked in this minute")),
         (PARAMETERS, "grant_type", part(Part::GrantType, "`grant_type` is not known")),
         (PARAMETERS, "resource", part(Part::Target, "name one service by `resource`")),

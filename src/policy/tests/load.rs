@@ -51,7 +51,7 @@ fn an_annotation_is_known() {
 
 #[test]
 fn a_lifetime_is_whole_seconds_of_a_day_at_most() {
-    for annotation in ["max_ttl", "max_lifetime", "idle_ttl", "attest_every"] {
+    for annotation in ["max_ttl", "max_lifetime", "idle_ttl", "attest_every", "require_reports"] {
         let policy = |value: &str, effect: &str| {
             format!("@id(\"a\") @{annotation}(\"{value}\") {effect}(principal, action, resource);")
         };

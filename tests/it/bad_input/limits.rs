@@ -1,5 +1,6 @@
 //! The limits that the README tells: at each the broker still works, and at one more it refuses.
 
+use remit::task::digest;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -14,7 +15,7 @@ use crate::support::{GIT, KEYTOOL_CSR, RESPONDER, Stand, Store, VIEWER};
 type Limit = (&'static str, [Case; 2]);
 
 /// What the README calls a limit that no single request meets, the file and the line that it stands in.
-const IN_TIME: [(&str, &str, &str); 8] = [
+const IN_TIME: [(&str, &str, &str); 9] = [
     ("time to send a body", "src/http/extract.rs", "const BODY_DEADLINE: Duration = Duration::from_secs({});"),
     ("time of a connection without a request", "src/http/listen.rs", "const IDLE: Duration = Duration::from_secs({});"),
     ("connections on TCP", "src/serve.rs", "const MOST_TCP: usize = {};"),
@@ -22,6 +23,7 @@ const IN_TIME: [(&str, &str, &str); 8] = [
     ("requests under way on a connection", "src/http/listen.rs", "const MOST_REQUESTS: u32 = {};"),
     ("watches of tasks at a time", "src/broker/follow.rs", "const MOST: usize = {};"),
     ("certificates of a task that are valid", "src/revocation/crl.rs", "const MOST_OF_A_TASK: usize = {};"),
+    ("the same in a minute", "src/task/report.rs", "const MAX_A_MINUTE: u32 = {};"),
     ("unknown task ids revoked in a minute", "src/broker/revoke.rs", "const UNSEEN_PER_MINUTE: u32 = {};"),
 ];
 
@@ -214,13 +216,36 @@ fn of_words(bench: &Bench) -> Vec<Limit> {
     ]
 }
 
+/// Of reports, in an order in which each still works: the task's first is far past a gap, which the others fill.
+fn of_reports(bench: &Bench) -> Vec<Limit> {
+    let evidence = bench.stand.evidence();
+    let report = |sequence: usize, label: &str| json!({"kind": "prompt", "label": label, "digest": digest(b""), "size": 0, "sequence": sequence});
+    let send = |name, reports: Vec<Value>, expected| {
+        let body = json!({ "reports": reports }).to_string();
+        api(name, format!("/v1/tasks/{}/reports", bench.task), &evidence, body, expected)
+    };
+    let accepted = |n: usize| Expected::Fine(200, json!({"accepted": n}));
+    let (past, all) = ("reports past a gap", "reports of a task by one reporter");
+    let (label, objects) = ("characters of a `label`", "objects in `reports`");
+    vec![
+        limit(past, |n, name| send(name, vec![report(n, "a")], then(past, n, accepted(1), INVALID))),
+        limit(label, |n, name| send(name, vec![report(1, &"a".repeat(n))], then(label, n, accepted(1), INVALID))),
+        limit(objects, |n, name| {
+            let reports = (2..n + 2).map(|sequence| report(sequence, "a")).collect();
+            send(name, reports, then(objects, n, accepted(n), INVALID))
+        }),
+        // Of that many, most are missing here.
+        limit(all, |n, name| {
+            send(name, vec![report(n, "a")], then(all, n, INVALID, Expected::Problem(429, "quota_exceeded")))
+        }),
+    ]
+}
+
 #[tokio::test]
 async fn the_limits_are_those_of_the_readme() {
     let bench = Bench::new(Stand::new(Store::Embedded).await).await;
-    let limits: Vec<Limit> = [of_requests(&bench), of_tokens(&bench), of_declarations(&bench), of_words(&bench)]
-        .into_iter()
-        .flatten()
-        .collect();
+    let limits = [of_requests, of_tokens, of_declarations, of_words, of_reports];
+    let limits: Vec<Limit> = limits.iter().flat_map(|of| of(&bench)).collect();
     let mut wrong = Vec::new();
     for case in limits.iter().flat_map(|(_, cases)| cases) {
         wrong.extend(bench.wrong(case).await);

@@ -371,6 +371,7 @@ audiences = ["{GIT}"]
 binding = "none"
 revocation = "introspection"
 token_sha256 = ["{git}"]
+reports = true
 [[service]]
 name = "registry"
 audiences = ["{REGISTRY}"]
