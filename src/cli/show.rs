@@ -257,6 +257,21 @@ pub(super) fn keys(answer: &Value, now: Time) -> String {
     out
 }
 
+/// What is on record of what was done.
+pub(super) fn reported(answer: &Value) -> String {
+    let missing = items(answer, "gaps").iter().map(|gap| match (text(gap, "from"), text(gap, "to")) {
+        (from, to) if from == to => from,
+        (from, to) => format!("{from} to {to}"),
+    });
+    facts(&[
+        ("task", text(answer, "task")),
+        ("on record", text(answer, "accepted")),
+        ("word of", text(answer, "origin")),
+        ("last", text(answer, "last_sequence")),
+        ("missing", missing.collect::<Vec<_>>().join(", ")),
+    ])
+}
+
 /// What a revoke did, and by when every kind of verifier knows.
 pub(super) fn revoked(answer: &Value, now: Time) -> String {
     let known = if answer["known"] == false {

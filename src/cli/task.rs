@@ -1,5 +1,7 @@
 //! `remit task …`
 
+mod report;
+
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use std::{io::Read as _, path::PathBuf, str::FromStr, time::Duration};
@@ -67,6 +69,9 @@ pub(super) enum TaskCommand {
         #[arg(long, value_name = "FILE")]
         task_token: Option<PathBuf>,
     },
+    /// Put on record what was done for a task: a tool call, a prompt.
+    #[command(after_help = report::EXAMPLES)]
+    Report(report::Report),
     /// Follow a task: a line for how it stands, one for every change, until it has ended.
     #[command(after_help = WATCH_EXAMPLES)]
     Watch {
@@ -300,6 +305,7 @@ impl TaskCommand {
             | TaskCommand::Complete { .. } => show::task(body, now),
             TaskCommand::List { .. } => show::tasks(body, now),
             TaskCommand::Timeline { .. } => timeline::story(body),
+            TaskCommand::Report(_) => show::reported(body),
             TaskCommand::Revoke { .. } => show::revoked(body, now),
         });
         Ok(())
@@ -313,6 +319,7 @@ impl TaskCommand {
             TaskCommand::Show { .. }
             | TaskCommand::List { .. }
             | TaskCommand::Timeline { .. }
+            | TaskCommand::Report(_)
             | TaskCommand::Watch { .. }
             | TaskCommand::Complete { .. }
             | TaskCommand::Revoke { .. } => None,
@@ -354,6 +361,10 @@ impl TaskCommand {
             TaskCommand::Renew { task, ttl, .. } => {
                 let body = members([("ttl", json!(ttl))]);
                 connection.workload().await?.post(&format!("/v1/tasks/{task}/renew"), &body).await
+            }
+            TaskCommand::Report(report) => {
+                let (task, body) = (&report.task, report.body()?);
+                connection.workload().await?.post(&format!("/v1/tasks/{task}/reports"), &body).await
             }
             TaskCommand::Complete { task } => {
                 connection.workload().await?.post(&format!("/v1/tasks/{task}/complete"), &json!({})).await

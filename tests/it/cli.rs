@@ -527,7 +527,9 @@ async fn help_has_examples_and_exit_codes() {
         let text = help(&format!("{command} --help")).await;
         assert!(text.contains("Example") && text.contains("remit "), "{text}");
     }
-    for command in ["serve", "demo", "task list", "task show", "task renew", "task complete", "task revoke"] {
+    for command in
+        ["serve", "demo", "task list", "task show", "task renew", "task complete", "task revoke", "task report"]
+    {
         assert!(help(&format!("{command} --help")).await.contains("Usage: remit "), "{command}");
     }
     assert!(help("--version").await.starts_with("remit "));
@@ -621,6 +623,45 @@ async fn a_key_of_ones_own_is_made_and_shown() {
     }
     shell.remit(&format!("task complete {task} {own} task-token:DIR/task.token")).await.ended(0);
     shell.remit(&format!("{mint} {own} task-token:DIR/task.token")).await.ended(1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_done_is_reported() {
+    let shell = Shell::new().await;
+    let (task, _) = shell.stand.task_with_token().await;
+    shell.file("prompt.txt", "Make a plan", 0o600);
+    let report = |rest: &str| format!("task report {task} --evidence file:DIR/evidence --label plan {rest}");
+    let said = shell.remit(&report("--sequence 1 --kind prompt --file DIR/prompt.txt --output json")).await.ended(0);
+    assert_eq!(
+        said.json(),
+        json!({"task": task, "origin": "self_reported", "accepted": 1, "last_sequence": 1, "gaps": []})
+    );
+    let said = shell.remit_reading(&report("--sequence 4 --kind completion --file -"), "Done").await.ended(0);
+    assert!(said.out.contains("missing") && said.out.contains("2 to 3"), "{}", said.out);
+    let digest = remit::task::digest(b"elsewhere");
+    let elsewhere = format!("--sequence 2 --kind tool_call --digest {digest} --size 9");
+    shell.remit(&report(&elsewhere)).await.ended(0);
+    let audit = shell.stand.audit();
+    let lines: Vec<_> = audit.iter().filter(|line| line["event"] == "reported").collect();
+    assert_eq!(lines.len(), 3);
+    let of = |line: usize, content: &str| {
+        let report = &lines[line]["reports"][0];
+        assert_eq!(report["digest"], remit::task::digest(content.as_bytes()));
+        assert_eq!((&report["size"], report.get("body")), (&json!(content.len()), None));
+    };
+    of(0, "Make a plan\n");
+    of(1, "Done");
+    of(2, "elsewhere");
+    shell.remit(&report("--sequence 1 --kind prompt --digest sha-256:x --size 1")).await.ended(2);
+    for wrong in
+        ["--sequence 3 --kind prompt", "--sequence 3 --kind prompt --digest x", "--kind prompt --file DIR/prompt.txt"]
+    {
+        shell.remit(&report(wrong)).await.ended(2);
+    }
+    shell.remit(&report("--sequence 3 --kind prompt --file DIR/none")).await.ended(2);
+    // The broker keeps no contents unless it is told to.
+    let said = shell.remit(&report("--sequence 3 --kind prompt --file DIR/prompt.txt --with-body")).await.ended(2);
+    assert!(said.err.contains("bodies = true"), "{}", said.err);
 }
 
 #[tokio::test]
