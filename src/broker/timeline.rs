@@ -250,7 +250,9 @@ mod tests {
         let short = Short::default();
         let ids: Vec<_> = (0..SHORT_TREES + 5).map(|_| TaskId::root(SystemClock.now()).unwrap()).collect();
         for _ in 0..2 {
-            ids.iter().for_each(|id| short.leave_out(id.clone(), 2));
+            for id in &ids {
+                short.leave_out(id.clone(), 2);
+            }
         }
         let taken = short.take();
         assert!(taken.len() == SHORT_TREES && taken[&ids[0]] == 4 && short.take().is_empty());

@@ -130,7 +130,9 @@ both! {
         let answer = timeline(&stand, &task).await;
         assert_eq!(story(&answer).len(), 22);
         let log = stand.audit();
-        events(&answer).iter().for_each(|event| is_copied(event, &log));
+        for event in events(&answer) {
+            is_copied(event, &log);
+        }
         assert_eq!(answer["complete"], false, "it does not know what it was before");
     }
 
