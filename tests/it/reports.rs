@@ -4,13 +4,13 @@ use chrono::TimeDelta;
 use remit::task::digest;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use crate::{
     both,
     support::{
         Answer, Body, Frozen, GIT, GIT_TOKEN, OWNER, Prover, REGISTRY, REGISTRY_TOKEN, RESPONDER, Server, Stand, Store,
-        VIEWER, claims, client, declaration, text,
+        VIEWER, audit_of, claims, client, declaration, text,
     },
 };
 
@@ -41,16 +41,21 @@ impl Stand {
         self.call_at(at, Method::POST, &path(task), Some(&self.evidence()), body.into()).await
     }
 
-    /// What is on record as reported: the events that were not taken back.
+    /// What is on record as reported.
     fn reported(&self) -> Vec<Value> {
-        let audit = self.audit();
-        let undone = |line: &Value| {
-            audit.iter().any(|other| {
-                other["event"] == "settled" && other["outcome"] != "done" && other["settles"][0] == line["sequence"]
-            })
-        };
-        audit.iter().filter(|line| line["event"] == "reported" && !undone(line)).cloned().collect()
+        reported_in(&self.dir.path().join("broker-audit"))
     }
+}
+
+/// What a log has as reported: the events that were not taken back.
+fn reported_in(log: &Path) -> Vec<Value> {
+    let audit = audit_of(log);
+    let undone = |line: &Value| {
+        audit.iter().any(|other| {
+            other["event"] == "settled" && other["outcome"] != "done" && other["settles"][0] == line["sequence"]
+        })
+    };
+    audit.iter().filter(|line| line["event"] == "reported" && !undone(line)).cloned().collect()
 }
 
 fn lease_of(token: &str) -> Value {
@@ -290,16 +295,12 @@ both! {
             assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1, "{statuses:?}");
             assert_eq!(statuses.iter().filter(|status| **status == 422).count(), 3, "{statuses:?}");
         }
-        // How it went is on record a moment after the answer.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let own = stand.reported();
-        let elsewhere = std::path::Path::new("second-audit");
-        let others = second.map(|_| crate::support::audit_of(&stand.dir.path().join(elsewhere))).unwrap_or_default();
-        let settled = |line: &Value| others.iter().any(|other| {
-            other["event"] == "settled" && other["outcome"] == "done" && other["settles"][0] == line["sequence"]
-        });
-        let others: Vec<_> = others.iter().filter(|line| line["event"] == "reported" && settled(line)).collect();
-        assert_eq!(own.len() + others.len(), 10);
+        // How it went is on record with what comes next.
+        for at in [Some(&stand.broker), second.as_ref()].into_iter().flatten() {
+            stand.call_at(at, Method::GET, "/v1/tasks", Some(VIEWER), None).await.expect(StatusCode::OK);
+        }
+        let (own, others) = (stand.reported(), second.map(|_| reported_in(&stand.dir.path().join("second-audit"))));
+        assert_eq!(own.len() + others.unwrap_or_default().len(), 10);
     }
 }
 
@@ -357,7 +358,7 @@ async fn a_report_comes_soon_after_the_end_or_never() {
         frozen.clock.advance(TimeDelta::seconds(3));
         post(&path(&task), &evidence("1"), reports([3])).await.refused(409, "task_not_active");
         post(&path(&task), &evidence("2"), reports([3])).await.refused(404, "not_found");
-        let audit = crate::support::audit_of(&frozen.dir.path().join("broker-audit"));
+        let audit = audit_of(&frozen.dir.path().join("broker-audit"));
         let of_task = |event: &str| audit.iter().filter(|line| line["event"] == event && line["task"] == task).count();
         let late: Vec<_> = audit.iter().filter(|line| line["event"] == "reported" && line["task"] == task).collect();
         assert_eq!(late.iter().map(|line| &line["late"]).collect::<Vec<_>>(), [&json!(false), &json!(true)], "{end}");
