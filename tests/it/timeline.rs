@@ -65,7 +65,7 @@ both! {
         assert!(answer["complete"] == true && answer["unverified"] == 0 && answer["task"] == *task, "{answer}");
         let (all, log) = (events(&answer), stand.audit());
         for event in &all {
-            is_copied(&event, &log);
+            is_copied(event, &log);
         }
         assert!(all.is_sorted_by_key(|event| text(event, "time")));
         let of = |name: &str| all.iter().find(|event| event["event"] == name).unwrap();
