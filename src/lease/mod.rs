@@ -132,7 +132,7 @@ pub trait Store: Send + Sync {
     /// process, but whoever shares the store MUST find it.
     fn post<'a>(&'a self, records: &'a [(Key, Sealed, Time)]) -> Answer<'a, ()>;
 
-    /// Adds records to the timeline of a tree, after those that are there, and drops the oldest above [`TIMELINE`]. MUST keep the
+    /// Adds records to the timeline of a tree, after those that are there, and drops the oldest above `TIMELINE`. MUST keep the
     /// timeline for as long as the latest of these says. What stands in its place and is no timeline makes room.
     fn tell<'a>(&'a self, telling: &'a Telling) -> Answer<'a, ()>;
 
