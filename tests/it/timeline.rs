@@ -63,7 +63,7 @@ both! {
         assert_eq!(story(&answer), ["task_declared", "credential_minted", "credential_minted", "mint_denied", "introspected",
             "task_renewed", "end_requested", "task_ended", "refused_after_end", "refused_after_end", "mint_refused"]);
         assert!(answer["complete"] == true && answer["unverified"] == 0 && answer["task"] == *task, "{answer}");
-        let (all, log) = (events(&answer), stand.audit());
+        let (all, log) = (events(&answer), stand.whole_audit());
         for event in &all {
             is_copied(event, &log);
         }
@@ -87,7 +87,7 @@ both! {
         let (other, _) = stand.task_with_token().await;
         assert_eq!(story(&timeline(&stand, &other).await), ["task_declared", "credential_minted"]);
         // A look at it is on record.
-        let looks = stand.audit().into_iter().filter(|line| line["at"] == "timeline" && line["task"] == *other).count();
+        let looks = stand.whole_audit().into_iter().filter(|line| line["at"] == "timeline" && line["task"] == *other).count();
         assert_eq!(looks, 1);
     }
 
@@ -129,7 +129,7 @@ both! {
         stand.restart_broker().await;
         let answer = timeline(&stand, &task).await;
         assert_eq!(story(&answer).len(), 22);
-        let log = stand.audit();
+        let log = stand.whole_audit();
         for event in events(&answer) {
             is_copied(&event, &log);
         }
@@ -190,7 +190,7 @@ async fn two_brokers_tell_one_story() {
         ]
     );
     assert_eq!(answer["complete"], true);
-    let logs = [stand.audit(), audit_of(&stand.dir.path().join("second-audit"))];
+    let logs = [stand.whole_audit(), audit_of(&stand.dir.path().join("second-audit"))];
     let opened = logs[1].iter().find(|record| record["event"] == "segment_opened").unwrap();
     let (mut here, mut there) = (0, 0);
     for event in events(&answer) {
@@ -254,7 +254,7 @@ async fn a_long_story_is_told_from_its_end() {
     let answer = timeline(&stand, &task).await;
     assert_eq!(events(&answer).len(), 1000);
     assert!(answer["complete"] == false && !story(&answer).contains(&"task_declared".to_owned()));
-    assert!(stand.audit().len() > 1000);
+    assert!(stand.whole_audit().len() > 1000);
 }
 
 /// While the store is gone nothing is told, and everything once it is back.
