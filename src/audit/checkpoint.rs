@@ -13,11 +13,13 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
+use zeroize::Zeroizing;
 
 use super::chain::Head;
 use crate::{
     clock::Time,
     jose::{Invalid, SigningKey, Unverified, VerifyingKey},
+    secret_file,
 };
 
 /// The `typ` of a checkpoint.
@@ -132,10 +134,7 @@ fn publish(path: &PathBuf, key: &SigningKey) -> Result<CheckpointKeys, String> {
     let jwk = serde_json::to_value(key.public()).map_err(|error| failed(&error))?;
     set["keys"].as_array_mut().ok_or_else(|| failed(&"not a JWK Set"))?.push(jwk);
     let text = format!("{set}\n");
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let mut aside = tempfile::NamedTempFile::new_in(dir).map_err(|error| failed(&error))?;
-    aside.write_all(text.as_bytes()).and_then(|()| aside.as_file().sync_all()).map_err(|error| failed(&error))?;
-    aside.persist(path).map_err(|error| failed(&error))?;
-    super::segment::sync_directory(dir).map_err(|error| failed(&error))?;
+    // Nothing in it is secret; but it too is for its owner alone, and whole or not there.
+    secret_file::overwrite(path, &Zeroizing::new(text.clone()))?;
     CheckpointKeys::read(&text).map_err(|why| failed(&why))
 }

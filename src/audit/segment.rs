@@ -206,7 +206,7 @@ fn lock(dir: &Path) -> Result<File, Unrecorded> {
     }
 }
 
-pub(super) fn sync_directory(dir: &Path) -> io::Result<()> {
+fn sync_directory(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()?;
     match dir.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
