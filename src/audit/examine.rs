@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::File,
     io::{self, BufRead as _, BufReader},
     path::{Path, PathBuf},
@@ -265,8 +265,10 @@ impl Walk {
             && record.text("outcome") != Some("unknown")
             && first <= last
         {
-            let settled: BTreeSet<_> = self.unsettled.range(first..=last).map(|(sequence, _)| *sequence).collect();
-            self.unsettled.retain(|sequence, _| !settled.contains(sequence));
+            let settled: Vec<_> = self.unsettled.range(first..=last).map(|(sequence, _)| *sequence).collect();
+            for sequence in settled {
+                self.unsettled.remove(&sequence);
+            }
         }
         Ok(())
     }
