@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use crate::{
     attest, audit,
     http::{Network, TlsFiles, TlsVersion},
-    id::{Host, TrustDomain, hex, random, sha256_hex},
+    id::{Host, TrustDomain, hex, is_loopback, random, sha256_hex},
     lease,
     party::{OperatorConfig, OperatorIssuerConfig, OwnerConfig, Role, ServiceConfig},
     secret_file,
@@ -492,12 +492,7 @@ impl Config {
     pub fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
         let issuer = url::Url::parse(&self.issuer).ok();
-        let loopback = issuer.as_ref().is_some_and(|url| match url.host() {
-            Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-            Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-            Some(url::Host::Domain(name)) => name == "localhost",
-            None => false,
-        });
+        let loopback = issuer.as_ref().is_some_and(is_loopback);
         let shaped = issuer.is_some_and(|url| {
             url.path() == "/"
                 && url.query().is_none()

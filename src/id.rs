@@ -413,6 +413,17 @@ impl Location {
     }
 }
 
+/// Whether whoever answers at a URL is on this machine, as its host says.
+#[must_use]
+pub fn is_loopback(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
 impl FromStr for Location {
     type Err = Malformed;
     fn from_str(text: &str) -> Result<Self, Malformed> {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::{path::Path, sync::Arc};
 use tokio::time::Instant;
-use url::{Host, Url};
+use url::Url;
 
 use super::{
     Rejected,
@@ -15,7 +15,7 @@ use super::{
     settings::{KeySource, Mistakes, check_algorithms, keys},
     template::{claim, names_claim, plain_text, scalar},
 };
-use crate::{clock::Time, jose::Unverified};
+use crate::{clock::Time, id::is_loopback, jose::Unverified};
 
 /// The most audiences one token may have.
 const MAX_AUDIENCES: usize = 8;
@@ -287,13 +287,7 @@ impl Believed {
 
 fn check_issuer(text: &str) -> Result<String, String> {
     let url = Url::parse(text).map_err(|_| "it must be a URL")?;
-    let loopback = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
-    if url.scheme() != "https" && !(url.scheme() == "http" && loopback) {
+    if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(&url)) {
         return Err("it must begin with https:// (http:// only on loopback)".into());
     }
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {

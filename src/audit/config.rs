@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use url::Url;
 
 use super::Terms;
-use crate::jose::SigningKey;
+use crate::{id::is_loopback, jose::SigningKey};
 
 /// How the log is kept, and where else its checkpoints go. Nothing of it can be set but here.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -109,12 +109,5 @@ impl Config {
 }
 
 fn is_safe(url: &str) -> bool {
-    let Ok(url) = Url::parse(url) else { return false };
-    let loopback = match url.host() {
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
-    };
-    url.scheme() == "https" || url.scheme() == "http" && loopback
+    Url::parse(url).is_ok_and(|url| url.scheme() == "https" || url.scheme() == "http" && is_loopback(&url))
 }

@@ -5,9 +5,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
 use std::{error::Error as _, fmt, path::PathBuf, str::FromStr, time::Duration};
-use url::{Host, Url};
+use url::Url;
 
 use super::{exit::Failure, holder::Holder};
+use crate::id::is_loopback;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -45,15 +46,6 @@ impl FromStr for Target {
             }
             _ => Err(RULE),
         }
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
     }
 }
 
