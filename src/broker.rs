@@ -15,8 +15,9 @@
 //!
 //! **Report** (`broker/report.rs`): attest, or a service that was shown a credential → which reports are new? → on record → counted.
 //!
-//! **Complete, revoke** (`broker/revoke.rs`): durable intent in the audit log → one atomic step on the tree, whatever the number of
-//! credentials → outcome in the audit log → answer.
+//! **Complete, revoke** (`broker/revoke.rs`): durable intent in the audit log → the broker's own journal → one atomic step on the tree,
+//! whatever the number of credentials → outcome in the audit log → answer. **Replay** (`broker/replay.rs`): whenever the store may have lost
+//! something, it is told again of what is in the journal, before anything is vouched for.
 //!
 //! **Status lists** (`broker/status.rs`): the bits of the store and of the ends known here → a last look whether the store is still itself → signed.
 //!
@@ -56,6 +57,7 @@ mod presence;
 mod prove;
 mod reload;
 mod renew;
+mod replay;
 mod report;
 mod revoke;
 mod rotate;
@@ -90,7 +92,7 @@ use crate::{
     metrics::{Action, Metrics, Now, Outcome},
     party::{Act, Parties},
     policy::{Ask, Policies, Verdict, Words, considered},
-    revocation::{Certificates, Crls, EndSet, StatusLists},
+    revocation::{Certificates, Crls, Revocations, StatusLists},
     task::{AccessDetail, CredentialRequest, CredentialType, ReportTerms, Task, check_requests},
     verify::{Signed, Token},
 };
@@ -118,6 +120,8 @@ pub struct Parts {
     pub rules: Rules,
     /// What was minted.
     pub ledger: Ledger,
+    /// What it knows to have ended.
+    pub revocations: Revocations,
     /// What it signs with.
     pub keys: Keyring,
     /// Whether a proof has to carry a nonce of ours.
@@ -155,7 +159,8 @@ pub struct Broker {
     /// Whether the configuration as it stands now was refused, and an older one is in force.
     outdated: AtomicBool,
     parts: Kept,
-    ends: EndSet,
+    revocations: Revocations,
+    replay: replay::Replay,
     status_lists: StatusLists,
     certificates: Certificates,
     /// The revocation lists as this broker gives them out, and those that it has posted.
@@ -228,6 +233,7 @@ impl Broker {
             issuer,
             rules,
             ledger,
+            revocations,
             keys,
             require_nonce,
             no_rev_avail,
@@ -256,7 +262,8 @@ impl Broker {
                 metrics,
                 clock,
             },
-            ends: EndSet::default(),
+            revocations,
+            replay: replay::Replay::default(),
             status_lists: StatusLists::default(),
             certificates: Certificates::default(),
             crls: Crls::default(),
@@ -329,7 +336,7 @@ impl Broker {
         let actor = actor_of(attested);
         let over = || entry(now, &request.id, &actor, id, Event::MintRefused { code: "task_not_active" });
         let deadline = self.deadline(&task, asked, now).await?;
-        if now >= deadline || self.ends.covers(id) {
+        if now >= deadline || self.revocations.covers(id) {
             self.record(vec![over()]).await?;
             return Err(Error::TaskNotActive);
         }
@@ -414,7 +421,7 @@ impl Broker {
     /// `None` where the token is not alive, or where that cannot be told.
     async fn alive(&self, kid: &str, verified: &Signed, now: Time) -> Option<Introspection> {
         let claims = verified.claims();
-        if self.ends.covers(&claims.task.id) {
+        if self.revocations.covers(&claims.task.id) {
             return None;
         }
         let live = self.parts.ledger.live(&claims.task.id, &claims.jti, kid).await;
@@ -457,7 +464,7 @@ impl Broker {
             return vouched;
         }
         let begun = Instant::now();
-        let vouched = match self.parts.ledger.check().await {
+        let vouched = match self.take_up().await {
             Ok(()) => true,
             Err(why) => {
                 tracing::warn!(%why, "the store is in doubt");
@@ -484,7 +491,7 @@ impl Broker {
     /// What is so at this moment, from memory alone: it is answered whatever the store does.
     #[must_use]
     pub fn counted(&self) -> Now {
-        let (live_tasks, live_credentials) = self.live.count(self.now(), |id| self.ends.covers(id));
+        let (live_tasks, live_credentials) = self.live.count(self.now(), |id| self.revocations.covers(id));
         let store_up = self.vouched.load(Ordering::Acquire);
         let ready = store_up && self.can_sign(self.now()) && self.parts.audit.is_healthy();
         Now { live_credentials, live_tasks, store_up, ready, current: !self.is_outdated() }
@@ -585,7 +592,7 @@ impl Broker {
     ) -> Result<(Vec<Credential>, Intent<'_>), Error> {
         let (intent, credentials) = tokio::join!(self.intend(entries), self.sign(task, drafts));
         let intent = intent?;
-        let credentials = if self.ends.covers(&task.id) { Err(Error::TaskNotActive) } else { credentials };
+        let credentials = if self.revocations.covers(&task.id) { Err(Error::TaskNotActive) } else { credentials };
         let credentials = match credentials {
             Ok(credentials) => credentials,
             Err(error) => {

@@ -239,11 +239,22 @@ pub struct Files {
     pub keys: PathBuf,
     /// Its audit log.
     pub audit: PathBuf,
+    /// Its journal of revocations; `None`: the directory `journal` beside the audit log.
+    #[serde(default)]
+    pub journal: Option<PathBuf>,
+}
+
+impl Files {
+    /// Where its journal of revocations is.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.journal.clone().unwrap_or_else(|| self.audit.with_file_name("journal"))
+    }
 }
 
 impl Default for Files {
     fn default() -> Self {
-        Self { keys: "/var/lib/remit/keys".into(), audit: "/var/lib/remit/audit".into() }
+        Self { keys: "/var/lib/remit/keys".into(), audit: "/var/lib/remit/audit".into(), journal: None }
     }
 }
 
@@ -400,7 +411,7 @@ impl Config {
             trust_domain: "localhost".parse().map_err(|why| Mistakes(vec![format!("{why}")]))?,
             listen: Listen { unix: Some(data.join("remit.sock")), ..Listen::only_http(listen) },
             store: lease::Config { url, mac_key_file: keys.join("store.key") },
-            files: Files { audit: data.join("audit"), keys },
+            files: Files { audit: data.join("audit"), journal: None, keys },
             keys: Keys::default(),
             audit: audit::Config::default(),
             dpop: Dpop::default(),
@@ -461,7 +472,7 @@ impl Config {
 
     fn put_over(&mut self, over: Overrides) {
         if let Some(data) = over.data {
-            self.files = Files { keys: data.join("keys"), audit: data.join("audit") };
+            self.files = Files { keys: data.join("keys"), audit: data.join("audit"), journal: None };
         }
         self.files.keys = over.keys.unwrap_or_else(|| mem::take(&mut self.files.keys));
         self.listen.http = over.listen.or(self.listen.http);
@@ -471,7 +482,7 @@ impl Config {
     fn resolve(&mut self, base: &Path) {
         let paths = [&mut self.store.mac_key_file, &mut self.files.keys, &mut self.files.audit];
         let Listen { unix, tls_cert_file, tls_key_file, .. } = &mut self.listen;
-        let optional = [&mut self.policy.dir, unix, tls_cert_file, tls_key_file];
+        let optional = [&mut self.files.journal, &mut self.policy.dir, unix, tls_cert_file, tls_key_file];
         for path in paths.into_iter().chain(optional.into_iter().flatten()) {
             *path = base.join(&path);
         }

@@ -104,6 +104,8 @@ pub enum Input {
     Audit,
     /// The keys of an issuer of evidence.
     Issuer,
+    /// The broker's own journal of revocations.
+    Journal,
     /// The signing keys.
     Keys,
     /// The policy engine.
@@ -116,6 +118,7 @@ impl std::fmt::Display for Input {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Input::Audit => "the audit log",
+            Input::Journal => "the journal of revocations",
             Input::Issuer => "the keys of the evidence's issuer",
             Input::Keys => "the signing key",
             Input::Policy => "the policy engine",

@@ -70,6 +70,8 @@ pub mod lease;
 #[cfg(feature = "broker")]
 pub mod metrics;
 #[cfg(feature = "broker")]
+pub mod own_dir;
+#[cfg(feature = "broker")]
 pub mod party;
 #[cfg(feature = "broker")]
 pub mod pem;

@@ -33,6 +33,7 @@ use crate::{
     metrics::Metrics,
     party::Parties,
     policy::{BadPolicies, Policies},
+    revocation::Revocations,
 };
 
 /// How long requests under way may take after a shutdown began.
@@ -275,6 +276,7 @@ async fn build(config: Config, parts: Checked, clock: Arc<dyn Clock>) -> Result<
     let (audit_key, _) = key_file::load_or_create(&audit_key_file(&config)).map_err(StartError::Configuration)?;
     let audit = Audit::open(&config.files.audit, config.audit.terms(audit_key), clock.clone());
     let audit = audit.map_err(|why| failed(&why))?;
+    let revocations = Revocations::open(&config.files.journal()).map_err(|why| failed(&why))?;
     let metrics = Metrics::new(rules.policies.digest());
     let ledger = Ledger::open(&config.store, store_key, clock.clone(), metrics.clone(), config.strict);
     let ledger = ledger
@@ -286,6 +288,7 @@ async fn build(config: Config, parts: Checked, clock: Arc<dyn Clock>) -> Result<
         issuer: config.issuer,
         rules,
         ledger,
+        revocations,
         keys,
         require_nonce: config.dpop.nonce == Nonce::Required,
         reports: config.reports,

@@ -135,6 +135,7 @@ mac_key_file = "keys/store.key"
 [files]
 keys = "keys"
 audit = "audit"
+journal = "journal"
 [policy]
 dir = "{}"
 [[attestor]]

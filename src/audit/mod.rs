@@ -272,6 +272,13 @@ pub enum Event {
         /// The record of who asked for it.
         settles: Span,
     },
+    /// The store was told again of an end that it had lost, or had not heard of.
+    EndReplayed {
+        /// How the task ended, as it stands now.
+        state: State,
+        /// Credentials that died with it.
+        credentials: u64,
+    },
     /// The configuration changed, and the broker goes by the new one.
     ConfigurationAdopted {
         /// Which policies: the digest of the set.
@@ -404,7 +411,7 @@ impl Event {
     /// Whether it is recorded on a full disk too.
     #[must_use]
     pub fn is_urgent(&self) -> bool {
-        matches!(self, Self::EndRequested { .. } | Self::TaskEnded { .. })
+        matches!(self, Self::EndRequested { .. } | Self::TaskEnded { .. } | Self::EndReplayed { .. })
     }
 }
 

@@ -3,9 +3,9 @@
 use chrono::DateTime;
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::{
-    fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError},
+    fs::{File, OpenOptions, Permissions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -13,7 +13,7 @@ use super::{
     Unrecorded,
     chain::{Head, Record},
 };
-use crate::clock::Time;
+use crate::{clock::Time, own_dir};
 
 /// The most that is written between two syncs, and so the most that a crash can leave in doubt at the end of the log.
 pub(super) const GROUP: usize = 1 << 20;
@@ -99,7 +99,7 @@ impl Medium for Growing {
 
     fn turn(&mut self, first: u64) -> io::Result<()> {
         let next = create(&Segment::of(&self.dir, first).path)?;
-        sync_directory(&self.dir)?;
+        own_dir::sync(&self.dir)?;
         let ended = std::mem::replace(&mut self.file, next);
         // What was reserved and not needed; and from now on nobody writes here, not even by mistake.
         ended.set_len(ended.metadata()?.len())?;
@@ -126,9 +126,7 @@ pub(super) struct Opened {
 /// it was acknowledged.
 pub(super) fn open(dir: &Path) -> Result<Opened, Unrecorded> {
     let failed = |error: io::Error| Unrecorded(format!("the audit log in {} cannot be opened: {error}", dir.display()));
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-    std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(failed)?;
-    let lock = lock(dir)?;
+    let lock = own_dir::take(dir, "the audit log").map_err(Unrecorded)?;
     if dir.join(UNCHAINED).exists() {
         let path = dir.join(UNCHAINED);
         return Err(Unrecorded(format!(
@@ -168,7 +166,7 @@ pub(super) fn open(dir: &Path) -> Result<Opened, Unrecorded> {
     }
     // What the last broker wrote but did not live to sync counts from here on, so it has to be on disk.
     file.sync_data().map_err(failed)?;
-    sync_directory(dir).map_err(failed)?;
+    own_dir::sync(dir).map_err(failed)?;
     let since = tail.opening.as_ref().and_then(|opening| DateTime::parse_from_rfc3339(opening.text("time")?).ok());
     Ok(Opened {
         growing: Growing { dir: dir.to_owned(), file, _lock: lock },
@@ -183,35 +181,13 @@ pub(super) fn open(dir: &Path) -> Result<Opened, Unrecorded> {
 fn begin(dir: &Path, lock: File) -> io::Result<Opened> {
     let file = create(&Segment::of(dir, 1).path)?;
     // A name that is not on disk yet would take a synced file with it.
-    sync_directory(dir)?;
+    own_dir::sync(dir)?;
     let growing = Growing { dir: dir.to_owned(), file, _lock: lock };
     Ok(Opened { growing, head: Head::NONE, length: 0, first: 1, since: None, log: None })
 }
 
 fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(path)
-}
-
-fn lock(dir: &Path) -> Result<File, Unrecorded> {
-    let failed = |error: io::Error| Unrecorded(format!("the audit log in {} cannot be locked: {error}", dir.display()));
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock"));
-    let lock = lock.map_err(failed)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(Unrecorded(format!(
-            "another broker has the audit log in {} open; give each broker a data directory of its own",
-            dir.display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(failed(error)),
-    }
-}
-
-fn sync_directory(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()?;
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
-        _ => Ok(()),
-    }
 }
 
 /// How a segment ends.

@@ -95,7 +95,8 @@ impl Broker {
     }
 
     async fn is_over(&self, task: &TaskId) -> bool {
-        self.ends.covers(task) || matches!(self.parts.ledger.task(task).await, Ok(Some(held)) if held.end.is_some())
+        self.revocations.covers(task)
+            || matches!(self.parts.ledger.task(task).await, Ok(Some(held)) if held.end.is_some())
     }
 }
 

@@ -69,7 +69,7 @@ impl Broker {
         let (deadline, had) =
             tokio::try_join!(self.parts.ledger.deadline(&task, wanted), self.parts.ledger.certified_for(&digest))
                 .map_err(|why| in_doubt(&why))?;
-        if now >= deadline || self.ends.covers(id) {
+        if now >= deadline || self.revocations.covers(id) {
             self.record(vec![over()]).await?;
             return Err(Error::TaskNotActive);
         }
@@ -177,7 +177,7 @@ impl Broker {
         let (intent, certificate, out) = tokio::join!(self.intend(vec![minted]), sign, put_out);
         let intent = intent?;
         let certificate = match certificate {
-            _ if self.ends.covers(&task.id) => Err(Error::TaskNotActive),
+            _ if self.revocations.covers(&task.id) => Err(Error::TaskNotActive),
             Ok(_) if !out => Err(Error::Unavailable(Input::Store)),
             signed => signed,
         };

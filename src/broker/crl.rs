@@ -136,7 +136,7 @@ impl Broker {
         if !self.watch().await {
             return Err(Error::Unavailable(Input::Store));
         }
-        let own = |task: &TaskId| self.ends.covers(task).then_some((State::Revoked, now));
+        let own = |task: &TaskId| self.revocations.covers(task).then_some((State::Revoked, now));
         let ended = tasks.into_iter().zip(ends);
         let ended = ended.filter_map(|(task, end)| end.or_else(|| own(&task)).map(|end| (task, end)));
         self.certificates.note(kid, &ended.collect());

@@ -280,7 +280,7 @@ impl Broker {
         if !owns(&by.holder.attested, &task) {
             return Err(Error::NotFound);
         }
-        if held.state(by.now) != State::Active || self.ends.covers(&task.id) {
+        if held.state(by.now) != State::Active || self.revocations.covers(&task.id) {
             return Err(Error::TaskNotActive);
         }
         let leases = self.parts.ledger.leases(&task.id, &task.leases).await.map_err(|why| in_doubt(&why))?;

@@ -53,7 +53,7 @@ impl Broker {
         let actor = actor_of(attested);
         let line = |event| entry(now, &request.id, &actor, id, event);
         let over = || line(Event::RenewalRefused { code: "task_not_active" });
-        if held.state(now) != State::Active || self.ends.covers(id) {
+        if held.state(now) != State::Active || self.revocations.covers(id) {
             self.record(vec![over()]).await?;
             return Err(Error::TaskNotActive);
         }
@@ -99,7 +99,7 @@ impl Broker {
         let (written, expires_at) =
             self.parts.ledger.renew(&task, now, expires_at).await.map_err(|why| in_doubt(&why))?;
         match written {
-            Written::Done if !self.ends.covers(id) => {}
+            Written::Done if !self.revocations.covers(id) => {}
             Written::Done | Written::Ended(_) => {
                 intent.not_done();
                 self.record(vec![over()]).await?;

@@ -171,7 +171,7 @@ impl Broker {
         let ended = match &held.end {
             Some(end) => Some(end.at.min(held.expires_at)),
             // The end that is known here has not been seen in the store: since when it is over cannot be told.
-            None if self.ends.covers(&held.task.id) => return None,
+            None if self.revocations.covers(&held.task.id) => return None,
             None => Some(held.expires_at),
         };
         match ended.filter(|ended| now >= *ended) {

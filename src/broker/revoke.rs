@@ -1,7 +1,8 @@
 //! Ending a task: by its own instance (complete), or by whoever has the right to (revoke).
 //!
-//! Intent in the audit log → one atomic step on the tree → outcome in the audit log → answer. The step costs the same for one
-//! credential and for a hundred thousand, because what ends is the task, and every credential names its task.
+//! Intent in the audit log → the broker's own journal → one atomic step on the tree → outcome in the audit log → answer. The step costs
+//! the same for one credential and for a hundred thousand, because what ends is the task, and every credential names its task. What is
+//! in the journal has ended, whatever becomes of the store: it is told as soon as it answers (`replay.rs`).
 
 use chrono::{DateTime, TimeDelta};
 use std::sync::{Mutex, PoisonError};
@@ -32,8 +33,8 @@ const EXPIRED_FOR_SURE: TimeDelta = TimeDelta::minutes(5);
 pub struct Revoked {
     /// The task.
     pub task: TaskId,
-    /// Its state now: `revoked`, or how it had ended before.
-    pub state: State,
+    /// Its state now: `revoked`, or how it had ended before; `None`: the store is out of reach, and the broker keeps on telling it.
+    pub state: Option<State>,
     /// Whether the broker had seen it.
     pub known: bool,
     /// What it took with it; the same however often it is asked.
@@ -55,6 +56,34 @@ pub struct Reach {
     pub by: Time,
 }
 
+/// What came of the steps of an end.
+enum Stop {
+    /// The store has it; `None` where it has no such task.
+    Done(Option<Stopped>),
+    /// The journal has it, and the store could not be told.
+    Journaled(End),
+}
+
+impl Stop {
+    /// The same, for those to whom it is only done when the store has it: they call again.
+    fn done(self) -> Result<Option<Stopped>, Error> {
+        match self {
+            Stop::Done(stopped) => Ok(stopped),
+            Stop::Journaled(_) => Err(Error::Unavailable(Input::Store)),
+        }
+    }
+}
+
+/// By when everything has expired that a task which ends now can have: one maximum life of a task covers every task, seen or not.
+fn lives_until(end: Time) -> Time {
+    end + TimeDelta::seconds(i64::from(MAX_TTL))
+}
+
+/// How long the store keeps an end.
+pub(super) fn keep_until(end: Time) -> Time {
+    lives_until(end) + RETENTION
+}
+
 impl Broker {
     /// Ends a task because its work is done. Idempotent.
     ///
@@ -68,7 +97,7 @@ impl Broker {
         self.spend(&holder).await?;
         let end =
             End { task: id.clone(), state: State::Completed, at: now, reason, by: attested.workload().to_string() };
-        let stopped = self.stop(&end, false, &actor_of(attested), &request.id).await?.ok_or(Error::NotFound)?;
+        let stopped = self.stop(end, false, &actor_of(attested), &request.id).await?.done()?.ok_or(Error::NotFound)?;
         let task = stopped.task.ok_or(Error::NotFound)?;
         let expires_at = stopped.expires_at.unwrap_or(task.expires_at);
         Ok((Held { task, expires_at, end: Some(stopped.end) }, now))
@@ -115,8 +144,11 @@ impl Broker {
             self.unseen.take(now)?;
         }
         let end = End { task: id.clone(), state: State::Revoked, at: now, reason: Some(reason), by };
-        let stopped = self.stop(&end, operator, &actor, &request.id).await?.ok_or(Error::NotFound)?;
-        Ok(self.account(id, &stopped))
+        match self.stop(end, operator, &actor, &request.id).await? {
+            Stop::Done(Some(stopped)) => Ok(self.account(id, &stopped)),
+            Stop::Done(None) => Err(Error::NotFound),
+            Stop::Journaled(end) => Ok(self.promise(end, now)),
+        }
     }
 
     /// As whom somebody ends a task that acts for its owner; `None` where they do not, or where nobody has seen the task.
@@ -127,31 +159,37 @@ impl Broker {
     }
 
     /// The steps of every end.
-    async fn stop(
-        &self,
-        end: &End,
-        allow_unseen: bool,
-        actor: &Actor,
-        request: &str,
-    ) -> Result<Option<Stopped>, Error> {
-        let line = |event| entry(end.at, request, actor, &end.task, event);
+    async fn stop(&self, end: End, allow_unseen: bool, actor: &Actor, request: &str) -> Result<Stop, Error> {
+        let (task, asked) = (end.task.clone(), end.at);
+        let line = |event| entry(asked, request, actor, &task, event);
         let requested = Event::EndRequested { state: end.state, reason: end.reason.clone() };
         let intent = self.intend(vec![line(requested)]).await?;
-        // One maximum life of a task covers every task that this end can concern, seen or not.
-        let keep_until = end.at + TimeDelta::seconds(i64::from(MAX_TTL)) + RETENTION;
-        let stopped = self.parts.ledger.end(end, keep_until, allow_unseen).await.map_err(|why| in_doubt(&why))?;
-        // A store that is not the one that was opened forgets what it was just told: recorded there is not recorded.
-        if !self.watch().await {
-            return Err(Error::Unavailable(Input::Store));
+        let ended_before = self.revocations.covers(&task);
+        let journaled = self.revocations.record(end.clone(), lives_until(asked), allow_unseen).await;
+        // A journal that takes nothing is no reason to let the task live.
+        let end = journaled.as_ref().map_or(end, End::clone);
+        let keep_until = keep_until(end.at);
+        let stopped = self.parts.ledger.end(&end, keep_until, allow_unseen).await;
+        if let Err(why) = &stopped {
+            tracing::error!(%why, task = %end.task, "the store is in doubt, and is told of this end when it is not");
+            self.replay.due();
         }
+        // A store that is not the one that was opened forgets what it was just told: recorded there is not recorded.
+        let stopped = if self.watch().await { stopped.ok() } else { None };
+        let Some(stopped) = stopped else {
+            return match journaled {
+                Ok(end) => Ok(Stop::Journaled(end)),
+                Err(_) => Err(Error::Unavailable(Input::Store)),
+            };
+        };
         if let Some(stopped) = &stopped {
             // A repeat is answered with the end that stood already, and is no other end.
-            if stopped.end.at == end.at && !self.ends.covers(&end.task) {
+            if stopped.end.at == asked && !ended_before {
                 let completed = stopped.end.state == State::Completed;
                 self.parts.metrics.task(if completed { Step::Completed } else { Step::Revoked });
             }
             let lives = stopped.expires_at.map_or(keep_until, |deadline| deadline + EXPIRED_FOR_SURE);
-            self.ends.insert(&stopped.end.task, lives, end.at);
+            self.revocations.matters_until(&stopped.end, lives);
             if let Some(status) = stopped.status {
                 self.status_lists.mark(status);
             }
@@ -163,7 +201,26 @@ impl Broker {
         } else {
             intent.not_done();
         }
-        Ok(stopped)
+        journaled.map_err(|why| {
+            tracing::error!(%why, "the end of a task is in the store alone");
+            Error::Unavailable(Input::Journal)
+        })?;
+        Ok(Stop::Done(stopped))
+    }
+
+    /// What can be said of an end that only the journal has: it holds here, and everywhere as soon as the store answers. How soon
+    /// that is, nobody knows; so each class is only told when the last credential has ended by itself.
+    fn promise(&self, end: End, now: Time) -> Revoked {
+        let by = lives_until(now.max(end.at));
+        Revoked {
+            state: None,
+            known: self.parts.ledger.has_seen(&end.task),
+            task: end.task,
+            tally: Tally::default(),
+            generation: self.parts.ledger.generation(),
+            effective_by: by,
+            reach: ["introspection", "status_list", "crl", "jwks_only"].map(|class| Reach { class, by }).into(),
+        }
     }
 
     fn account(&self, id: &TaskId, stopped: &Stopped) -> Revoked {
@@ -181,7 +238,7 @@ impl Broker {
         let last = if task.is_some() { last } else { last.max(effective_at + TimeDelta::seconds(i64::from(MAX_TTL))) };
         Revoked {
             task: id.clone(),
-            state,
+            state: Some(state),
             known: task.is_some(),
             tally: *tally,
             generation: self.parts.ledger.generation(),

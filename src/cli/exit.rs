@@ -89,6 +89,8 @@ pub(super) enum Failure {
     OutOfReach(String),
     /// `verify` has printed why the token is not accepted.
     NotAccepted,
+    /// It has printed what the broker promises: it is on record, and not everywhere yet.
+    Pending,
     /// A check has printed what is wrong with a configuration or with policies.
     CheckFailed,
     /// The configuration, one mistake a line.
@@ -103,7 +105,7 @@ impl Failure {
         match self {
             Failure::Answered(problem) => Exit::of_status(problem.status),
             Failure::Input(_) => Exit::BadInput,
-            Failure::OutOfReach(_) => Exit::OutOfReach,
+            Failure::OutOfReach(_) | Failure::Pending => Exit::OutOfReach,
             Failure::NotAccepted => Exit::NotAccepted,
             Failure::CheckFailed | Failure::Configuration(_) => Exit::BadConfiguration,
             Failure::Stopped(_) => Exit::Refused,
@@ -121,7 +123,7 @@ impl Failure {
             Failure::OutOfReach(what) => {
                 format!("error: {what}\n  next  is `remit serve` running there? --url or REMIT_URL says where to look")
             }
-            Failure::CheckFailed | Failure::NotAccepted => String::new(),
+            Failure::CheckFailed | Failure::NotAccepted | Failure::Pending => String::new(),
         }
     }
 
@@ -135,7 +137,7 @@ impl Failure {
             | Failure::OutOfReach(detail) => {
                 serde_json::json!({ "title": self.exit().meaning(), "detail": detail }).to_string()
             }
-            Failure::CheckFailed | Failure::NotAccepted => String::new(),
+            Failure::CheckFailed | Failure::NotAccepted | Failure::Pending => String::new(),
         }
     }
 }

@@ -279,9 +279,15 @@ pub(super) fn revoked(answer: &Value, now: Time) -> String {
     } else {
         ""
     };
+    let state = if answer["state"] == "revoking" {
+        "revoking: on record at this broker, which denies it from now on; its store is out of reach, and is told as soon as it answers"
+            .to_owned()
+    } else {
+        text(answer, "state")
+    };
     let mut out = facts(&[
         ("task", text(answer, "task")),
-        ("state", text(answer, "state")),
+        ("state", state),
         ("known", known.to_owned()),
         ("ended tasks", text(answer, "ended_tasks")),
         ("credentials", text(answer, "credentials")),

@@ -292,11 +292,13 @@ impl TaskCommand {
         }
         let answer = self.call(connection).await?;
         self.keep_task_token(connection, &answer.json)?;
+        let (body, now) = (&answer.json, clock.now());
+        let is_pending = body["state"] == "revoking";
+        let done = || if is_pending { Err(Failure::Pending) } else { Ok(()) };
         if output == Output::Json {
             say(&answer.text);
-            return Ok(());
+            return done();
         }
-        let (body, now) = (&answer.json, clock.now());
         say(&match self {
             TaskCommand::Declare(_)
             | TaskCommand::Show { .. }
@@ -308,7 +310,7 @@ impl TaskCommand {
             TaskCommand::Report(_) => show::reported(body),
             TaskCommand::Revoke { .. } => show::revoked(body, now),
         });
-        Ok(())
+        done()
     }
 
     /// Writes the task token of an answer to the file that is for it.

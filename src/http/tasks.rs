@@ -169,6 +169,8 @@ pub(super) async fn complete(
     request_body = RevokeBody,
     responses(
         (status = 200, description = "Revoked", body = RevokeAnswer),
+        (status = 202, description = "The store is out of reach: recorded by this broker, which denies it at once and tells the store as soon as that answers",
+            body = RevokeAnswer),
         Refusals<{ refused::ACTING | refused::QUOTA | refused::BODY }>,
     ),
     security(("evidence" = []), ("operator" = []), ()),
@@ -179,11 +181,11 @@ pub(super) async fn revoke(
     Id(id): Id,
     called: Called,
     Json { value, .. }: Json<RevokeBody>,
-) -> Result<Answer<RevokeAnswer>, Problem> {
+) -> Result<Response, Problem> {
     let reason = value.reason.ok_or_else(|| Error::invalid("`reason` says why, for whoever reads the record later"))?;
     check_text("reason", Some(&reason), 1024)?;
-    let revoked = broker.revoke(called.request, &id, reason).await?;
-    Ok(Answer(revoked.into()))
+    let answer = RevokeAnswer::from(broker.revoke(called.request, &id, reason).await?);
+    Ok((answer.status(), Answer(answer)).into_response())
 }
 
 /// Show a task, or watch it.

@@ -233,6 +233,34 @@ impl Ledger {
         }
     }
 
+    /// Which run of the store answers: another word after a restart, and after another server took its place, either of which may have
+    /// lost what was written last.
+    ///
+    /// # Errors
+    /// When the store is in doubt.
+    pub async fn incarnation(&self) -> Result<String, InDoubt> {
+        self.0.store.incarnation().await
+    }
+
+    /// Which of these tasks the store holds no end of, neither their own nor an ancestor's.
+    ///
+    /// # Errors
+    /// When the store is in doubt.
+    pub async fn not_ended(&self, tasks: &[TaskId]) -> Result<Vec<TaskId>, InDoubt> {
+        let keys: Vec<Key> = tasks.iter().flat_map(|task| task.lineage().map(Key::End)).collect();
+        let records = self.0.store.read(&keys).await?;
+        let (mut missing, mut rest) = (Vec::new(), records.as_slice());
+        for task in tasks {
+            let (ends, others) = rest.split_at_checked(task.depth() + 1).ok_or_else(short)?;
+            rest = others;
+            let believed = ends.iter().flatten().any(|end| self.nearest(task, end).is_ok());
+            if !believed {
+                missing.push(task.clone());
+            }
+        }
+        Ok(missing)
+    }
+
     /// What was declared, from memory where it has been seen before: says nothing about an end.
     ///
     /// # Errors
@@ -243,6 +271,12 @@ impl Ledger {
         }
         let [record] = self.read([Key::Task(id.clone())]).await?;
         record.map_or(Ok(None), |record| self.believe(id, &record))
+    }
+
+    /// Whether a task is known without asking the store.
+    #[must_use]
+    pub fn has_seen(&self, id: &TaskId) -> bool {
+        self.0.known.get(id).is_some()
     }
 
     /// A task as it stands now.

@@ -79,6 +79,10 @@ impl Store for Measured {
         self.timed("told", self.store.told(id))
     }
 
+    fn incarnation(&self) -> Answer<'_, String> {
+        self.timed("incarnation", self.store.incarnation())
+    }
+
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {
         self.timed("list", self.store.list(index, before, limit))
     }

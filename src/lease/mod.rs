@@ -139,6 +139,9 @@ pub trait Store: Send + Sync {
     /// The records of the timeline of the tree of `id`, oldest first.
     fn told<'a>(&'a self, id: &'a TaskId) -> Answer<'a, Vec<String>>;
 
+    /// Which run of which server answers: another word after a restart, and after another server took its place.
+    fn incarnation(&self) -> Answer<'_, String>;
+
     /// A page of an index, newest first, of names strictly older than `before`. MUST drop names whose record was collected.
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>>;
 }

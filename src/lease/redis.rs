@@ -325,6 +325,20 @@ impl Store for RedisStore {
         })
     }
 
+    fn incarnation(&self) -> Answer<'_, String> {
+        Box::pin(async move {
+            let mut info = pipe();
+            info.cmd("INFO").arg("server").cmd("INFO").arg("replication");
+            let (server, replication): (String, String) =
+                within(info.query_async(&mut self.connection.clone())).await?;
+            let of = |info: &str, field: &str| {
+                let line = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+                line.map(str::to_owned).ok_or_else(unexpected)
+            };
+            Ok(format!("{} {}", of(&server, "run_id")?, of(&replication, "master_replid")?))
+        })
+    }
+
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {
         Box::pin(async move {
             let mut connection = self.connection.clone();

@@ -35,7 +35,9 @@ pub(crate) fn all() -> Vec<(&'static str, Error)> {
             | Error::QuotaExceeded(_)
             | Error::SequenceReused(_)
             | Error::TaskNotActive
-            | Error::Unavailable(Input::Audit | Input::Issuer | Input::Keys | Input::Policy | Input::Store) => {}
+            | Error::Unavailable(
+                Input::Audit | Input::Issuer | Input::Journal | Input::Keys | Input::Policy | Input::Store,
+            ) => {}
         }
     }
     let all = vec![

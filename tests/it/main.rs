@@ -32,6 +32,8 @@ mod health;
 #[cfg(test)]
 mod introspect;
 #[cfg(test)]
+mod journal;
+#[cfg(test)]
 mod jwks;
 #[cfg(test)]
 mod kernel;

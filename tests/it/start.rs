@@ -130,11 +130,11 @@ async fn a_bad_configuration_is_refused_in_one_sentence() {
             &["`issuer`", "trailing slash"],
         ),
         ("issuer = \"http://127.0.0.1:PORT\"", "issuer = \"https://broker.example.com?a\"", &["`issuer`", "query"]),
-        ("binding = \"none\"", "binding = \"mtls\"", &["line 35", "`mtls`", "`required`"]),
+        ("binding = \"none\"", "binding = \"mtls\"", &["line 36", "`mtls`", "`required`"]),
         (
             "binding = \"none\"\nrevocation = \"introspection\"",
             "binding = \"none\"\nrevocation = \"feed\"",
-            &["line 36", "feed", "`introspection`"],
+            &["line 37", "feed", "`introspection`"],
         ),
         ("[[attestor]]", "[[x-attestor]]", &["x-attestor"]),
         ("[[service]]", attestor, &["attestor `again`", "same `issuer`"]),
@@ -301,6 +301,7 @@ async fn what_a_living_broker_has_is_not_taken_from_it() {
         (&*port, first, ["choose another address", "`listen.http`"]),
         ("redb:other.redb", "redb:remit.redb", ["remit.redb", "another"]),
         ("audit = \"other-audit\"", "audit = \"broker-audit\"", ["broker-audit", "another broker"]),
+        ("journal = \"other-journal\"", "journal = \"broker-journal\"", ["broker-journal", "another broker"]),
         ("unix = \"other.sock\"", "unix = \"broker.sock\"", ["broker.sock", "another broker is listening there"]),
     ] {
         assert!(text.contains(find));

@@ -1,5 +1,6 @@
 //! The bodies of `/v1/tasks`, asked and answered.
 
+use axum::http::StatusCode;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -305,8 +306,8 @@ pub(in crate::http) struct TaskList<'a> {
 pub(in crate::http) struct RevokeAnswer {
     /// The task.
     task: TaskId,
-    /// `revoked`, or how it had ended before.
-    state: task::State,
+    /// `revoked`, or how it had ended before; `revoking`: this broker holds it to be revoked, and tells the store as soon as that answers.
+    state: RevokeState,
     /// Whether the broker had seen it.
     known: bool,
     /// How many tasks ended with it: itself and everything below that had not ended before.
@@ -320,6 +321,30 @@ pub(in crate::http) struct RevokeAnswer {
     effective_by: Time,
     /// By when each class of verifier denies it.
     reach: Vec<Reach>,
+}
+
+impl RevokeAnswer {
+    /// 202 where more than the broker has to be told (RFC 9110 section 15.3.3).
+    pub(super) fn status(&self) -> StatusCode {
+        match self.state {
+            RevokeState::Revoking => StatusCode::ACCEPTED,
+            RevokeState::Completed | RevokeState::Revoked | RevokeState::Expired => StatusCode::OK,
+        }
+    }
+}
+
+/// How a task stands after it was revoked.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::http) enum RevokeState {
+    /// Ended by its own instance, before.
+    Completed,
+    /// Ended by someone with the right to.
+    Revoked,
+    /// Its deadline had passed.
+    Expired,
+    /// In the journal of this broker, and not in the store yet.
+    Revoking,
 }
 
 /// By when a class of verifier denies what was revoked.
@@ -337,6 +362,13 @@ impl From<Revoked> for RevokeAnswer {
         let Revoked { task, state, known, tally, generation, effective_by, reach } = revoked;
         let reach = reach.iter().map(|broker::Reach { class, by }| Reach { class, by: *by }).collect();
         let (ended_tasks, credentials) = (tally.ended_tasks, tally.credentials);
+        let state = match state {
+            Some(task::State::Completed) => RevokeState::Completed,
+            Some(task::State::Expired) => RevokeState::Expired,
+            // What has just ended waits for nobody and is not active.
+            Some(task::State::Revoked | task::State::Active | task::State::PendingApproval) => RevokeState::Revoked,
+            None => RevokeState::Revoking,
+        };
         Self { task, state, known, ended_tasks, credentials, generation, effective_by, reach }
     }
 }

@@ -346,6 +346,7 @@ mac_key_file = "store.key"
 [files]
 keys = "{name}-keys"
 audit = "{name}-audit"
+journal = "{name}-journal"
 [keys]
 jwks_max_age = 1
 [policy]
