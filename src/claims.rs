@@ -1,8 +1,14 @@
 //! What a token says: written by `credential`, read by `verify`. Times are `NumericDate` (RFC 7519): typed, required,
 //! whole seconds.
 
+mod lock;
+mod numeric_date;
+mod revocations;
 mod status_list;
 
+pub use lock::{Lock, LockMatch, LockSubject, WorkloadPattern};
+pub use numeric_date::NumericDate;
+pub use revocations::{REVOCATIONS_TYP, RevocationClaims, RevocationEntry, Revoked};
 pub use status_list::{CompressedList, STATUS_LIST_TYP, StatusListClaims};
 
 use serde::{Deserialize, Serialize};

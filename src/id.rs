@@ -31,6 +31,19 @@ pub fn random<const N: usize>() -> Result<[u8; N], Malformed> {
     Ok(bytes)
 }
 
+/// A new ULID in lower case: `now`, and 80 random bits.
+fn ulid(now: Time) -> Result<String, Malformed> {
+    let mut random = [0; 16];
+    random[6..].copy_from_slice(&self::random::<10>()?);
+    let millis = u64::try_from(now.timestamp_millis()).map_err(|_| Malformed("the clock stands before 1970"))?;
+    Ok(ulid::Ulid::from_parts(millis, u128::from_be_bytes(random)).to_string().to_ascii_lowercase())
+}
+
+fn is_ulid(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() == 26 && bytes[0] <= b'7' && bytes.iter().all(|b| CROCKFORD.contains(b))
+}
+
 macro_rules! text {
     ($name:ident) => {
         impl $name {
@@ -77,11 +90,7 @@ impl TaskId {
     /// # Errors
     /// When the operating system gives no random bytes.
     pub fn root(now: Time) -> Result<Self, Malformed> {
-        let mut random = [0; 16];
-        random[6..].copy_from_slice(&self::random::<10>()?);
-        let millis = u64::try_from(now.timestamp_millis()).map_err(|_| Malformed("the clock stands before 1970"))?;
-        let ulid = ulid::Ulid::from_parts(millis, u128::from_be_bytes(random));
-        Ok(Self(format!("task_{}", ulid.to_string().to_ascii_lowercase())))
+        ulid(now).map(|ulid| Self(format!("task_{ulid}")))
     }
 
     /// A new child of this task.
@@ -138,13 +147,13 @@ impl FromStr for TaskId {
     fn from_str(text: &str) -> Result<Self, Malformed> {
         const RULE: Malformed = Malformed("a task id is `task_` and 26 characters of a ULID in lower case");
         let bytes = text.as_bytes();
-        if bytes.len() < ROOT_LENGTH || !text.starts_with("task_") || bytes[5] > b'7' {
+        if !text.starts_with("task_") || !text.get(5..ROOT_LENGTH).is_some_and(is_ulid) {
             return Err(RULE);
         }
-        let (root, hops) = bytes.split_at(ROOT_LENGTH);
-        let hops_fit = hops.len() % HOP_LENGTH == 0
+        let hops = &bytes[ROOT_LENGTH..];
+        let hops_fit = hops.len().is_multiple_of(HOP_LENGTH)
             && hops.chunks(HOP_LENGTH).all(|hop| hop[0] == b'-' && hop[1..].iter().all(|b| ALPHANUMERIC.contains(b)));
-        if !root[5..].iter().all(|b| CROCKFORD.contains(b)) || !hops_fit || hops.len() / HOP_LENGTH > MAX_DEPTH {
+        if !hops_fit || hops.len() / HOP_LENGTH > MAX_DEPTH {
             return Err(RULE);
         }
         Ok(Self(text.to_owned()))
@@ -191,6 +200,49 @@ impl FromStr for LeaseId {
         let fits = long && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         fits.then(|| Self(text.to_owned()))
             .ok_or(Malformed("a lease id is 32 hexadecimal digits in lower case, or the 40 of a serial"))
+    }
+}
+
+/// A lock: `lock_` and a ULID in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema), schema(pattern = "^lock_[0-7][0-9a-hjkmnp-tv-z]{25}$"))]
+#[serde(try_from = "String", into = "String")]
+pub struct LockId(String);
+text!(LockId);
+
+impl LockId {
+    /// A new one, sortable by `now`.
+    ///
+    /// # Errors
+    /// When the operating system gives no random bytes.
+    pub fn new(now: Time) -> Result<Self, Malformed> {
+        ulid(now).map(|ulid| Self(format!("lock_{ulid}")))
+    }
+}
+
+impl FromStr for LockId {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let fits = text.strip_prefix("lock_").is_some_and(is_ulid);
+        fits.then(|| Self(text.to_owned()))
+            .ok_or(Malformed("a lock id is `lock_` and 26 characters of a ULID in lower case"))
+    }
+}
+
+/// The name of one broker among those of an issuer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema), schema(pattern = "^[0-9A-Za-z_-]{1,64}$"))]
+#[serde(try_from = "String", into = "String")]
+pub struct BrokerName(String);
+text!(BrokerName);
+
+impl FromStr for BrokerName {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let fits =
+            (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+        fits.then(|| Self(text.to_owned()))
+            .ok_or(Malformed("the name of a broker is 1 to 64 letters, digits, `-` and `_`"))
     }
 }
 
@@ -373,6 +425,23 @@ impl SpiffeId {
         self.0.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/')).unwrap_or_default()
     }
 
+    /// The workload that it names: without the end `/task/<task id>`, if it is a task's.
+    #[must_use]
+    pub fn workload(&self) -> &str {
+        self.task_and_workload().map_or(&self.0, |(_, workload)| workload)
+    }
+
+    /// The task that it names, if it is a task's.
+    #[must_use]
+    pub fn task(&self) -> Option<TaskId> {
+        self.task_and_workload().map(|(task, _)| task)
+    }
+
+    fn task_and_workload(&self) -> Option<(TaskId, &str)> {
+        let (workload, task) = self.0.rsplit_once("/task/")?;
+        Some((task.parse().ok()?, workload))
+    }
+
     /// The SPIFFE ID of `task` when this workload holds it: `<workload>/task/<task id>`.
     #[must_use]
     pub fn of_task(&self, task: &TaskId) -> SpiffeId {
@@ -477,6 +546,29 @@ mod tests {
         assert!(root.covers(&grandchild) && !grandchild.covers(&root));
         assert_eq!(grandchild.to_string().parse(), Ok(grandchild));
         assert!(root <= root.moment() && root.moment().to_string().parse() == Ok(root.moment()));
+    }
+
+    #[test]
+    fn the_spiffe_id_of_a_task_names_task_and_workload() {
+        let (workload, task) = ("spiffe://e.org/agents/a", "task_01jd0000000000000000000000-0123456789");
+        let workload: SpiffeId = workload.parse().unwrap();
+        let id = workload.of_task(&task.parse().unwrap());
+        assert_eq!((id.workload(), id.task()), (workload.as_str(), task.parse().ok()));
+        assert_eq!((workload.workload(), workload.task()), (workload.as_str(), None));
+    }
+
+    #[test]
+    fn a_lock_has_a_name_of_its_own() {
+        let lock = LockId::new("2026-11-20T10:00:00Z".parse().unwrap()).unwrap();
+        assert_eq!(lock.to_string().parse(), Ok(lock));
+        for bad in [
+            "lock_",
+            "lock_81jd0000000000000000000000",
+            "lock_01JD0000000000000000000000",
+            "task_01jd0000000000000000000000",
+        ] {
+            assert!(bad.parse::<LockId>().is_err(), "{bad}");
+        }
     }
 
     #[test]
