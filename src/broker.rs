@@ -28,6 +28,9 @@
 //!
 //! **Serve** (`broker/server.rs`): a certificate of the broker itself, for its own TLS listener: on record → signed.
 //!
+//! **Feed** (`broker/feed.rs`): the store is found to be itself → what other brokers ended is read → all that has ended, or what is new,
+//! signed and pushed to whoever verifies.
+//!
 //! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes.
 //! **Timeline** (`broker/timeline.rs`): what is on record about a task, told again in the store for all brokers.
 //! **Keys** (`broker/keys.rs`): the public keys of all brokers. **Imported keys** (`broker/imported.rs`): found → published →
@@ -45,6 +48,7 @@ mod answered;
 mod certify;
 mod crl;
 mod declare;
+mod feed;
 mod follow;
 mod identify;
 mod imported;
@@ -92,7 +96,7 @@ use crate::{
     metrics::{Action, Metrics, Now, Outcome},
     party::{Act, Parties},
     policy::{Ask, Policies, Verdict, Words, considered},
-    revocation::{Certificates, Crls, Revocations, StatusLists},
+    revocation::{Certificates, Crls, FeedTerms, Revocations, StatusLists},
     task::{AccessDetail, CredentialRequest, CredentialType, ReportTerms, Task, check_requests},
     verify::{Signed, Token},
 };
@@ -100,6 +104,7 @@ use crate::{
 pub use certify::Certified;
 pub use crl::Crl;
 pub use declare::{Declared, IdempotencyKey};
+pub use feed::{Follower, Left, Push};
 pub use follow::{Following, Turn};
 pub use identify::Presented;
 pub use keys::PublicKeys;
@@ -132,6 +137,8 @@ pub struct Parts {
     pub tls_origin: Option<String>,
     /// Whether contents are kept with reports.
     pub reports: ReportTerms,
+    /// Who may read the revocation feed.
+    pub feed: FeedTerms,
     /// How long keys are kept by verifiers, and by the broker itself.
     pub key_life: KeyLife,
     /// What happened.
@@ -161,6 +168,7 @@ pub struct Broker {
     parts: Kept,
     revocations: Revocations,
     replay: replay::Replay,
+    feed: feed::Feed,
     status_lists: StatusLists,
     certificates: Certificates,
     /// The revocation lists as this broker gives them out, and those that it has posted.
@@ -196,6 +204,7 @@ struct Kept {
     no_rev_avail: bool,
     tls_origin: Option<String>,
     reports: ReportTerms,
+    feed: FeedTerms,
     audit: Audit,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
@@ -239,6 +248,7 @@ impl Broker {
             no_rev_avail,
             tls_origin,
             reports,
+            feed,
             key_life,
             audit,
             metrics,
@@ -258,12 +268,14 @@ impl Broker {
                 no_rev_avail,
                 tls_origin,
                 reports,
+                feed,
                 audit,
                 metrics,
                 clock,
             },
             revocations,
             replay: replay::Replay::default(),
+            feed: feed::Feed::default(),
             status_lists: StatusLists::default(),
             certificates: Certificates::default(),
             crls: Crls::default(),

@@ -141,6 +141,8 @@ pub enum Purpose {
     AccessToken,
     /// Status lists.
     StatusList,
+    /// States of the revocation feed; these keys stand at `/v1/revocations/jwks`, and not in `/jwks`.
+    Revocations,
 }
 
 impl Purpose {

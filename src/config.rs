@@ -23,6 +23,7 @@ use crate::{
     id::{Host, TrustDomain, hex, is_loopback, random, sha256_hex},
     lease,
     party::{OperatorConfig, OperatorIssuerConfig, OwnerConfig, Role, ServiceConfig},
+    revocation::FeedTerms,
     secret_file,
     task::ReportTerms,
 };
@@ -69,6 +70,9 @@ pub struct Config {
     /// Reports of what was done.
     #[serde(default)]
     pub reports: ReportTerms,
+    /// The revocation feed.
+    #[serde(default)]
+    pub feed: FeedTerms,
     /// What is allowed.
     pub policy: Policy,
     /// Who can prove what they are.
@@ -416,6 +420,7 @@ impl Config {
             audit: audit::Config::default(),
             dpop: Dpop::default(),
             certificates: Certificates::default(),
+            feed: FeedTerms::default(),
             reports: ReportTerms::default(),
             policy: Policy { dir: None },
             attestors: vec![attest::Config::development()],
@@ -462,6 +467,7 @@ impl Config {
         self.dpop = running.dpop;
         self.certificates = running.certificates;
         self.reports = running.reports;
+        self.feed = running.feed;
         (self, changed)
     }
 

@@ -22,6 +22,9 @@ use crate::{
 use owner::Owners;
 use person::OperatorIssuers;
 
+/// How old what a service has heard of the revocation feed may be, in seconds, where it does not say so.
+const FRESHNESS: u32 = 5;
+
 /// A `[[service]]`: who is called, and verifies.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +39,9 @@ pub struct ServiceConfig {
     /// How it learns of a revoke; by asking, where nothing is said.
     #[serde(default)]
     pub revocation: Revocation,
+    /// How old what it has heard of the revocation feed may be, in seconds, before it denies.
+    #[serde(default)]
+    pub freshness: Option<u32>,
     /// What its access tokens are signed with; ES256, where nothing is said.
     #[serde(default)]
     pub algorithm: SigningAlgorithm,
@@ -90,6 +96,8 @@ pub enum Revocation {
     StatusList,
     /// It takes certificates, and checks their revocation lists.
     Crl,
+    /// It follows the revocation feed.
+    Feed,
     /// It does not: what it accepts lives until its `exp`.
     None,
 }
@@ -449,6 +457,12 @@ impl Parties {
         with_rs256.map(|service| service.name()).collect()
     }
 
+    /// For how long a state of the revocation feed is good, in seconds: what the service asks for that waits the least.
+    #[must_use]
+    pub fn freshness(&self) -> u32 {
+        self.services.iter().filter_map(|service| service.0.freshness).min().unwrap_or(FRESHNESS)
+    }
+
     /// Whether a credential may be minted for this audience: it is a service's, or no service is configured at all.
     #[must_use]
     pub fn serves(&self, audience: &Location) -> bool {
@@ -489,6 +503,12 @@ fn check_service(config: &ServiceConfig, before: &[Arc<Service>], mistakes: &mut
     }
     if config.reports && config.token_sha256.is_empty() {
         mistakes.push(format!("service `{name}`: `reports = true` needs a `token_sha256` to authenticate with"));
+    }
+    if config.freshness.is_some_and(|freshness| !(1..=60).contains(&freshness)) {
+        mistakes.push(format!("service `{name}`: `freshness` is 1 to 60 seconds"));
+    }
+    if config.freshness.is_some() && config.revocation != Revocation::Feed {
+        mistakes.push(format!("service `{name}`: `freshness` is for `revocation = \"feed\"`: set that, or remove it"));
     }
     if config.revocation == Revocation::Introspection && config.token_sha256.is_empty() {
         mistakes.push(format!(

@@ -135,6 +135,8 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
         listen(Listener::Tcp(plain, proxies), router, MOST_TCP);
     }
     tasks.spawn(watch(broker.clone(), stop.clone()));
+    let (feeder, until) = (broker.clone(), stop.clone());
+    tasks.spawn(async move { until.run_until_cancelled(feeder.feed()).await });
     for anchor in anchors {
         tasks.spawn(follow(anchor, broker.clone(), stop.clone()));
     }
@@ -292,6 +294,7 @@ async fn build(config: Config, parts: Checked, clock: Arc<dyn Clock>) -> Result<
         keys,
         require_nonce: config.dpop.nonce == Nonce::Required,
         reports: config.reports,
+        feed: config.feed,
         no_rev_avail: config.certificates.no_rev_avail,
         key_life: KeyLife { jwks_max_age: config.keys.jwks_max_age, rotate_every: config.keys.rotate_every },
         audit,
@@ -301,6 +304,8 @@ async fn build(config: Config, parts: Checked, clock: Arc<dyn Clock>) -> Result<
     broker.publish_keys().await.map_err(|why| failed(&why))?;
     broker.recall_certificates().await.map_err(|why| failed(&why))?;
     broker.publish_crls().await;
+    // What the store lacks it is told before anybody is served.
+    broker.watch().await;
     Ok(broker)
 }
 

@@ -11,7 +11,7 @@ use crate::{
     audit::{Actor, Event},
     clock::Time,
     lease::InDoubt,
-    revocation::Ending,
+    task::Ending,
 };
 
 /// How many tasks the store is asked about at a time.
@@ -58,7 +58,20 @@ impl Broker {
         self.replay_all(now).await.inspect_err(|_| self.replay.due())
     }
 
+    /// Tells those who verify of an end, and the other brokers; where those cannot be told, once they can be.
+    pub(super) async fn log_end(&self, ending: &Ending) {
+        self.revocations.tell(&ending.end.task);
+        match self.parts.ledger.log_end(ending).await {
+            Ok(()) => self.revocations.logged(&ending.end.task),
+            Err(why) => {
+                tracing::error!(%why, "the other brokers are told later");
+                self.replay.due();
+            }
+        }
+    }
+
     async fn replay_all(&self, now: Time) -> Result<(), InDoubt> {
+        self.learn_ends_anew().await?;
         let endings = self.revocations.all();
         let mut told = 0_u64;
         for batch in endings.chunks(BATCH) {
@@ -67,6 +80,10 @@ impl Broker {
             for ending in batch.iter().filter(|ending| missing.contains(&ending.end.task)) {
                 told += u64::from(self.replay_one(ending, now).await?);
             }
+        }
+        for ending in self.revocations.unlogged() {
+            self.parts.ledger.log_end(&ending).await?;
+            self.revocations.logged(&ending.end.task);
         }
         if told > 0 {
             tracing::warn!(told, "the store had lost, or never heard of, the end of these tasks, and was told again");

@@ -178,7 +178,11 @@ impl Broker {
         let stopped = if self.watch().await { stopped.ok() } else { None };
         let Some(stopped) = stopped else {
             return match journaled {
-                Ok(end) => Ok(Stop::Journaled(end)),
+                Ok(end) => {
+                    // Those that follow this broker need no store to hear of it.
+                    self.revocations.tell(&end.task);
+                    Ok(Stop::Journaled(end))
+                }
                 Err(_) => Err(Error::Unavailable(Input::Store)),
             };
         };
@@ -189,7 +193,8 @@ impl Broker {
                 self.parts.metrics.task(if completed { Step::Completed } else { Step::Revoked });
             }
             let lives = stopped.expires_at.map_or(keep_until, |deadline| deadline + EXPIRED_FOR_SURE);
-            self.revocations.matters_until(&stopped.end, lives);
+            let ending = self.revocations.matters_until(&stopped.end, lives);
+            self.log_end(&ending).await;
             if let Some(status) = stopped.status {
                 self.status_lists.mark(status);
             }

@@ -173,6 +173,7 @@ impl World {
             algorithm: SigningAlgorithm::ES256,
             token_sha256: vec![sha256_hex(token.as_bytes())],
             reports: false,
+            freshness: None,
         });
         let running = start(config, Arc::new(SystemClock)).await.map_err(|why| stopped(&why))?;
         let http = running.http.ok_or_else(|| stopped(&"the broker does not listen for HTTP"))?;

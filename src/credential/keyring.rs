@@ -47,6 +47,7 @@ pub struct AuthorityTerms {
 pub struct Keyring {
     access_token: Slot,
     jwt_svid: Slot,
+    revocations: Slot,
     status_list: Slot,
     x509_svid: Slot,
     imported: Imported,
@@ -113,7 +114,7 @@ impl Replaced {
 }
 
 impl Keyring {
-    /// Reads `access-token.pem`, `jwt-svid.pem`, `status-list.pem` and `x509-svid.pem` in `dir`, and makes those that are not there,
+    /// Reads `access-token.pem`, `jwt-svid.pem`, `revocations.pem`, `status-list.pem` and `x509-svid.pem` in `dir`, and makes those that are not there,
     /// mode 0600; and those beside them that a rotation has prepared, or left, or an operator has put there.
     ///
     /// # Errors
@@ -122,6 +123,7 @@ impl Keyring {
         Ok(Self {
             access_token: Slot::load_or_create(Use::AccessToken, dir, &terms, now)?,
             jwt_svid: Slot::load_or_create(Use::JwtSvid, dir, &terms, now)?,
+            revocations: Slot::load_or_create(Use::Revocations, dir, &terms, now)?,
             status_list: Slot::load_or_create(Use::StatusList, dir, &terms, now)?,
             x509_svid: Slot::load_or_create(Use::X509Svid, dir, &terms, now)?,
             imported: Imported::load(dir, now)?,
@@ -158,6 +160,7 @@ impl Keyring {
         match purpose {
             Use::AccessToken => &self.access_token,
             Use::JwtSvid => &self.jwt_svid,
+            Use::Revocations => &self.revocations,
             Use::StatusList => &self.status_list,
             Use::X509Svid => &self.x509_svid,
         }
@@ -416,6 +419,7 @@ impl Files {
         let name = match purpose {
             Use::AccessToken => "access-token",
             Use::JwtSvid => "jwt-svid",
+            Use::Revocations => "revocations",
             Use::StatusList => "status-list",
             Use::X509Svid => "x509-svid",
         };

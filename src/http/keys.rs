@@ -19,7 +19,7 @@ use crate::{
     proof::ALGORITHMS,
 };
 
-type Document<T> = ([(HeaderName, HeaderValue); 1], Json<T>);
+pub(super) type Document<T> = ([(HeaderName, HeaderValue); 1], Json<T>);
 
 /// How long a verifier that gets no certain answer waits before it asks again, in seconds.
 const SOON: u32 = 1;
@@ -30,7 +30,7 @@ pub(super) fn cache_control(max_age: Option<u32>) -> HeaderValue {
     kept.unwrap_or(HeaderValue::from_static("no-cache"))
 }
 
-fn cacheable<T>(max_age: Option<u32>, document: T) -> Document<T> {
+pub(super) fn cacheable<T>(max_age: Option<u32>, document: T) -> Document<T> {
     ([(header::CACHE_CONTROL, cache_control(max_age))], Json(document))
 }
 
@@ -52,6 +52,13 @@ pub(super) struct Jwk {
 pub(super) struct JwkSet {
     /// The keys of all brokers.
     keys: Vec<Jwk>,
+}
+
+impl JwkSet {
+    /// Keys that sign this.
+    pub(super) fn of(keys: Vec<PublishedKey>, purpose: Purpose) -> Self {
+        Self { keys: keys.into_iter().map(|key| Jwk { key: key.jwk, r#use: "sig", purpose }).collect() }
+    }
 }
 
 /// The SPIFFE bundle of the trust domain.
@@ -111,10 +118,9 @@ impl From<PublishedKey> for BundleKey {
 pub(super) async fn jwks(State(broker): State<Arc<Broker>>) -> Document<JwkSet> {
     let [tokens, lists] = broker.public_keys([Use::AccessToken, Use::StatusList]).await;
     let max_age = tokens.max_age;
-    let signs = |purpose| move |key: PublishedKey| Jwk { key: key.jwk, r#use: "sig", purpose };
-    let tokens = tokens.keys.into_iter().map(signs(Purpose::AccessToken));
-    let lists = lists.keys.into_iter().map(signs(Purpose::StatusList));
-    cacheable(max_age, JwkSet { keys: tokens.chain(lists).collect() })
+    let mut set = JwkSet::of(tokens.keys, Purpose::AccessToken);
+    set.keys.extend(JwkSet::of(lists.keys, Purpose::StatusList).keys);
+    cacheable(max_age, set)
 }
 
 /// The SPIFFE bundle: the public keys of JWT-SVIDs and the authorities of X.509-SVIDs.
@@ -175,6 +181,10 @@ pub(super) struct Metadata {
     remit_spiffe_bundle_uri: String,
     /// The same authorities in PEM.
     remit_ca_uri: String,
+    /// Where what is revoked can be followed.
+    remit_revocations_endpoint: String,
+    /// The keys that sign it.
+    remit_revocation_jwks_uri: String,
     /// This description of the API.
     remit_openapi_uri: String,
 }
@@ -236,6 +246,8 @@ impl Metadata {
             remit_tasks_endpoint: format!("{issuer}/v1/tasks"),
             remit_spiffe_bundle_uri: format!("{issuer}/spiffe/bundle"),
             remit_ca_uri: format!("{issuer}/pki/ca.pem"),
+            remit_revocations_endpoint: format!("{issuer}/v1/revocations"),
+            remit_revocation_jwks_uri: format!("{issuer}/v1/revocations/jwks"),
             remit_openapi_uri: format!("{issuer}/openapi.json"),
         }
     }

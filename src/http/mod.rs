@@ -10,6 +10,7 @@ mod network;
 mod oauth;
 mod openapi;
 mod reports;
+mod revocations;
 mod rotation;
 mod status;
 mod tasks;
@@ -76,6 +77,8 @@ fn api() -> OpenApiRouter<Arc<Broker>> {
         .routes(routes!(certificates::list))
         .routes(routes!(certificates::lists))
         .routes(routes!(status::list))
+        .routes(routes!(revocations::follow))
+        .routes(routes!(revocations::jwks))
         .routes(routes!(oauth::token))
         .routes(routes!(oauth::introspect))
         .routes(routes!(rotation::list))

@@ -43,6 +43,7 @@ use crate::party::Act;
         (name = "tasks", description = "Declare a task, get credentials for it, end it, look at it"),
         (name = "oauth", description = "Tokens and introspection, for clients that speak OAuth"),
         (name = "keys", description = "Public documents: what verifiers and clients need to know"),
+        (name = "revocations", description = "What has been revoked, as it happens"),
         (name = "operations", description = "Health and metrics; also on `listen.ops`"),
     ),
     components(schemas(ProblemBody, OAuthBody)),

@@ -1,6 +1,7 @@
 //! The typed face of the store: seals what goes in, believes nothing that comes out before its seal was checked.
 
 mod certificates;
+mod ends;
 mod keys;
 mod known;
 mod once;
@@ -10,6 +11,7 @@ mod timeline;
 
 pub(super) use certificates::certificate_ends;
 pub use certificates::{ListedCertificate, PostedCrl};
+pub use ends::Position;
 pub use keys::{PublishedKey, Retirement, StandingKey, Taint, Use};
 
 use chrono::TimeDelta;

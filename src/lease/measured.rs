@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Instant};
 use tokio::sync::broadcast;
 
 use super::{
-    Amending, Answer, Claim, Ended, Ending, Index, Key, Mint, Minted, Renewed, Renewing, Sealed, Standing, Store,
-    Telling,
+    Amending, Answer, Claim, Ended, Ending, Index, Key, Logging, Mint, Minted, Renewed, Renewing, Sealed, Standing,
+    Store, Telling,
 };
 use crate::{clock::Time, id::TaskId, metrics::Metrics};
 
@@ -77,6 +77,14 @@ impl Store for Measured {
 
     fn told<'a>(&'a self, id: &'a TaskId) -> Answer<'a, Vec<String>> {
         self.timed("told", self.store.told(id))
+    }
+
+    fn log<'a>(&'a self, logging: &'a Logging) -> Answer<'a, ()> {
+        self.timed("log", self.store.log(logging))
+    }
+
+    fn logged<'a>(&'a self, after: Option<&'a str>, limit: usize) -> Answer<'a, Vec<(String, String)>> {
+        self.timed("logged", self.store.logged(after, limit))
     }
 
     fn incarnation(&self) -> Answer<'_, String> {

@@ -16,8 +16,8 @@ mod store_key;
 mod tests;
 
 pub use ledger::{
-    Config, Held, Ledger, ListedCertificate, PostedCrl, PublishedKey, Remembered, Retirement, StandingKey, StatusBits,
-    Stopped, Taint, Timeline, TimelineEvent, Use, Written,
+    Config, Held, Ledger, ListedCertificate, Position, PostedCrl, PublishedKey, Remembered, Retirement, StandingKey,
+    StatusBits, Stopped, Taint, Timeline, TimelineEvent, Use, Written,
 };
 pub use record::{Key, Sealed};
 pub use store_key::StoreKey;
@@ -139,6 +139,13 @@ pub trait Store: Send + Sync {
     /// The records of the timeline of the tree of `id`, oldest first.
     fn told<'a>(&'a self, id: &'a TaskId) -> Answer<'a, Vec<String>>;
 
+    /// Adds a record to the log of ends, after those that are there, and hints at it. MUST keep it for `LOGGED_HOURS`, and MUST NOT fail
+    /// for want of memory where the store can help it. What stands in its place and is no log makes room.
+    fn log<'a>(&'a self, logging: &'a Logging) -> Answer<'a, ()>;
+
+    /// The records of the log of ends after a position, oldest first, each with its own; `None`: all.
+    fn logged<'a>(&'a self, after: Option<&'a str>, limit: usize) -> Answer<'a, Vec<(String, String)>>;
+
     /// Which run of which server answers: another word after a restart, and after another server took its place.
     fn incarnation(&self) -> Answer<'_, String>;
 
@@ -158,6 +165,18 @@ pub struct Telling {
     pub records: Vec<Sealed>,
     /// Until when the timeline is kept.
     pub keep_until: Time,
+}
+
+/// How long the log of ends holds a record, in hours: whatever it is about has expired long before.
+const LOGGED_HOURS: i64 = 72;
+
+/// One step that adds to the log of ends.
+#[derive(Debug, Clone)]
+pub struct Logging {
+    /// What the hint says.
+    pub id: TaskId,
+    /// What is added.
+    pub record: Sealed,
 }
 
 /// Names that the store can list.

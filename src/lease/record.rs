@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::{InDoubt, StoreKey};
 use crate::{
     clock::Time,
-    id::{CrlId, LeaseId, TaskId},
+    id::{BrokerName, CrlId, LeaseId, TaskId},
 };
 
 const VERSION: &str = "1";
@@ -32,6 +32,8 @@ pub enum Key {
     Crl(CrlId),
     /// The end of a task.
     End(TaskId),
+    /// What has ended anywhere, of which there is one.
+    Ends,
     /// The key that evidence serves, by the digest of the evidence.
     Evidence(String),
     /// What a retry under an `Idempotency-Key` finds: a digest of (workload, instance, key).
@@ -54,6 +56,8 @@ pub enum Key {
     Spent(String),
     /// That a signing key is not to be trusted, by key id.
     Taint(String),
+    /// That a broker could write to the store a moment ago, by its name.
+    Touched(BrokerName),
     /// A task.
     Task(TaskId),
     /// What happened in the tree of a task.
@@ -68,6 +72,7 @@ impl Key {
             Key::CertifiedKey(digest, at) => format!("remit:certified-key:{digest}:{at}"),
             Key::Crl(id) => format!("remit:crl:{id}"),
             Key::End(id) => format!("{}:end:{id}", tree(id)),
+            Key::Ends => "remit:ends".to_owned(),
             Key::Evidence(digest) => format!("remit:evidence:{digest}"),
             Key::Idempotency(digest) => format!("remit:idempotency:{digest}"),
             Key::Lease(id, lease) => format!("{}:lease:{id}:{lease}", tree(id)),
@@ -79,6 +84,7 @@ impl Key {
             Key::SigningKey(kid) => format!("remit:signing-key:{kid}"),
             Key::Spent(digest) => format!("remit:spent:{digest}"),
             Key::Taint(kid) => format!("remit:taint:{kid}"),
+            Key::Touched(broker) => format!("remit:touched:{broker}"),
             Key::Task(id) => format!("{}:task:{id}", tree(id)),
             Key::Timeline(id) => format!("{}:timeline", tree(id)),
         }
@@ -89,6 +95,7 @@ impl Key {
             Key::CertifiedKey(..) => "certified-key",
             Key::Crl(_) => "crl",
             Key::End(_) => "end",
+            Key::Ends => "logged-end",
             Key::Evidence(_) => "evidence",
             Key::Idempotency(_) => "idempotency",
             Key::Lease(..) => "lease",
@@ -100,6 +107,7 @@ impl Key {
             Key::SigningKey(_) => "signing-key",
             Key::Spent(_) => "spent",
             Key::Taint(_) => "taint",
+            Key::Touched(_) => "touched",
             Key::Task(_) => "task",
             Key::Timeline(_) => "timeline",
         }

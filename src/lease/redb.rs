@@ -6,10 +6,12 @@
 mod steps;
 
 use ::redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase as _, StorageError, TableError};
+use chrono::TimeDelta;
 use std::{
     collections::HashMap,
     fs::{DirBuilder, OpenOptions},
     io,
+    ops::Bound,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
     sync::{Arc, Mutex, PoisonError, mpsc},
@@ -19,14 +21,14 @@ use std::{
 use tokio::sync::{broadcast, oneshot};
 
 use super::{
-    Amending, Answer, Claim, Ended, Ending, HINTS, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Sealed,
-    Standing, Store, Telling,
+    Amending, Answer, Claim, Ended, Ending, HINTS, InDoubt, Index, Key, LOGGED_HOURS, Logging, Mint, Minted, Renewed,
+    Renewing, Sealed, Standing, Store, Telling,
 };
 use crate::{
     clock::{Clock, Time},
     id::TaskId,
 };
-use steps::{COUNTERS, NAMES, RECORDS, STATUS_LISTS, TIMELINES, Tables};
+use steps::{COUNTERS, LOG, NAMES, RECORDS, STATUS_LISTS, TIMELINES, Tables};
 
 /// How many steps share one sync at most.
 const GROUP: usize = 256;
@@ -266,6 +268,31 @@ impl Store for RedbStore {
             };
             let range = timelines.range(steps::timeline(id.root_str()))?;
             range.map(|entry| Ok(entry?.1.value().to_owned())).collect()
+        };
+        Box::pin(async move { read().map_err(|error| doubt(&error)) })
+    }
+
+    fn log<'a>(&'a self, logging: &'a Logging) -> Answer<'a, ()> {
+        let Logging { id, record } = logging.clone();
+        let keep_until = self.clock.now() + TimeDelta::hours(LOGGED_HOURS);
+        Box::pin(self.change(id, move |tables| tables.log(&record, keep_until)))
+    }
+
+    fn logged<'a>(&'a self, after: Option<&'a str>, limit: usize) -> Answer<'a, Vec<(String, String)>> {
+        let read = move || -> Result<Vec<(String, String)>, ::redb::Error> {
+            let transaction = self.database.begin_read()?;
+            let log = match transaction.open_table(LOG) {
+                Ok(log) => log,
+                Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                Err(error) => return Err(error.into()),
+            };
+            let after = after.and_then(|after| after.parse::<u64>().ok()).map_or(Bound::Unbounded, Bound::Excluded);
+            let range = log.range::<u64>((after, Bound::Unbounded))?.take(limit);
+            range
+                .map(|entry| {
+                    entry.map(|(at, entry)| (at.value().to_string(), entry.value().to_owned())).map_err(Into::into)
+                })
+                .collect()
         };
         Box::pin(async move { read().map_err(|error| doubt(&error)) })
     }

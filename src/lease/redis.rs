@@ -1,4 +1,4 @@
-//! Leases in Redis: one multiplexed connection, one script to mint, one to renew, one to amend, and three to end.
+//! Leases in Redis: one multiplexed connection, one script to mint, one to renew, one to amend, and four to end.
 
 mod connect;
 mod hints;
@@ -11,8 +11,8 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 
 use super::{
-    Amending, Answer, Claim, Ended, Ending, InDoubt, Index, Key, Mint, Minted, Renewed, Renewing, Sealed, Standing,
-    Store, TIMELINE, Tally, Telling,
+    Amending, Answer, Claim, Ended, Ending, InDoubt, Index, Key, LOGGED_HOURS, Logging, Mint, Minted, Renewed,
+    Renewing, Sealed, Standing, Store, TIMELINE, Tally, Telling,
     ledger::{LEASE_KEPT, certificate_ends},
     record::tree,
 };
@@ -44,6 +44,7 @@ pub(super) struct RedisStore {
     hints: Hints,
     mark: Script,
     tell: Script,
+    log: Script,
 }
 
 impl RedisStore {
@@ -69,7 +70,8 @@ impl RedisStore {
         let confirm = Script::new(include_str!("redis/confirm.lua"));
         let mark = Script::new(include_str!("redis/mark.lua"));
         let tell = Script::new(include_str!("redis/tell.lua"));
-        Ok(Self { connection, clock, mint, renew, amend, end, confirm, hints, mark, tell })
+        let log = Script::new(include_str!("redis/log.lua"));
+        Ok(Self { connection, clock, mint, renew, amend, end, confirm, hints, mark, tell, log })
     }
 
     /// A root id of `hours` ago, for comparison with others.
@@ -322,6 +324,27 @@ impl Store for RedisStore {
             // No more than a timeline has, however many someone has put there.
             range.arg(Key::Timeline(id.clone()).name()).arg(0).arg(TIMELINE - 1);
             within(range.query_async(&mut self.connection.clone())).await
+        })
+    }
+
+    fn log<'a>(&'a self, logging: &'a Logging) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut command = script_command(&self.log, &[Key::Ends.name()]);
+            command.arg(&logging.record.0).arg(TimeDelta::hours(LOGGED_HOURS).num_milliseconds());
+            command.arg(hints::CHANNEL).arg(logging.id.as_str());
+            let mut pipeline = pipe();
+            pipeline.add_command(command);
+            within(self.run(&[&self.log], &pipeline)).await
+        })
+    }
+
+    fn logged<'a>(&'a self, after: Option<&'a str>, limit: usize) -> Answer<'a, Vec<(String, String)>> {
+        Box::pin(async move {
+            let from = after.map_or_else(|| "-".to_owned(), |after| format!("({after}"));
+            let mut range = cmd("XRANGE");
+            range.arg(Key::Ends.name()).arg(from).arg("+").arg("COUNT").arg(limit);
+            let entries: Vec<(String, Vec<String>)> = within(range.query_async(&mut self.connection.clone())).await?;
+            Ok(entries.into_iter().map(|(at, fields)| (at, fields.into_iter().nth(1).unwrap_or_default())).collect())
         })
     }
 

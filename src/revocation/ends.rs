@@ -5,40 +5,39 @@
 //! jumps ahead un-revokes nothing.
 
 use chrono::TimeDelta;
-use serde::{Deserialize, Serialize};
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use crate::{clock::Time, id::TaskId, task::End};
+use crate::{clock::Time, id::TaskId, task::Ending};
 
 /// How long after the last expiry an entry is kept.
 const GRACE: TimeDelta = TimeDelta::seconds(60);
 
-/// The end of a task, as it is kept: the store can be told of it again from this alone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Ending {
-    /// The end.
-    pub end: End,
-    /// When the last credential of the task has expired.
-    pub until: Time,
-    /// The broker that recorded it.
-    pub broker: String,
-    /// Whether the store may record it though it has never seen the task.
-    pub unseen: bool,
-}
-
-/// Ends that this broker knows of.
+/// Ends that this broker knows of, numbered in the order in which verifiers are told of them.
 #[derive(Debug, Default)]
-pub(super) struct Ends(Mutex<HashMap<TaskId, Held>>);
+pub(super) struct Ends(Mutex<Set>);
+
+#[derive(Debug, Default)]
+struct Set {
+    held: HashMap<TaskId, Held>,
+    /// What has a number, by that.
+    numbered: BTreeMap<u64, TaskId>,
+    /// The last number that was given out.
+    last: u64,
+}
 
 #[derive(Debug)]
 struct Held {
     ending: Ending,
     loaded: Instant,
+    /// `None`: verifiers are not told of it yet.
+    number: Option<u64>,
+    /// Whether the other brokers were told, by this run of the store.
+    is_logged: bool,
 }
 
 impl Held {
@@ -50,40 +49,89 @@ impl Held {
 }
 
 impl Ends {
+    /// With none, numbered from after `last`.
+    pub(super) fn after(last: u64) -> Self {
+        Self(Mutex::new(Set { last, ..Set::default() }))
+    }
+
     /// Adds an end. Of two for one task the first one stands, and is kept until what the newer one says: whoever knew more said less.
     pub(super) fn insert(&self, ending: Ending, at: Instant) {
-        let mut ends = self.lock();
-        match ends.get_mut(&ending.end.task) {
-            Some(held) => held.ending.until = ending.until,
-            None => drop(ends.insert(ending.end.task.clone(), Held { ending, loaded: at })),
+        let mut set = self.lock();
+        if let Some(held) = set.held.get_mut(&ending.end.task) {
+            held.ending.until = ending.until;
+        } else {
+            let held = Held { ending, loaded: at, number: None, is_logged: false };
+            set.held.insert(held.ending.end.task.clone(), held);
         }
     }
 
     /// Whether the task or an ancestor is known to have ended.
     pub(super) fn covers(&self, task: &TaskId) -> bool {
-        let ends = self.lock();
-        !ends.is_empty() && task.lineage().any(|id| ends.contains_key(&id))
+        let set = self.lock();
+        !set.held.is_empty() && task.lineage().any(|id| set.held.contains_key(&id))
     }
 
     /// The end of this very task, if it is known.
     pub(super) fn get(&self, task: &TaskId) -> Option<Ending> {
-        self.lock().get(task).map(|held| held.ending.clone())
+        self.lock().held.get(task).map(|held| held.ending.clone())
+    }
+
+    /// Gives the end of this task a number, if it has none: whether it got one.
+    pub(super) fn number(&self, task: &TaskId) -> bool {
+        let mut set = self.lock();
+        let next = set.last + 1;
+        match set.held.get_mut(task) {
+            Some(held) if held.number.is_none() => held.number = Some(next),
+            _ => return false,
+        }
+        set.numbered.insert(next, task.clone());
+        set.last = next;
+        true
+    }
+
+    /// What was numbered after `number`, in order, and the last number.
+    pub(super) fn numbered_after(&self, number: u64) -> (Vec<Ending>, u64) {
+        let set = self.lock();
+        let tasks = set.numbered.range((Bound::Excluded(number), Bound::Unbounded)).map(|(_, task)| task);
+        let endings = tasks.filter_map(|task| set.held.get(task)).map(|held| held.ending.clone());
+        (endings.collect(), set.last)
+    }
+
+    /// The other brokers know of the end of this task.
+    pub(super) fn logged(&self, task: &TaskId) {
+        if let Some(held) = self.lock().held.get_mut(task) {
+            held.is_logged = true;
+        }
+    }
+
+    /// Nothing is taken for known to the other brokers any more.
+    pub(super) fn none_logged(&self) {
+        self.lock().held.values_mut().for_each(|held| held.is_logged = false);
+    }
+
+    /// What the other brokers may not know.
+    pub(super) fn unlogged(&self) -> Vec<Ending> {
+        self.lock().held.values().filter(|held| !held.is_logged).map(|held| held.ending.clone()).collect()
     }
 
     /// Forgets what can no longer matter: how many that were.
     pub(super) fn forget(&self, now: Time, at: Instant) -> usize {
-        let mut ends = self.lock();
-        let before = ends.len();
-        ends.retain(|_, held| !held.is_over(now, at));
-        before - ends.len()
+        let mut set = self.lock();
+        let before = set.held.len();
+        set.held.retain(|_, held| !held.is_over(now, at));
+        let Set { held, numbered, .. } = &mut *set;
+        if held.len() < before {
+            numbered.retain(|_, task| held.contains_key(task));
+        }
+        before - held.len()
     }
 
     /// All of them.
     pub(super) fn all(&self) -> Vec<Ending> {
-        self.lock().values().map(|held| held.ending.clone()).collect()
+        self.lock().held.values().map(|held| held.ending.clone()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, Held>> {
+    fn lock(&self) -> MutexGuard<'_, Set> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -91,7 +139,7 @@ impl Ends {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::task::State;
+    use crate::task::{End, State};
     use std::time::Duration;
 
     pub(in crate::revocation) fn ending(task: &TaskId, at: Time, seconds: i64) -> Ending {
@@ -139,5 +187,24 @@ pub(super) mod tests {
         ends.insert(ending(&task, now() + TimeDelta::seconds(5), 15), at);
         let held = ends.get(&task).unwrap();
         assert_eq!((held.end.at, held.until), (now(), now() + TimeDelta::seconds(20)));
+    }
+
+    #[test]
+    fn numbers_rise_and_are_given_once() {
+        let tasks: Vec<_> = (0..3).map(|_| TaskId::root(now()).unwrap()).collect();
+        let (ends, at) = (Ends::after(7), Instant::now());
+        for task in &tasks {
+            ends.insert(ending(task, now(), 10), at);
+        }
+        assert!(ends.number(&tasks[1]) && !ends.number(&tasks[1]) && ends.number(&tasks[0]));
+        let told = |number| {
+            let (endings, last) = ends.numbered_after(number);
+            (endings.into_iter().map(|ending| ending.end.task).collect::<Vec<_>>(), last)
+        };
+        assert_eq!(told(0), (vec![tasks[1].clone(), tasks[0].clone()], 9));
+        assert_eq!(told(8), (vec![tasks[0].clone()], 9));
+        ends.forget(now() + TimeDelta::hours(1), at + Duration::from_secs(60));
+        assert!(!ends.number(&tasks[2]));
+        assert_eq!(told(0), (vec![], 9));
     }
 }

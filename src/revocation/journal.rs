@@ -16,10 +16,10 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::ends::Ending;
 use crate::{
     id::{hex, random, sha256_hex},
     own_dir,
+    task::Ending,
 };
 
 /// How long a caller waits for the disk.
@@ -66,7 +66,6 @@ pub(super) struct Recalled {
     /// The name of the broker whose journal it is: as long as the journal is.
     pub(super) broker: String,
     /// From which sequence number on it counts this time.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the feed, which counts, comes next"))]
     pub(super) sequence: u64,
     /// In the order in which they were written.
     pub(super) endings: Vec<Ending>,

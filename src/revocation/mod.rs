@@ -10,22 +10,45 @@ mod journal;
 mod status_list;
 
 pub use crl::{CRL_BACKDATED, CRL_INTERVAL, CRL_LIFE, Certificates, Crls, SignedCrl};
-pub use ends::Ending;
 pub use journal::Unjournaled;
 pub use status_list::{STATUS_LIST_LIFE, STATUS_LIST_TTL, Signed, StatusLists, View};
 
+use serde::Deserialize;
 use std::{path::Path, time::Instant};
+use tokio::sync::Notify;
 
-use crate::{clock::Time, id::TaskId, task::End};
+use crate::{
+    clock::Time,
+    id::{BrokerName, TaskId},
+    task::{End, Ending},
+};
 use ends::Ends;
 use journal::Journal;
+
+/// The `[feed]` section: the revocation feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FeedTerms {
+    /// Whether whoever does not say who they are may read it.
+    pub anonymous: bool,
+}
+
+impl Default for FeedTerms {
+    fn default() -> Self {
+        Self { anonymous: true }
+    }
+}
 
 /// The ends that this broker knows of, and its journal of them.
 #[derive(Debug)]
 pub struct Revocations {
     ends: Ends,
     journal: Journal,
-    broker: String,
+    broker: BrokerName,
+    /// From which number on it counts since it was started.
+    since: u64,
+    /// Told when there is something new for verifiers.
+    news: Notify,
 }
 
 impl Revocations {
@@ -35,11 +58,22 @@ impl Revocations {
     /// As [`Journal::open`].
     pub fn open(dir: &Path) -> Result<Self, Unjournaled> {
         let (journal, recalled) = Journal::open(dir)?;
-        let (ends, loaded) = (Ends::default(), Instant::now());
+        let broker =
+            recalled.broker.parse().map_err(|why| Unjournaled(format!("the journal of revocations: {why}")))?;
+        let (ends, loaded) = (Ends::after(recalled.sequence), Instant::now());
         for ending in recalled.endings {
+            let task = ending.end.task.clone();
             ends.insert(ending, loaded);
+            ends.number(&task);
         }
-        Ok(Self { ends, journal, broker: recalled.broker })
+        let since = ends.numbered_after(u64::MAX).1;
+        Ok(Self { ends, journal, broker, since, news: Notify::new() })
+    }
+
+    /// The name of this broker in the feed: as long as its journal is.
+    #[must_use]
+    pub fn broker(&self) -> &BrokerName {
+        &self.broker
     }
 
     /// Records an end, which holds here at once, and whatever happens once this returns. The one that was recorded first stands, and is
@@ -48,22 +82,79 @@ impl Revocations {
     /// # Errors
     /// When the journal did not take it.
     pub async fn record(&self, end: End, until: Time, unseen: bool) -> Result<End, Unjournaled> {
-        let task = end.task.clone();
-        let standing = self.ends.get(&task).map(|standing| standing.end);
+        let standing = self.ends.get(&end.task).map(|standing| standing.end);
         let end = standing.unwrap_or(end);
-        let ending = Ending { end: end.clone(), until, broker: self.broker.clone(), unseen };
+        let ending = Ending { end: end.clone(), until, broker: self.broker.to_string(), unseen };
         self.ends.insert(ending.clone(), Instant::now());
         self.journal.record(&ending).await?;
         Ok(end)
     }
 
-    /// When the last credential of a task that has ended is known to expire.
-    pub fn matters_until(&self, end: &End, until: Time) {
-        let broker = self.broker.clone();
+    /// Takes in what another broker has ended, which is on disk here before verifiers are told.
+    ///
+    /// # Errors
+    /// When the journal did not take it. It holds here all the same.
+    pub async fn learn(&self, ending: Ending) -> Result<(), Unjournaled> {
+        let task = ending.end.task.clone();
+        let is_new = self.ends.get(&task).is_none();
+        self.ends.insert(ending.clone(), Instant::now());
+        if is_new {
+            self.journal.record(&ending).await?;
+        }
+        self.ends.logged(&task);
+        self.tell(&task);
+        Ok(())
+    }
+
+    /// When the last credential of a task that has ended is known to expire: what is known of its end now.
+    pub fn matters_until(&self, end: &End, until: Time) -> Ending {
+        let broker = self.broker.to_string();
         let known = self.ends.get(&end.task).map(|known| Ending { until, ..known });
         let ending = known.unwrap_or_else(|| Ending { end: end.clone(), until, broker, unseen: false });
         self.ends.insert(ending.clone(), Instant::now());
         self.journal.note(&ending);
+        ending
+    }
+
+    /// Lets verifiers know of the end of a task.
+    pub fn tell(&self, task: &TaskId) {
+        if self.ends.number(task) {
+            self.news.notify_one();
+        }
+    }
+
+    /// Waits until there is something new for verifiers.
+    pub async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// What verifiers are told of that is newer than `number`, and the last number; all of it where `number` is none that this broker
+    /// has given out since it was started.
+    #[must_use]
+    pub fn told_after(&self, number: u64) -> (Vec<Ending>, u64) {
+        self.ends.numbered_after(number)
+    }
+
+    /// Whether this broker can tell what is newer than `number`.
+    #[must_use]
+    pub fn can_resume(&self, number: u64) -> bool {
+        (self.since..=self.ends.numbered_after(u64::MAX).1).contains(&number)
+    }
+
+    /// The other brokers were told of the end of a task.
+    pub fn logged(&self, task: &TaskId) {
+        self.ends.logged(task);
+    }
+
+    /// The other brokers may have lost all that they were told.
+    pub fn none_logged(&self) {
+        self.ends.none_logged();
+    }
+
+    /// What the other brokers may not know.
+    #[must_use]
+    pub fn unlogged(&self) -> Vec<Ending> {
+        self.ends.unlogged()
     }
 
     /// Whether the task or an ancestor is known to have ended.

@@ -118,6 +118,20 @@ pub struct End {
     pub by: String,
 }
 
+/// The end of a task, as brokers keep it and tell each other: the store can be told of it again from this alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ending {
+    /// The end.
+    pub end: End,
+    /// When the last credential of the task has expired.
+    pub until: Time,
+    /// The broker that recorded it.
+    pub broker: String,
+    /// Whether the store may record it though it has never seen the task.
+    pub unseen: bool,
+}
+
 impl State {
     /// The state at `now` of a task with this deadline, given the end that applies to it (its own or an ancestor's), if any.
     #[must_use]

@@ -475,7 +475,7 @@ fn keys(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("text"), 16).expect("hexadecimal");
     add("store.key", &digits.chunks(2).map(byte).collect::<Vec<_>>());
     let mut bodies = Vec::new();
-    for name in ["access-token.pem", "jwt-svid.pem", "x509-svid.pem"] {
+    for name in ["access-token.pem", "jwt-svid.pem", "revocations.pem", "x509-svid.pem"] {
         let pem = std::fs::read_to_string(dir.join("broker-keys").join(name)).expect("a signing key");
         // What follows in the file of an authority is its certificate, which is public.
         let pem = pem.split_inclusive("-----END PRIVATE KEY-----").next().expect("a private key");

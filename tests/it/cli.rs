@@ -247,15 +247,15 @@ async fn keys_are_listed_rotated_and_tainted() {
     assert_eq!(lines[1][..3], ["access_token", "ES256", "signing"], "{}", said.out);
     shell.remit("keys rotate --operator-token-file DIR/victor").await.ended(1);
     let rotated = shell.remit("keys rotate --reason scheduled --operator-token-file DIR/ada").await.ended(0);
-    assert_eq!(rotated.out.matches("prepared").count(), 4, "{}", rotated.out);
+    assert_eq!(rotated.out.matches("prepared").count(), 5, "{}", rotated.out);
     assert!(rotated.out.contains("signs "), "{}", rotated.out);
     crate::support::wait_for("the change", || async {
         let said = shell.remit("keys list --operator-token-file DIR/victor").await.ended(0);
-        said.out.matches("retired").count() == 4 && said.out.contains("goes in ")
+        said.out.matches("retired").count() == 5 && said.out.contains("goes in ")
     })
     .await;
     let json = shell.remit("keys list --output json --operator-token-file DIR/victor").await.ended(0).json();
-    assert_eq!(json["keys"].as_array().unwrap().len(), 8);
+    assert_eq!(json["keys"].as_array().unwrap().len(), 10);
     let line = shell.stand.audit().into_iter().find(|line| line["event"] == "key_rotation_requested").unwrap();
     assert_eq!((&line["reason"], &line["actor"]["name"]), (&json!("scheduled"), &json!("ada")));
 

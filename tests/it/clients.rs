@@ -253,6 +253,8 @@ async fn the_metadata_leads_to_endpoints_that_answer() {
         "jwks_uri",
         "remit_ca_uri",
         "remit_openapi_uri",
+        "remit_revocation_jwks_uri",
+        "remit_revocations_endpoint",
         "remit_spiffe_bundle_uri",
         "remit_tasks_endpoint",
         "token_endpoint",

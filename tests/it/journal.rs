@@ -15,7 +15,7 @@ async fn is_revoked(stand: &Stand, task: &str) -> bool {
     shown.status == StatusCode::OK && shown.json()["state"] == "revoked"
 }
 
-async fn replays(stand: &Stand) -> usize {
+fn replays(stand: &Stand) -> usize {
     stand.whole_audit().iter().filter(|line| line["event"] == "end_replayed").count()
 }
 
@@ -60,7 +60,7 @@ async fn a_revoke_without_the_store_is_recorded_and_arrives() {
     ready(&stand).await;
     assert!(is_revoked(&stand, &task).await, "told before anything is vouched for");
     assert_eq!(stand.introspect(&token).await, json!({"active": false}));
-    wait_for("it to be on record", || async { replays(&stand).await == 1 }).await;
+    wait_for("it to be on record", || async { replays(&stand) == 1 }).await;
     // The first instants stand.
     let settled = stand.revoke(&task).await.expect(StatusCode::OK);
     let shown = stand.get(&format!("/v1/tasks/{task}"), VIEWER).await.expect(StatusCode::OK);
@@ -79,7 +79,7 @@ async fn a_broker_killed_before_the_store_was_told_tells_it() {
     stand.broker = Server::start(&config).await;
     assert!(is_revoked(&stand, &task).await);
     assert_eq!(stand.introspect(&token).await, json!({"active": false}));
-    wait_for("it to be on record", || async { replays(&stand).await == 1 }).await;
+    wait_for("it to be on record", || async { replays(&stand) == 1 }).await;
 }
 
 /// Whoever can write to Redis, and a failover that loses the last writes, take the end of a task away.
@@ -97,7 +97,7 @@ async fn an_end_that_redis_lost_is_told_again() {
     let redis = stand.redis.as_mut().unwrap();
     redis.kill().await;
     redis.start_again().await;
-    wait_for("the store to be told", || async { replays(&stand).await == 1 }).await;
+    wait_for("the store to be told", || async { replays(&stand) == 1 }).await;
     ready(&stand).await;
     assert_eq!(stand.redis.as_ref().unwrap().cli(&["EXISTS", &end_of(&task)]).await.trim(), "1");
     let second = stand.second_broker().await;

@@ -28,6 +28,8 @@ mod errors;
 #[cfg(test)]
 mod evidence;
 #[cfg(test)]
+mod feed;
+#[cfg(test)]
 mod health;
 #[cfg(test)]
 mod introspect;

@@ -413,8 +413,15 @@ async fn a_broker_does_what_the_document_says() {
     // watchers and a store out of reach have tests of their own.
     let excused = |line: &&str| {
         line.ends_with(" 408")
-            || ["GET /v1/tasks/{id} 429", "POST /v1/tasks/{id}/reports 409", "POST /v1/tasks/{id}/revoke 202"]
-                .contains(line)
+            || [
+                "GET /v1/tasks/{id} 429",
+                "POST /v1/tasks/{id}/reports 409",
+                "POST /v1/tasks/{id}/revoke 202",
+                "GET /v1/revocations 403",
+                "GET /v1/revocations 429",
+                "GET /v1/revocations 503",
+            ]
+            .contains(line)
             || [
                 "/.well-known/",
                 "/jwks",
@@ -444,6 +451,8 @@ async fn documents(tour: &mut Tour) {
     }
     tour.send("GET", "/pki/crl/{id}", Sent { id: "0", ..Sent::default() }, 404).await;
     tour.send("GET", "/status-lists/{id}", Sent { id: "99", ..Sent::default() }, 404).await;
+    tour.send("GET", "/v1/revocations", Sent { query: "?nonce=", ..Sent::default() }, 400).await;
+    tour.send("GET", "/v1/revocations", bare("garbage", ""), 401).await;
     let headers = [("accept", "text/html")];
     tour.send("GET", "/status-lists/{id}", Sent { id: "0", headers: &headers, ..Sent::default() }, 406).await;
 }

@@ -82,7 +82,9 @@ fn listed(operation: &'static Value, member: &str) -> BTreeSet<&'static str> {
 /// Whether the document lets them through.
 fn may(caller: Caller, path: &str, operation: &'static Value) -> bool {
     let (callers, roles) = (listed(operation, "x-remit-callers"), listed(operation, "x-remit-roles"));
-    callers.contains("anyone")
+    // Whoever says who they are has to be that, also where nobody has to say.
+    let is_nobody = path == "/v1/revocations" && matches!(caller, Garbage | MintedToken | Stranger);
+    (callers.contains("anyone") && !is_nobody)
         || match caller {
             Nobody | Garbage | MintedToken | Stranger => false,
             Workload => callers.contains("workload"),

@@ -62,8 +62,9 @@ impl Frozen {
     }
 
     async fn shows(&self) -> BTreeSet<String> {
-        let (jwks, bundle) = (self.show("/jwks").await, self.show("/spiffe/bundle").await);
-        [jwks, bundle].iter().flat_map(|document| kids(document["keys"].as_array().unwrap())).collect()
+        let documents =
+            [self.show("/jwks").await, self.show("/spiffe/bundle").await, self.show("/v1/revocations/jwks").await];
+        documents.iter().flat_map(|document| kids(document["keys"].as_array().unwrap())).collect()
     }
 }
 
@@ -120,7 +121,7 @@ async fn an_imported_key_of_a_broker_that_is_there_stays() {
     wait_for("the imported key", prepared).await;
     broker.clock.advance(TimeDelta::seconds(1));
     let own = signing(&broker.show("/v1/keys").await);
-    assert_eq!(own.len(), 5);
+    assert_eq!(own.len(), 6);
     for _ in 0..3 {
         broker.clock.advance(TimeDelta::minutes(11));
         tokio::time::sleep(A_LOOK).await;
@@ -151,7 +152,7 @@ async fn who_is_taken_for_gone_changes_its_keys() {
     assert!(of_first.contains(&kid) && is_active(&first, &token).await);
     // The first one learns of it when it looks around, and changes them as old ones.
     first.clock.advance(TimeDelta::minutes(1));
-    wait_for("the next keys", async || in_state(&first.show("/v1/keys").await, "prepared").len() == 4).await;
+    wait_for("the next keys", async || in_state(&first.show("/v1/keys").await, "prepared").len() == 5).await;
     assert_eq!(first.shows().await, second.shows().await);
     assert!(is_ready(&first).await && of_first.is_subset(&second.shows().await));
     first.clock.advance(TimeDelta::seconds(1));
@@ -174,7 +175,7 @@ async fn who_was_away_for_long_joins_again() {
     wait_for("the new keys", async || changed(&first, &of_first).await).await;
     let new = signing(&first.show("/v1/keys").await);
     assert!(!is_ready(&first).await, "not everybody can know them");
-    assert!(new.len() == 4 && new.is_subset(&second.shows().await) && first.shows().await.is_disjoint(&of_first));
+    assert!(new.len() == 5 && new.is_subset(&second.shows().await) && first.shows().await.is_disjoint(&of_first));
     ready(&first).await;
     for broker in [first, second] {
         broker.running.stop().await;
@@ -183,7 +184,7 @@ async fn who_was_away_for_long_joins_again() {
 
 async fn changed(broker: &Frozen, before: &BTreeSet<String>) -> bool {
     let now = signing(&broker.show("/v1/keys").await);
-    now.len() == 4 && now.is_disjoint(before)
+    now.len() == 5 && now.is_disjoint(before)
 }
 
 /// What was shown of these keys is lost, once it was shown.

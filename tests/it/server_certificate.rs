@@ -159,7 +159,10 @@ async fn it_names_the_broker_and_is_for_servers_alone() {
     let keys = fs::read_dir(place.dir().join("broker-keys")).unwrap();
     let mut files: Vec<_> = keys.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
     files.sort();
-    assert_eq!(files, ["access-token.pem", "audit.pem", "jwt-svid.pem", "status-list.pem", "x509-svid.pem"]);
+    assert_eq!(
+        files,
+        ["access-token.pem", "audit.pem", "jwt-svid.pem", "revocations.pem", "status-list.pem", "x509-svid.pem"]
+    );
     // Nor can a workload get such a name.
     let text = fs::read_to_string(&place.stand.broker.config).unwrap();
     fs::write(place.dir().join("bad.toml"), text.replace("/ci/{repository/*}", "/remit/{repository/*}")).unwrap();

@@ -133,9 +133,10 @@ async fn a_bad_configuration_is_refused_in_one_sentence() {
         ("binding = \"none\"", "binding = \"mtls\"", &["line 36", "`mtls`", "`required`"]),
         (
             "binding = \"none\"\nrevocation = \"introspection\"",
-            "binding = \"none\"\nrevocation = \"feed\"",
-            &["line 37", "feed", "`introspection`"],
+            "binding = \"none\"\nrevocation = \"push\"",
+            &["line 37", "push", "`feed`"],
         ),
+        ("binding = \"none\"", "binding = \"none\"\nfreshness = 5", &["service `git`", "`revocation = \"feed\"`"]),
         ("[[attestor]]", "[[x-attestor]]", &["x-attestor"]),
         ("[[service]]", attestor, &["attestor `again`", "same `issuer`"]),
         ("[[service]]", kernel, &["attestor `more`", "one kernel"]),
@@ -351,6 +352,7 @@ async fn keys_are_made_once_and_for_the_broker_alone() {
         "store.key",
         "broker-keys/access-token.pem",
         "broker-keys/jwt-svid.pem",
+        "broker-keys/revocations.pem",
         "broker-keys/status-list.pem",
         "broker-keys/x509-svid.pem",
         "broker-keys/audit.pem",
@@ -378,7 +380,7 @@ async fn keys_are_made_once_and_for_the_broker_alone() {
     let again = stand.client.get(stand.url("/jwks")).send().await.unwrap().json::<Value>().await.unwrap();
     assert_eq!(again, published);
     assert_eq!(stand.introspect(&token).await["active"], true);
-    assert_eq!(fs::read_dir(dir.join("broker-keys")).unwrap().count(), 5, "nothing else lies there");
+    assert_eq!(fs::read_dir(dir.join("broker-keys")).unwrap().count(), 6, "nothing else lies there");
 }
 
 /// A request, written by hand so that it can be cut in two.

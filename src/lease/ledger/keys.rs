@@ -24,6 +24,8 @@ pub enum Use {
     AccessToken,
     /// JWT-SVIDs: stands in `/spiffe/bundle`.
     JwtSvid,
+    /// States of the revocation feed: stands in `/v1/revocations/jwks`.
+    Revocations,
     /// Status lists: stands in `/jwks`.
     StatusList,
     /// X.509-SVIDs: an authority, which stands in `/spiffe/bundle` and `/pki/ca.pem`.
@@ -32,7 +34,7 @@ pub enum Use {
 
 impl Use {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::AccessToken, Self::JwtSvid, Self::StatusList, Self::X509Svid];
+    pub const ALL: [Self; 5] = [Self::AccessToken, Self::JwtSvid, Self::Revocations, Self::StatusList, Self::X509Svid];
 }
 
 impl fmt::Display for Use {
@@ -40,6 +42,7 @@ impl fmt::Display for Use {
         f.write_str(match self {
             Self::AccessToken => "access_token",
             Self::JwtSvid => "jwt_svid",
+            Self::Revocations => "revocations",
             Self::StatusList => "status_list",
             Self::X509Svid => "x509_svid",
         })

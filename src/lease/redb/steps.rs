@@ -6,8 +6,8 @@ use chrono::DateTime;
 use std::ops::RangeInclusive;
 
 use super::super::{
-    Amending, Claim, Ended, Ending, Index, Key, Mint, Minted, Renewed, Renewing, Standing, TIMELINE as MOST_TOLD,
-    Tally, Telling,
+    Amending, Claim, Ended, Ending, Index, Key, Mint, Minted, Renewed, Renewing, Sealed, Standing,
+    TIMELINE as MOST_TOLD, Tally, Telling,
 };
 use crate::{
     clock::Time,
@@ -25,6 +25,8 @@ pub(super) const COUNTERS: TableDefinition<(u8, &str), (u64, u64, i64)> = TableD
 pub(super) const STATUS_LISTS: TableDefinition<u64, &[u8]> = TableDefinition::new("status-lists");
 /// Root of a tree and a number that rises → what happened.
 pub(super) const TIMELINES: TableDefinition<(&str, u64), &str> = TableDefinition::new("timelines");
+/// A number that rises → the record of an end.
+pub(super) const LOG: TableDefinition<u64, &str> = TableDefinition::new("log");
 /// When something may be collected (Unix seconds), what sort of thing it is, its name.
 const EXPIRY: TableDefinition<(i64, u8, &str), ()> = TableDefinition::new("expiry");
 
@@ -42,12 +44,13 @@ const COUNTED: u8 = 3;
 const TOLD: u8 = 4;
 
 /// What [`EXPIRY`] names: a record alone, a task (record, renewal, name, counter), an end (record, counters), a name of a certificate,
-/// a timeline (records, counter).
+/// a timeline (records, counter), a record of the log of ends.
 const RECORD: u8 = 0;
 const TASK: u8 = 1;
 const END: u8 = 2;
 const CERTIFICATE: u8 = 3;
 const TIMELINE: u8 = 4;
+const LOGGED: u8 = 5;
 
 /// Where the timeline of a tree stands.
 pub(super) fn timeline(root: &str) -> RangeInclusive<(&str, u64)> {
@@ -72,6 +75,7 @@ pub(super) struct Tables<'t> {
     expiry: Table<'t, (i64, u8, &'static str), ()>,
     status_lists: Table<'t, u64, &'static [u8]>,
     timelines: Table<'t, (&'static str, u64), &'static str>,
+    log: Table<'t, u64, &'static str>,
 }
 
 /// A status list as it stands, in a transaction that may be a reader's.
@@ -94,7 +98,16 @@ impl<'t> Tables<'t> {
             expiry: transaction.open_table(EXPIRY)?,
             status_lists: transaction.open_table(STATUS_LISTS)?,
             timelines: transaction.open_table(TIMELINES)?,
+            log: transaction.open_table(LOG)?,
         })
+    }
+
+    /// Adds a record to the log of ends.
+    pub(super) fn log(&mut self, record: &Sealed, keep_until: Time) -> Result<(), StorageError> {
+        let place = self.log.last()?.map_or(0, |(last, _)| last.value()) + 1;
+        self.log.insert(place, record.0.as_str())?;
+        self.expiry.insert((keep_until.timestamp(), LOGGED, place.to_string().as_str()), ())?;
+        Ok(())
     }
 
     /// Writes a record unless there is one, and yields the one that stands.
@@ -277,6 +290,11 @@ impl<'t> Tables<'t> {
                 (TIMELINE, _) => {
                     self.timelines.retain_in(timeline(&name), |_, _| false)?;
                     self.counters.remove((TOLD, name.as_str()))?;
+                }
+                (LOGGED, _) => {
+                    if let Ok(place) = name.parse::<u64>() {
+                        self.log.remove(place)?;
+                    }
                 }
                 (CERTIFICATE, _) => drop(self.names.remove((tag(Index::Certificates), name.as_str()))?),
                 _ => {

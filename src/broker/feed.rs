@@ -1,0 +1,296 @@
+//! The revocation feed: signed states of what has ended, pushed to whoever verifies, so that one that is not reached notices.
+//!
+//! A state is *fresh* for the feed's window from when the store was last found to be itself: written to, the same run of the same server
+//! as before, and its log of ends read to the end. Where that cannot be said, what is known is pushed all the same, and nothing becomes
+//! fresher by it: verifiers go stale, and deny. All brokers on a store tell the same, each in numbers of its own.
+
+use chrono::TimeDelta;
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast},
+    time::{Instant, timeout_at},
+};
+
+use super::{Broker, Call, Caller, Request, wrong_role};
+use crate::{
+    claims::{NumericDate, REVOCATIONS_TYP, RevocationClaims, RevocationEntry, Revoked},
+    clock::{Time, whole_second},
+    error::{Error, Input},
+    jose::Invalid,
+    lease::{InDoubt, Position, Use},
+    task::Ending,
+};
+
+/// How many may follow at a time: each holds a connection.
+const MOST: usize = 10_000;
+/// How many states a reader may be behind. One that is slower is dropped, goes stale, and asks again.
+const BEHIND: usize = 256;
+/// How many whole sets may be put together at a time.
+const SNAPSHOTS: usize = 8;
+
+/// What is pushed, and to whom.
+pub(super) struct Feed {
+    pushes: broadcast::Sender<Arc<Push>>,
+    pushed: Mutex<Pushed>,
+    /// Where the log of ends was read to.
+    read: Mutex<Position>,
+    followers: Arc<Semaphore>,
+    snapshots: Semaphore,
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        Self {
+            pushes: broadcast::Sender::new(BEHIND),
+            pushed: Mutex::default(),
+            read: Mutex::default(),
+            followers: Arc::new(Semaphore::new(MOST)),
+            snapshots: Semaphore::new(SNAPSHOTS),
+        }
+    }
+}
+
+/// How far everybody who follows has been told.
+#[derive(Default)]
+struct Pushed {
+    /// `None`: nobody has been told anything since the broker was started.
+    sequence: Option<u64>,
+    /// When the store was last found to be itself.
+    vouched: Option<Time>,
+}
+
+/// One state, as everybody who follows gets it.
+#[derive(Debug)]
+pub struct Push {
+    /// What `Last-Event-ID` says of it.
+    pub id: String,
+    /// The state, signed.
+    pub state: String,
+}
+
+/// Somebody who follows the feed.
+pub struct Follower {
+    first: Option<Arc<Push>>,
+    pushes: broadcast::Receiver<Arc<Push>>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Follower {
+    /// The next state; `None`: they were too slow, and have to begin again.
+    pub async fn next(&mut self) -> Option<Arc<Push>> {
+        match self.first.take() {
+            Some(first) => Some(first),
+            None => self.pushes.recv().await.ok(),
+        }
+    }
+}
+
+/// Where a follower left off: `Last-Event-ID`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left {
+    /// The broker that told it.
+    pub broker: String,
+    /// The sequence of the last state.
+    pub sequence: u64,
+}
+
+impl Broker {
+    /// Follows the feed: from where somebody left off, where that can be told, else from a whole state on.
+    ///
+    /// # Errors
+    /// [`Error::EvidenceInvalid`] for a caller who is none; [`Error::PolicyDenied`] for one who may not; [`Error::QuotaExceeded`] where too
+    /// many follow already; [`Error::Unavailable`] while no state can be signed.
+    pub async fn follow_revocations(&self, request: Option<Request>, left: Option<Left>) -> Result<Follower, Error> {
+        self.may_read_feed(request).await?;
+        let room = self.feed.followers.clone().try_acquire_owned();
+        let room = room.map_err(|_| Error::QuotaExceeded("too many follow the revocations: ask another broker"))?;
+        // Nothing is pushed while this is held, so what is pushed next goes on where this ends.
+        let mut pushed = self.feed.pushed.lock().await;
+        let sequence = match pushed.sequence {
+            Some(sequence) => sequence,
+            None => self.push(&mut pushed).await?,
+        };
+        let ours = |left: &Left| {
+            left.broker == self.revocations.broker().as_str()
+                && left.sequence <= sequence
+                && self.revocations.can_resume(left.sequence)
+        };
+        let previous = left.filter(ours).map(|left| left.sequence);
+        let first = self.state(previous, sequence, None, pushed.vouched)?;
+        Ok(Follower { first: Some(Arc::new(first)), pushes: self.feed.pushes.subscribe(), _room: room })
+    }
+
+    /// All that has ended, in one signed state. With a nonce it is as of after it was asked for.
+    ///
+    /// # Errors
+    /// As [`Broker::follow_revocations`].
+    pub async fn revocations(&self, request: Option<Request>, nonce: Option<String>) -> Result<Push, Error> {
+        self.may_read_feed(request).await?;
+        let taken = self.feed.snapshots.acquire().await.map_err(|_| Error::Unavailable(Input::Keys))?;
+        let vouched = match &nonce {
+            Some(_) => self.vouch().await,
+            None => self.last_vouched().await,
+        };
+        let vouched = vouched.ok_or(Error::Unavailable(Input::Store))?;
+        let (_, sequence) = self.revocations.told_after(u64::MAX);
+        let state = self.state(None, sequence, nonce, Some(vouched));
+        drop(taken);
+        state
+    }
+
+    /// Anybody, unless the configuration says otherwise; but nobody who says who they are, and is not.
+    async fn may_read_feed(&self, request: Option<Request>) -> Result<(), Error> {
+        let Some(request) = request else {
+            return if self.parts.feed.anonymous { Ok(()) } else { Err(Error::EvidenceInvalid) };
+        };
+        let call = Call { request: &request.id, task: None, now: self.now() };
+        match self.identify(request.presented, &call).await? {
+            Caller::Service(_) | Caller::Operator(_) => Ok(()),
+            Caller::Owner(_) | Caller::Workload(_) if self.parts.feed.anonymous => Ok(()),
+            Caller::Owner(_) | Caller::Workload(_) => Err(wrong_role("the revocations are for services and operators")),
+        }
+    }
+
+    /// When the store was last found to be itself; where it never was, it is looked at.
+    async fn last_vouched(&self) -> Option<Time> {
+        let vouched = self.feed.pushed.lock().await.vouched;
+        if vouched.is_some() { vouched } else { self.vouch().await }
+    }
+
+    /// Pushes what is new as soon as it is, and that there is nothing new before anybody would go stale. Ends with the broker.
+    pub async fn feed(&self) {
+        let mut hints = self.parts.ledger.changes();
+        loop {
+            let next = Instant::now() + self.heartbeat();
+            loop {
+                let news = async {
+                    tokio::select! {
+                        () = self.revocations.news() => true,
+                        // What was hinted at, or that hints were lost: either way the log is looked at.
+                        _ = hints.recv() => false,
+                    }
+                };
+                match timeout_at(next, news).await {
+                    Ok(true) => break,
+                    Ok(false) => {
+                        if let Err(why) = self.learn_ends().await {
+                            tracing::warn!(%why, "what other brokers ended cannot be read");
+                        }
+                    }
+                    Err(_) => {
+                        let vouched = self.vouch().await;
+                        let mut pushed = self.feed.pushed.lock().await;
+                        pushed.vouched = vouched.or(pushed.vouched);
+                        break;
+                    }
+                }
+            }
+            let mut pushed = self.feed.pushed.lock().await;
+            if let Err(error) = self.push(&mut pushed).await {
+                tracing::warn!(%error, "no state of the revocation feed was pushed");
+            }
+        }
+    }
+
+    /// Two of them, and what they take, are less than the window.
+    fn heartbeat(&self) -> Duration {
+        Duration::from_millis(u64::from(self.rules().parties.freshness()) * 400)
+    }
+
+    /// Signs what is new since the last push, once for all, and pushes it: the sequence.
+    async fn push(&self, pushed: &mut Pushed) -> Result<u64, Error> {
+        if pushed.vouched.is_none() {
+            pushed.vouched = self.vouch().await;
+        }
+        let (_, sequence) = self.revocations.told_after(u64::MAX);
+        let previous = pushed.sequence.unwrap_or(sequence);
+        let push = self.state(Some(previous), sequence, None, pushed.vouched)?;
+        pushed.sequence = Some(sequence);
+        // Nobody may be following.
+        let _ = self.feed.pushes.send(Arc::new(push));
+        Ok(sequence)
+    }
+
+    /// When the store was found to be itself, all that has ended being known: the moment before it was asked. `None`: it was not.
+    async fn vouch(&self) -> Option<Time> {
+        let at = self.now();
+        let vouched = async {
+            self.parts.ledger.touch(self.revocations.broker(), at).await?;
+            if !self.watch().await {
+                return Err(InDoubt("the store is not vouched for".into()));
+            }
+            self.learn_ends().await
+        };
+        vouched.await.inspect_err(|why| tracing::warn!(%why, "the revocation feed goes stale")).ok().map(|()| at)
+    }
+
+    /// Takes in what other brokers have ended.
+    pub(super) async fn learn_ends(&self) -> Result<(), InDoubt> {
+        let mut read = self.feed.read.lock().await;
+        loop {
+            let (endings, position) = self.parts.ledger.logged_ends(&read).await?;
+            for ending in endings {
+                self.revocations.learn(ending).await.map_err(|why| InDoubt(why.to_string()))?;
+            }
+            if position == *read {
+                return Ok(());
+            }
+            *read = position;
+        }
+    }
+
+    /// Reads the log of ends from its beginning: another run of the store may have another one.
+    pub(super) async fn learn_ends_anew(&self) -> Result<(), InDoubt> {
+        self.revocations.none_logged();
+        *self.feed.read.lock().await = Position::default();
+        self.learn_ends().await
+    }
+
+    /// A state, signed: what is newer than `previous`, or all there is, up to `sequence`; fresh from `vouched` on.
+    fn state(
+        &self,
+        previous: Option<u64>,
+        sequence: u64,
+        nonce: Option<String>,
+        vouched: Option<Time>,
+    ) -> Result<Push, Error> {
+        let now = self.now();
+        // Of a store that was never vouched for, what is known is told as of long ago.
+        let iat = vouched.unwrap_or(now - TimeDelta::days(1));
+        let exp = iat + TimeDelta::seconds(i64::from(self.rules().parties.freshness()));
+        if !self.is_known(now) {
+            return Err(Error::Unavailable(Input::Keys));
+        }
+        let (endings, last) = self.revocations.told_after(previous.unwrap_or(0));
+        // What came after that is in the next state.
+        let newer = usize::try_from(last - sequence).unwrap_or(usize::MAX);
+        let keep = endings.len().saturating_sub(newer);
+        let entries = endings.into_iter().take(keep).filter_map(|ending| entry_of(&ending)).collect();
+        let broker = self.revocations.broker().clone();
+        let date = |time| NumericDate::of(time).ok_or(Error::Unavailable(Input::Keys));
+        let claims = RevocationClaims {
+            iss: self.issuer.clone(),
+            broker: broker.clone(),
+            iat: date(iat)?,
+            exp: date(exp)?,
+            generation: self.parts.ledger.generation(),
+            sequence,
+            previous,
+            nonce,
+            entries,
+        };
+        // Needed for as long as the state is worth anything, in whole seconds.
+        let until = whole_second(exp).timestamp() + 1;
+        let signed = self.parts.keys.sign(Use::Revocations, REVOCATIONS_TYP, until, &claims);
+        let state = signed.map_err(|Invalid(why)| {
+            tracing::error!(why, "a state of the revocation feed was not signed");
+            Error::Unavailable(Input::Keys)
+        })?;
+        Ok(Push { id: format!("{broker}:{sequence}"), state })
+    }
+}
+
+fn entry_of(Ending { end, until, .. }: &Ending) -> Option<RevocationEntry> {
+    let (at, until) = (NumericDate::of(end.at)?, NumericDate::of((*until).max(end.at))?);
+    Some(RevocationEntry { what: Revoked::Task(end.task.clone()), at, until })
+}

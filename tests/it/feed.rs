@@ -1,0 +1,267 @@
+//! The revocation feed: everybody who follows it hears of every end, from every broker on the store, and notices when nothing is heard.
+
+use remit::clock::{Clock as _, SystemClock};
+use reqwest::{StatusCode, header};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+use crate::{
+    both,
+    support::{GIT_TOKEN, RESPONDER, Server, Stand, Store, claims, part, text, wait_for},
+};
+
+const PATH: &str = "/v1/revocations";
+
+/// Somebody who follows the feed.
+struct Follower {
+    answer: reqwest::Response,
+    read: String,
+}
+
+/// A state, and the id that it came with.
+#[derive(Debug)]
+struct State {
+    id: String,
+    claims: Value,
+}
+
+impl Follower {
+    async fn new(stand: &Stand, at: &Server, left: Option<&str>) -> Self {
+        let mut request = stand.client.get(format!("{}{PATH}", at.url)).header(header::ACCEPT, "text/event-stream");
+        if let Some(left) = left {
+            request = request.header("Last-Event-ID", left);
+        }
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.headers()[header::CONTENT_TYPE], "text/event-stream");
+        Self { answer, read: String::new() }
+    }
+
+    /// The next state, which is there within half of the window and what it takes.
+    async fn next(&mut self) -> State {
+        let within = tokio::time::timeout(Duration::from_secs(5), self.try_next()).await;
+        within.expect("no state in time").expect("the stream ended")
+    }
+
+    /// The next state; `None` where the stream has ended.
+    async fn try_next(&mut self) -> Option<State> {
+        while !self.read.contains("\n\n") {
+            let part = self.answer.chunk().await.ok()??;
+            self.read.push_str(std::str::from_utf8(&part).unwrap());
+        }
+        let (event, rest) = self.read.split_once("\n\n").unwrap();
+        let field = |name: &str| {
+            let line = event.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            line.unwrap_or_else(|| panic!("no {name} in {event}")).to_owned()
+        };
+        assert_eq!(field("event"), "state");
+        let (id, data) = (field("id"), field("data"));
+        self.read = rest.to_owned();
+        assert_eq!(part(&data, 0)["typ"], "remit-revocations+jwt");
+        Some(State { id, claims: claims(&data) })
+    }
+
+    /// The state that tells of the end of this task, and those before it go on from each other.
+    async fn hears_of(&mut self, task: &str) -> State {
+        let mut before: Option<Value> = None;
+        loop {
+            let state = self.next().await;
+            if let Some(before) = &before {
+                assert_eq!(&state.claims["previous"], before, "a gap");
+            }
+            if names(&state.claims, task) {
+                return state;
+            }
+            before = Some(state.claims["sequence"].clone());
+        }
+    }
+}
+
+fn names(claims: &Value, task: &str) -> bool {
+    claims["entries"].as_array().unwrap().iter().any(|entry| entry["task"] == task)
+}
+
+async fn snapshot(stand: &Stand, at: &Server, nonce: &str) -> Value {
+    let answer = stand.client.get(format!("{}{PATH}?nonce={nonce}", at.url)).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/remit-revocations+jwt");
+    assert_eq!(answer.headers()[header::CACHE_CONTROL], "no-store");
+    claims(&answer.text().await.unwrap())
+}
+
+fn seconds(claims: &Value, member: &str) -> f64 {
+    claims[member].as_f64().unwrap()
+}
+
+both! {
+    async fn a_whole_state_holds_what_has_ended_and_is_of_now(stand) {
+        let (task, _) = stand.task_with_token().await;
+        let (done, _) = stand.task_with_token().await;
+        let before = SystemClock.now();
+        let first = snapshot(&stand, &stand.broker, "one").await;
+        assert_eq!(first["entries"], json!([]));
+        stand.revoke(&task).await.expect(StatusCode::OK);
+        stand.post(&format!("/v1/tasks/{done}/complete"), &stand.evidence(), json!({})).await.expect(StatusCode::OK);
+        let state = snapshot(&stand, &stand.broker, "two").await;
+        assert_eq!((&state["iss"], &state["nonce"], &state["generation"]), (&json!(stand.broker.url), &json!("two"), &json!(1)));
+        assert!(state.get("previous").is_none() && names(&state, &task) && names(&state, &done));
+        assert_eq!(state["sequence"].as_u64().unwrap(), first["sequence"].as_u64().unwrap() + 2);
+        assert!((seconds(&state, "exp") - seconds(&state, "iat") - 5.0).abs() < 0.0015);
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of today are exact")]
+        let before = before.timestamp_millis() as f64 / 1000.0;
+        assert!(seconds(&state, "iat") >= before && seconds(&state, "iat") < before + 30.0);
+        let entry = state["entries"].as_array().unwrap().iter().find(|entry| entry["task"] == *task).unwrap();
+        let ended = text(&stand.revoke(&task).await.json()["reach"][0], "by").parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of today are exact")]
+        let ended = ended.timestamp_millis() as f64 / 1000.0;
+        assert!(seconds(entry, "at") <= ended && seconds(entry, "until") > ended && seconds(entry, "until") < ended + 3700.0);
+        // Its key is published for this alone.
+        let answer = stand.client.get(stand.url(&format!("{PATH}?nonce=three"))).send().await.unwrap().text().await.unwrap();
+        let keys = |path: &'static str| {
+            let request = stand.client.get(stand.url(path));
+            async move { request.send().await.unwrap().json::<Value>().await.unwrap()["keys"].as_array().unwrap().clone() }
+        };
+        let kid = part(&answer, 0)["kid"].clone();
+        let own: Vec<_> = keys("/v1/revocations/jwks").await;
+        assert_eq!((own.len(), &own[0]["kid"], &own[0]["remit_purpose"]), (1, &kid, &json!("revocations")));
+        assert!(!keys("/jwks").await.iter().chain(&keys("/spiffe/bundle").await).any(|key| key["kid"] == kid));
+    }
+
+    async fn a_follower_hears_of_every_end_at_once_and_that_there_is_none(stand) {
+        let (task, _) = stand.task_with_token().await;
+        let (earlier, _) = stand.task_with_token().await;
+        stand.revoke(&earlier).await.expect(StatusCode::OK);
+        let mut follower = Follower::new(&stand, &stand.broker, None).await;
+        let first = follower.next().await;
+        assert!(first.claims.get("previous").is_none() && names(&first.claims, &earlier));
+        // A heartbeat: nothing new, and fresher.
+        let beat = follower.next().await;
+        assert_eq!((&beat.claims["previous"], &beat.claims["entries"]), (&first.claims["sequence"], &json!([])));
+        assert_eq!(beat.claims["sequence"], first.claims["sequence"]);
+        assert!(seconds(&beat.claims, "exp") > seconds(&first.claims, "exp"));
+        stand.revoke(&task).await.expect(StatusCode::OK);
+        let told = follower.hears_of(&task).await;
+        assert_eq!(told.id, format!("{}:{}", text(&told.claims, "broker"), told.claims["sequence"]));
+        // Who comes back is told what is new, and only that.
+        let (last, _) = stand.task_with_token().await;
+        drop(follower);
+        stand.revoke(&last).await.expect(StatusCode::OK);
+        let resumed = Follower::new(&stand, &stand.broker, Some(&told.id)).await.next().await;
+        assert!(resumed.claims["previous"] == told.claims["sequence"] && names(&resumed.claims, &last) && !names(&resumed.claims, &task));
+        // Whoever left off somewhere else, or nowhere, is told all.
+        let broker = text(&told.claims, "broker");
+        for left in ["nowhere:1", "x", &format!("{broker}:9007199254740991"), &format!("{broker}:-1")] {
+            let state = Follower::new(&stand, &stand.broker, Some(left)).await.next().await;
+            assert!(state.claims.get("previous").is_none() && names(&state.claims, &earlier) && names(&state.claims, &last), "{left}");
+        }
+    }
+
+    async fn a_restart_forgets_nothing_and_counts_on(stand) {
+        let mut stand = stand;
+        let (task, _) = stand.task_with_token().await;
+        stand.revoke(&task).await.expect(StatusCode::OK);
+        let mut follower = Follower::new(&stand, &stand.broker, None).await;
+        let before = follower.next().await;
+        stand.restart_broker().await;
+        // The stream ended with the broker.
+        while follower.try_next().await.is_some() {}
+        let after = Follower::new(&stand, &stand.broker, Some(&before.id)).await.next().await;
+        assert_eq!(after.claims["broker"], before.claims["broker"]);
+        assert!(after.claims["sequence"].as_u64() > before.claims["sequence"].as_u64());
+        assert!(after.claims.get("previous").is_none() && names(&after.claims, &task));
+    }
+
+    async fn bad_questions_are_refused(stand) {
+        for query in ["?nonce=", "?nonce=a%20b", "?nonce=a&nonce=b", "?since=1", &format!("?nonce={}", "a".repeat(129))] {
+            let answer = stand.client.get(stand.url(&format!("{PATH}{query}"))).send().await.unwrap();
+            crate::support::Answer::of(answer).await.refused(400, "invalid_request");
+        }
+        let stream = stand.client.get(stand.url(&format!("{PATH}?nonce=a"))).header(header::ACCEPT, "text/event-stream");
+        crate::support::Answer::of(stream.send().await.unwrap()).await.refused(400, "invalid_request");
+        // Whoever says who they are has to be that.
+        stand.get(PATH, "nobody's token").await.refused(401, "evidence_invalid");
+        for token in [GIT_TOKEN, RESPONDER, &stand.evidence()] {
+            let answer = stand.client.get(stand.url(PATH)).bearer_auth(token).send().await.unwrap();
+            assert_eq!(answer.status(), StatusCode::OK);
+        }
+    }
+}
+
+mod closed {
+    use super::*;
+
+    both! {
+        "[feed]\nanonymous = false";
+        async fn it_can_be_kept_from_strangers(stand) {
+            let anybody = stand.client.get(stand.url(PATH)).send().await.unwrap();
+            crate::support::Answer::of(anybody).await.refused(401, "evidence_invalid");
+            stand.get(PATH, &stand.evidence()).await.refused(403, "policy_denied");
+            for token in [GIT_TOKEN, RESPONDER] {
+                let answer = stand.client.get(stand.url(PATH)).bearer_auth(token).send().await.unwrap();
+                assert_eq!(answer.status(), StatusCode::OK);
+            }
+        }
+    }
+}
+
+/// Every broker on a store tells the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_broker_ends_the_others_tell() {
+    let mut stand = Stand::new(Store::Redis).await;
+    let second = stand.second_broker().await;
+    let (earlier, _) = stand.task_with_token().await;
+    stand.revoke(&earlier).await.expect(StatusCode::OK);
+    let mut follower = Follower::new(&stand, &second, None).await;
+    if !names(&follower.next().await.claims, &earlier) {
+        follower.hears_of(&earlier).await;
+    }
+    let (task, _) = stand.task_with_token().await;
+    stand.revoke(&task).await.expect(StatusCode::OK);
+    let told = follower.hears_of(&task).await;
+    let (first, others) = (snapshot(&stand, &stand.broker, "a").await, snapshot(&stand, &second, "b").await);
+    assert_ne!(first["broker"], others["broker"]);
+    assert_eq!(told.claims["broker"], others["broker"]);
+    for state in [&first, &others] {
+        assert!(names(state, &task) && names(state, &earlier));
+    }
+    // What it has learnt outlives the store's memory of it, and the first broker.
+    stand.broker.child.kill().await.unwrap();
+    let redis = stand.redis.as_mut().unwrap();
+    redis.cli(&["DEL", "remit:ends"]).await;
+    redis.kill().await;
+    redis.start_again().await;
+    wait_for("the log of ends", || async {
+        stand.redis.as_ref().unwrap().cli(&["XLEN", "remit:ends"]).await.trim() == "2"
+    })
+    .await;
+    assert!(names(&snapshot(&stand, &second, "c").await, &task));
+}
+
+/// Nobody goes by a state whose broker cannot tell what the others have ended; and what it knows, it tells all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_store_a_broker_tells_what_it_knows_and_freshens_nothing() {
+    let mut stand = Stand::new(Store::Redis).await;
+    let (task, _) = stand.task_with_token().await;
+    let mut follower = Follower::new(&stand, &stand.broker, None).await;
+    follower.next().await;
+    stand.redis.as_mut().unwrap().kill().await;
+    let stopped = SystemClock.now().timestamp() + 1;
+    stand.revoke(&task).await.expect(StatusCode::ACCEPTED);
+    let told = follower.hears_of(&task).await;
+    #[expect(clippy::cast_precision_loss, reason = "seconds of today are exact")]
+    let most = stopped as f64;
+    assert!(seconds(&told.claims, "iat") <= most);
+    let unsure = stand.client.get(stand.url(&format!("{PATH}?nonce=a"))).send().await.unwrap();
+    crate::support::Answer::of(unsure).await.refused(503, "temporarily_unavailable");
+    for _ in 0..2 {
+        let state = follower.next().await;
+        assert!(seconds(&state.claims, "iat") <= most);
+    }
+    stand.redis.as_mut().unwrap().start_again().await;
+    loop {
+        let state = follower.next().await;
+        if seconds(&state.claims, "iat") > most {
+            break;
+        }
+    }
+}
