@@ -29,6 +29,9 @@ pub struct Claims {
     pub sub: SpiffeId,
     /// The workload that holds it.
     pub client_id: SpiffeId,
+    /// Those through whom it came to hold it (RFC 8693 section 4.1), if the task was delegated.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "revocations::present")]
+    pub act: Option<Actor>,
     /// The one service it is for.
     pub aud: Location,
     /// Its end.
@@ -51,6 +54,18 @@ pub struct Claims {
     /// The key that its holder has to prove to hold (RFC 7800). A reader that does not understand it must refuse it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cnf: Option<Confirmation>,
+}
+
+/// Who acts on behalf of a subject: only the outermost decides, those inside are told for the record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "broker", derive(utoipa::ToSchema))]
+pub struct Actor {
+    /// The workload.
+    pub sub: SpiffeId,
+    /// Who acted before it.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "revocations::present")]
+    #[cfg_attr(feature = "broker", schema(no_recursion))]
+    pub act: Option<Box<Actor>>,
 }
 
 /// The key that a token is bound to. One that names another way, or two, is read by nobody.

@@ -1,7 +1,10 @@
 //! Time, as a parameter. One reading per request is taken here and handed down; nothing else looks at a clock.
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
 
 /// A point in wall-clock time, UTC, to the millisecond.
 pub type Time = DateTime<Utc>;
@@ -57,4 +60,13 @@ pub fn whole_second(time: Time) -> Time {
 #[must_use]
 pub fn after(time: Time, seconds: u32) -> Option<Time> {
     whole_second(time).checked_add_signed(TimeDelta::seconds(i64::from(seconds)))
+}
+
+/// The same moment on two clocks: what the world calls it, and what nobody can turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// The wall clock. It may jump.
+    pub wall: Time,
+    /// How long a clock has run that never jumps, since a beginning that is the same for all moments of a process.
+    pub monotonic: Duration,
 }

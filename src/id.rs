@@ -132,7 +132,12 @@ impl TaskId {
 
     /// Every prefix that is a task id, from the root down to the task itself. An end of any of them is an end of this task.
     pub fn lineage(&self) -> impl Iterator<Item = TaskId> + '_ {
-        (0..=self.depth()).map(|depth| Self(self.0[..ROOT_LENGTH + depth * HOP_LENGTH].to_owned()))
+        self.lineage_strs().map(|id| Self(id.to_owned()))
+    }
+
+    /// The same as text, for whoever only looks them up.
+    pub fn lineage_strs(&self) -> impl Iterator<Item = &str> {
+        (0..=self.depth()).map(|depth| &self.0[..ROOT_LENGTH + depth * HOP_LENGTH])
     }
 
     /// Whether `other` is this task or a descendant of it.

@@ -412,8 +412,25 @@ impl<'a> Unverified<'a> {
         Self::read(token, &["jwk"])
     }
 
+    /// The same for a thing that may be as long as this, and whose payload nobody looks at before its signature was checked:
+    /// [`Unverified::verify_octets`].
+    ///
+    /// # Errors
+    /// As [`Unverified::parse`], but for what is in the payload.
+    pub fn parse_long(token: &'a str, longest: usize) -> Result<Self, Invalid> {
+        let (header, _) = Self::outside(token, &[], longest)?;
+        Ok(Self { token, header, issuer: None, subject: None })
+    }
+
     fn read(token: &'a str, allowed: &[&str]) -> Result<Self, Invalid> {
-        if token.len() > MAX_TOKEN {
+        let (header, payload) = Self::outside(token, allowed, MAX_TOKEN)?;
+        let payload: serde_json::Value = strict_json(&decode(payload)?)?;
+        let claim = |name: &str| payload.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
+        Ok(Self { token, header, issuer: claim("iss"), subject: claim("sub") })
+    }
+
+    fn outside(token: &'a str, allowed: &[&str], longest: usize) -> Result<(TokenHeader, &'a str), Invalid> {
+        if token.len() > longest {
             return Err(Invalid("the token is too long"));
         }
         let mut parts = token.splitn(4, '.');
@@ -431,9 +448,7 @@ impl<'a> Unverified<'a> {
         if FORBIDDEN_HEADERS.iter().any(forbidden) {
             return Err(Invalid("the header names a key, an encoding or an extension"));
         }
-        let payload: serde_json::Value = strict_json(&decode(payload)?)?;
-        let claim = |name: &str| payload.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
-        Ok(Self { token, header, issuer: claim("iss"), subject: claim("sub") })
+        Ok((header, payload))
     }
 
     /// What the signature is over.
@@ -495,6 +510,15 @@ impl<'a> Unverified<'a> {
     /// # Errors
     /// When the algorithm is not the key's, the signature is wrong, or the claims are not a `C`.
     pub fn verify<C: DeserializeOwned>(&self, key: &VerifyingKey) -> Result<C, Invalid> {
+        let payload = self.verify_octets(key)?;
+        serde_json::from_slice(&payload).map_err(|_| Invalid("a claim is missing or has the wrong type"))
+    }
+
+    /// Checks the signature and yields what it is over. Nobody has looked whether it is JSON, or repeats a member.
+    ///
+    /// # Errors
+    /// When the algorithm is not the key's, or the signature is wrong.
+    pub fn verify_octets(&self, key: &VerifyingKey) -> Result<Vec<u8>, Invalid> {
         if self.algorithm() != Some(key.algorithm) {
             return Err(Invalid("the algorithm is not the key's"));
         }
@@ -505,7 +529,7 @@ impl<'a> Unverified<'a> {
             Ok(false) | Err(_) => return Err(wrong),
         }
         let (_, payload) = signed.split_once('.').ok_or(wrong)?;
-        serde_json::from_slice(&decode(payload)?).map_err(|_| Invalid("a claim is missing or has the wrong type"))
+        decode(payload)
     }
 }
 

@@ -138,8 +138,11 @@ impl<'a> LockSubject<'a> {
     #[must_use]
     pub fn of(claims: &'a Claims) -> Self {
         let task = &claims.task;
+        let mut workloads = vec![claims.sub.workload(), claims.client_id.workload()];
+        let hops = std::iter::successors(claims.act.as_ref(), |actor| actor.act.as_deref());
+        workloads.extend(hops.map(|actor| actor.sub.workload()));
         Self {
-            workloads: vec![claims.sub.workload(), claims.client_id.workload()],
+            workloads,
             owner: Some(&task.owner),
             sandbox: task.sandbox.as_deref(),
             attestor: Some(&task.attestor),

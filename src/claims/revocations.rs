@@ -86,7 +86,7 @@ impl TryFrom<EntryMembers> for RevocationEntry {
         let what = match (task, lease, key, lock) {
             (Some(task), None, None, None) => Revoked::Task(task),
             (None, Some(lease), None, None) => Revoked::Lease(lease),
-            (None, None, Some(key), None) => Revoked::Key(key),
+            (None, None, Some(key), None) if !key.is_empty() => Revoked::Key(key),
             (None, None, None, Some(lock)) => Revoked::Lock(lock),
             _ => return Err("an entry is for one thing"),
         };
@@ -140,6 +140,7 @@ mod tests {
             json!({"key": "k", "tree": "t", "at": 1, "until": 2}),
             json!({"key": "k", "lease": "0123456789abcdef0123456789abcdef", "at": 1, "until": 2}),
             json!({"key": "k", "lease": null, "at": 1, "until": 2}),
+            json!({"key": "", "at": 1, "until": 2}),
             json!({"key": "k", "at": 1}),
             json!({"key": "k", "at": 1, "until": -2}),
             json!({"task": "task_1", "at": 1, "until": 2}),

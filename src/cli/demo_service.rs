@@ -26,7 +26,7 @@ use super::{
 use crate::{
     clock::{Clock as _, SystemClock, Time},
     id::Location,
-    verify::{KeySet, Verified, Verifier},
+    verify::{KeySet, UntilExpiry, Verified, Verifier},
 };
 
 /// A service whose address is known, but which has no broker yet: the broker has to know its audience first.
@@ -54,7 +54,7 @@ impl Bound {
         let keys = KeySet::from_jwks(document.as_bytes()).map_err(|why| Failure::Stopped(why.to_string()))?;
         let target = Target::Web(url("")?);
         let guard = Arc::new(Guard {
-            verifier: Verifier::new(issuer, self.audience).with_access_keys(keys),
+            verifier: Verifier::offline_until_expiry(issuer, self.audience).with_access_keys(keys),
             broker: Client::new(target, Caller::Service, Some(token))?,
             last: Mutex::default(),
         });
@@ -95,7 +95,7 @@ impl Service {
 
 /// How the service decides.
 struct Guard {
-    verifier: Verifier,
+    verifier: Verifier<UntilExpiry>,
     broker: Client,
     /// Kept to show at the end what would still accept it; no real service keeps one.
     last: Mutex<String>,

@@ -119,7 +119,7 @@ impl Verify {
         };
         let document = self.keys(form).await?;
         let bad_keys = |why: Refused| Failure::OutOfReach(format!("the keys of {}: {why}", self.issuer));
-        let verifier = Verifier::new(&self.issuer, self.audience.clone());
+        let verifier = Verifier::offline_until_expiry(&self.issuer, self.audience.clone());
         let verifier = match form {
             CredentialType::AccessToken => {
                 verifier.with_access_keys(KeySet::from_jwks(document.as_bytes()).map_err(bad_keys)?)

@@ -137,6 +137,7 @@ impl Draft {
                 CredentialType::Jwt => task.workload.of_task(&task.id),
             },
             client_id: task.workload.clone(),
+            act: None,
             aud: self.lease.resource.clone(),
             exp: self.lease.expires_at.timestamp(),
             iat: self.lease.issued_at.timestamp(),

@@ -4,7 +4,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use remit::{
     clock::{Clock as _, SystemClock},
     id::{sha256_base64url, sha256_hex},
-    verify::{KeySet, Presented, Verifier},
+    verify::{KeySet, Presented, UntilExpiry, Verifier},
 };
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -59,9 +59,9 @@ impl Stand {
         self.exchanged_at(&self.broker, evidence, proofs, resource, task).await
     }
 
-    async fn verifier(&self, audience: &str) -> Verifier {
+    async fn verifier(&self, audience: &str) -> Verifier<UntilExpiry> {
         let jwks = self.client.get(self.url("/jwks")).send().await.expect("an answer").bytes().await.expect("keys");
-        Verifier::new(&self.broker.url, audience.parse().expect("a location"))
+        Verifier::offline_until_expiry(&self.broker.url, audience.parse().expect("a location"))
             .with_access_keys(KeySet::from_jwks(&jwks).expect("keys"))
     }
 }

@@ -3,7 +3,7 @@
 use remit::{
     clock::{Clock as _, SystemClock},
     id::{sha256_base64url, sha256_hex},
-    verify::{KeySet, Presented, Verifier},
+    verify::{KeySet, Presented, UntilExpiry, Verifier},
 };
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -83,9 +83,9 @@ impl Place {
         self.mint(shown, evidence, task, resource).await.expect(StatusCode::OK)["credentials"][0].clone()
     }
 
-    async fn verifier(&self, audience: &str) -> Verifier {
+    async fn verifier(&self, audience: &str) -> Verifier<UntilExpiry> {
         let jwks = self.stand.client.get(self.stand.url("/jwks")).send().await.unwrap().bytes().await.unwrap();
-        Verifier::new(&self.stand.broker.url, audience.parse().unwrap())
+        Verifier::offline_until_expiry(&self.stand.broker.url, audience.parse().unwrap())
             .with_access_keys(KeySet::from_jwks(&jwks).unwrap())
     }
 }
@@ -182,7 +182,7 @@ both! {
         let unbound = text(&place.minted(Some(&agent), Some(&evidence), &task, GIT).await, "access_token");
         let (registry, git) = (place.verifier(REGISTRY).await, place.verifier(GIT).await);
         let now = SystemClock.now();
-        let with = |identity: &Identity, token: &str, verifier: &Verifier| {
+        let with = |identity: &Identity, token: &str, verifier: &Verifier<UntilExpiry>| {
             let certificate = identity.certificate.der().to_vec();
             verifier.verify_presented(Presented::Certificate { token, certificate: &certificate }, now).map(|_| ())
         };

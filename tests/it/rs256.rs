@@ -18,7 +18,7 @@ use std::{
 use remit::{
     clock::{Clock as _, SystemClock},
     jose::{SigningKey, Thumbprint},
-    verify::{KeySet, Verifier},
+    verify::{KeySet, UntilExpiry, Verifier},
 };
 
 use crate::{
@@ -112,9 +112,9 @@ async fn public(stand: &Stand, kid: &str) -> Option<Value> {
     jwks(stand).await["keys"].as_array().expect("keys").iter().find(|key| key["kid"] == kid).cloned()
 }
 
-fn verifier(jwks: &Value, issuer: &str) -> Verifier {
+fn verifier(jwks: &Value, issuer: &str) -> Verifier<UntilExpiry> {
     let keys = KeySet::from_jwks(jwks.to_string().as_bytes()).expect("a key set");
-    Verifier::new(issuer, GIT.parse().unwrap()).with_access_keys(keys)
+    Verifier::offline_until_expiry(issuer, GIT.parse().unwrap()).with_access_keys(keys)
 }
 
 both! {

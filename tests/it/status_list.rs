@@ -167,7 +167,7 @@ both! {
         let document = jwks(&stand).await;
         let (access, lists) =
             (KeySet::from_jwks(document.as_bytes()).unwrap(), KeySet::of_status_lists(document.as_bytes()).unwrap());
-        let verifier = Verifier::new(&stand.broker.url, GIT.parse().unwrap()).with_access_keys(access.clone());
+        let verifier = Verifier::offline_until_expiry(&stand.broker.url, GIT.parse().unwrap()).with_access_keys(access.clone());
         verifier.verify(&token, clock()).unwrap();
         StatusList::read(&list, &lists, &uri, clock()).unwrap();
         assert!(verifier.verify(&list, clock()).is_err() && StatusList::read(&list, &access, &uri, clock()).is_err());
@@ -180,7 +180,7 @@ both! {
         assert_eq!((kid(&list), kid(&token)), (for_lists.kid().to_owned(), for_tokens.kid().to_owned()));
         let forged = for_lists.sign("at+jwt", &claims(&token)).unwrap();
         assert!(verifier.verify(&forged, clock()).is_err());
-        let both = Verifier::new(&stand.broker.url, GIT.parse().unwrap()).with_access_keys(lists.clone());
+        let both = Verifier::offline_until_expiry(&stand.broker.url, GIT.parse().unwrap()).with_access_keys(lists.clone());
         assert!(both.verify(&forged, clock()).is_ok(), "nothing but the key is wrong with it");
         assert_eq!(stand.introspect(&forged).await, json!({"active": false}));
         assert_eq!(stand.introspect(&token).await["active"], true);
@@ -202,7 +202,7 @@ both! {
         let document = jwks(&stand).await;
         let lists = KeySet::of_status_lists(document.as_bytes()).unwrap();
         let access = KeySet::from_jwks(document.as_bytes()).unwrap();
-        let verified = Verifier::new(&stand.broker.url, GIT.parse().unwrap()).with_access_keys(access).verify(&token, clock()).unwrap();
+        let verified = Verifier::offline_until_expiry(&stand.broker.url, GIT.parse().unwrap()).with_access_keys(access).verify(&token, clock()).unwrap();
         let (uri, place) = status(&token);
         let genuine = fetch(&stand, &stand.broker, "0").await.text;
         let read = |text: &str| StatusList::read(text, &lists, &uri, clock());

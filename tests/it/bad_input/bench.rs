@@ -4,7 +4,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use remit::{
     clock::{Clock as _, SystemClock},
     jose::SigningKey,
-    verify::{KeySet, Verifier},
+    verify::{KeySet, UntilExpiry, Verifier},
 };
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
@@ -149,7 +149,7 @@ pub(super) struct Bench {
     pub(super) revoke: Value,
     /// The broker's own key for access tokens: what is signed with it lacks nothing but what it is tried for.
     own: SigningKey,
-    verifier: Verifier,
+    verifier: Verifier<UntilExpiry>,
     tasks: Value,
     minted: u64,
 }
@@ -179,7 +179,7 @@ impl Bench {
         let pem: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
         let own = SigningKey::from_pkcs8(&BASE64_STANDARD.decode(pem).expect("base64")).expect("a key");
         let jwks = stand.client.get(stand.url("/jwks")).send().await.expect("an answer").bytes().await.expect("a body");
-        let verifier = Verifier::new(&stand.broker.url, GIT.parse().expect("a location"));
+        let verifier = Verifier::offline_until_expiry(&stand.broker.url, GIT.parse().expect("a location"));
         let verifier = verifier.with_access_keys(KeySet::from_jwks(&jwks).expect("keys"));
         tokio::time::sleep(Duration::from_millis(1100)).await;
         let token = text(&declared["credentials"][0], "access_token");

@@ -1,0 +1,170 @@
+//! Checks tokens for one service. How it learns of revocations is said when it is made, and part of its type.
+
+use std::sync::Arc;
+
+use super::{Feed, KeySet, Keys, Refused, Rejected, Signed, Token, Verified};
+use crate::{
+    clock::{Moment, Time},
+    id::Location,
+    jose::Thumbprint,
+    proof::{Occasion, Proof, Seen},
+};
+
+/// What came with a request.
+#[derive(Debug, Clone, Copy)]
+pub enum Presented<'a> {
+    /// `Authorization: Bearer TOKEN`
+    Bearer(&'a str),
+    /// `Authorization: DPoP TOKEN`, and a `DPoP` header.
+    Dpop {
+        /// The token.
+        token: &'a str,
+        /// The one `DPoP` header.
+        proof: &'a str,
+        /// The method of the request.
+        method: &'a str,
+        /// Its URI, as its sender knows it.
+        uri: &'a str,
+    },
+    /// `Authorization: Bearer TOKEN`, over a TLS connection of one's own whose client showed a certificate and proved to hold its
+    /// key. Never what a header says of a certificate, unless the proxy that writes it is the only one who can.
+    Certificate {
+        /// The token.
+        token: &'a str,
+        /// The client's certificate, in DER.
+        certificate: &'a [u8],
+    },
+}
+
+/// It follows the revocation feed: a revoke is seen as soon as it arrives, and when nothing arrives, nothing is accepted.
+#[derive(Debug, Clone)]
+pub struct Following(Arc<Feed>);
+
+/// It knows nothing but keys: what was revoked is accepted until it expires.
+#[derive(Debug, Clone)]
+pub struct UntilExpiry(Keys);
+
+/// Checks tokens for one service. Clones remember the same proofs.
+#[derive(Debug, Clone)]
+pub struct Verifier<Revocations> {
+    seen: Arc<Seen>,
+    issuer: String,
+    audience: Location,
+    revocations: Revocations,
+}
+
+impl Verifier<Following> {
+    /// A verifier for the service that is `audience`, which follows a feed: its issuer's tokens are accepted, with the keys that it
+    /// believes.
+    #[must_use]
+    pub fn following(feed: Arc<Feed>, audience: Location) -> Self {
+        let issuer = feed.issuer().to_owned();
+        Self { seen: Arc::default(), issuer, audience, revocations: Following(feed) }
+    }
+
+    /// Checks a bearer token: form, signature, issuer, times, audience, and that nothing was revoked that it is of.
+    ///
+    /// # Errors
+    /// [`Rejected::Invalid`] when it is no token for this service, or is bound to a key; [`Rejected::Denied`] when it was revoked, or when
+    /// that cannot be told.
+    pub fn verify(&self, token: &str, now: &Moment) -> Result<Verified, Rejected> {
+        self.verify_presented(Presented::Bearer(token), now)
+    }
+
+    /// Checks a token and, where it is bound, that whoever presents it holds the key. A proof serves once. Whoever takes bound and
+    /// unbound tokens on one connection asks again with [`Presented::Bearer`]: what is bound is refused there.
+    ///
+    /// # Errors
+    /// As [`Verifier::verify`], or when the proof does not fit or was used before.
+    pub fn verify_presented(&self, presented: Presented<'_>, now: &Moment) -> Result<Verified, Rejected> {
+        let Following(feed) = &self.revocations;
+        let wall = feed.clock(now);
+        let Shown { held, proof } = self.shown(presented, &feed.keys(), wall)?;
+        if let Some(denial) = feed.deny(held.facts(), || held.subject(), now) {
+            return Err(Rejected::Denied(denial));
+        }
+        self.use_up(proof, wall)?;
+        Ok(held.accepted())
+    }
+}
+
+impl Verifier<UntilExpiry> {
+    /// A verifier for the service that is `audience`, of tokens of `issuer`, that learns of no revoke: what it accepts lives until its
+    /// `exp`. Read a [`super::StatusList`] beside it, or follow a feed: [`Verifier::following`]. It accepts nothing before it has keys.
+    #[must_use]
+    pub fn offline_until_expiry(issuer: &str, audience: Location) -> Self {
+        let revocations = UntilExpiry(Keys::default());
+        Self { seen: Arc::default(), issuer: issuer.to_owned(), audience, revocations }
+    }
+
+    /// Accepts access tokens signed with these.
+    #[must_use]
+    pub fn with_access_keys(mut self, keys: KeySet) -> Self {
+        self.revocations.0.access = keys;
+        self
+    }
+
+    /// Accepts JWT-SVIDs signed with these.
+    #[must_use]
+    pub fn with_svid_keys(mut self, keys: KeySet) -> Self {
+        self.revocations.0.svid = keys;
+        self
+    }
+
+    /// Checks a bearer token: form, signature, issuer, times, audience.
+    ///
+    /// # Errors
+    /// When any of them is wrong, or it is bound to a key; also when its key is unknown, in which case fetching the keys again may help.
+    pub fn verify(&self, token: &str, now: Time) -> Result<Verified, Refused> {
+        self.verify_presented(Presented::Bearer(token), now)
+    }
+
+    /// Checks a token and, where it is bound, that whoever presents it holds the key. A proof serves once. Whoever takes bound and
+    /// unbound tokens on one connection asks again with [`Presented::Bearer`]: what is bound is refused there.
+    ///
+    /// # Errors
+    /// As [`Verifier::verify`], or when the proof does not fit or was used before.
+    pub fn verify_presented(&self, presented: Presented<'_>, now: Time) -> Result<Verified, Refused> {
+        let Shown { held, proof } = self.shown(presented, &self.revocations.0, now)?;
+        self.use_up(proof, now)?;
+        Ok(held.accepted())
+    }
+}
+
+/// A token and what it came with, which fit each other.
+struct Shown {
+    held: super::Held,
+    proof: Option<Proof>,
+}
+
+impl<Revocations> Verifier<Revocations> {
+    fn shown(&self, presented: Presented<'_>, keys: &Keys, now: Time) -> Result<Shown, Refused> {
+        let (held, proof) = match presented {
+            Presented::Bearer(token) => (self.signed(token, keys, now)?.by_bearer()?, None),
+            Presented::Dpop { token, proof, method, uri } => {
+                let signed = self.signed(token, keys, now)?;
+                let proof = Proof::check(proof, Occasion { method, uri, token: Some(token) }, now)?;
+                (signed.by_holder(&proof)?, Some(proof))
+            }
+            Presented::Certificate { token, certificate } => {
+                let thumbprint = Thumbprint::of_certificate(certificate);
+                (self.signed(token, keys, now)?.by_certificate(&thumbprint)?, None)
+            }
+        };
+        Ok(Shown { held, proof })
+    }
+
+    fn signed(&self, token: &str, keys: &Keys, now: Time) -> Result<Signed, Refused> {
+        let token = Token::parse(token)?;
+        let key = keys.of(token.form()).get(token.kid()).ok_or(UNKNOWN_KEY)?;
+        let signed = token.verify(key, &self.issuer, now)?;
+        if signed.is_for(&self.audience) { Ok(signed) } else { Err(Refused("it is for another audience")) }
+    }
+
+    fn use_up(&self, proof: Option<Proof>, now: Time) -> Result<(), Refused> {
+        Ok(proof.map_or(Ok(()), |proof| self.seen.take(&proof, now))?)
+    }
+}
+
+/// Fetching the keys again may help.
+pub(super) const UNKNOWN_KEY: Refused = Refused("its key is unknown");
