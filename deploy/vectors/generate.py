@@ -117,7 +117,7 @@ STATES = P256("states of broker a", use="sig", alg="ES256", remit_purpose="revoc
 STATES_B = P256("states of broker b", use="sig", alg="ES256", remit_purpose="revocations")
 FOREIGN = P256("somebody else")
 FOREIGN_SAME_KID = P256("somebody else", kid=STATES.kid)
-AUTHORITY = {"use": "x509-svid", "kty": "EC", "crv": "P-256", "x": SVID.jwk["y"], "y": SVID.jwk["x"]}
+AUTHORITY = {name: value for name, value in P256("authority of certificates", use="x509-svid").jwk.items() if name != "kid"}
 KEYS = {
     "issuer": ISSUER,
     "audience": AUDIENCE,
@@ -139,7 +139,7 @@ WORKLOAD = "spiffe://example.com/ci/acme/payments"
 OTHER_WORKLOAD = "spiffe://example.com/ci/acme/search"
 THUMBPRINT, OTHER_THUMBPRINT = (b64(hashlib.sha256(name).digest()) for name in (b"a certificate", b"another one"))
 GENERATION = 3
-DECLARED = START // 1000 - 600
+DECLARED = START // 1000 - 7200
 
 
 def claims(task=ROOT, **changed):
