@@ -387,6 +387,9 @@ s.snapshot()
 s.broker.sequence += 7
 s.wait(100).push(entry(task=OTHER), then="snapshot").check("gap")
 
+s = story("gap", "a state that continues an older one than what is held is a gap")
+s.snapshot().push(entry(task=OTHER)).push(entry(task=SIBLING), change=changed(previous=40), then="snapshot").check("gap")
+
 s = story("gap", "in a gap no stream heals, only a snapshot that was asked for")
 s.snapshot()
 s.broker.sequence += 1
@@ -462,6 +465,11 @@ s.broker.sequence, s.broker.entries, s.broker.generation = 0, [], GENERATION + 1
 s.snapshot().check("generation").check("accept", token(task_={"generation": GENERATION + 1}))
 s.check("revoked", token(OTHER, task_={"generation": GENERATION + 1})).push().check("generation")
 
+s = story("rollback", "with a new generation all brokers may count anew, whoever told of it")
+s.snapshot().disconnect().snapshot(broker=Broker("b", STATES_B, sequence=2, generation=GENERATION + 1)).check("generation")
+s.broker.sequence, s.broker.generation = 5, GENERATION + 1
+s.disconnect().snapshot().check("generation").check("accept", token(task_={"generation": GENERATION + 1}))
+
 s = story("rollback", "a lower generation in the stream denies at once")
 s.snapshot().wait(100).push(then="snapshot", change=changed(generation=GENERATION - 1)).check("stale")
 s.check("stale", token(task_={"generation": GENERATION - 1})).snapshot().check("accept")
@@ -502,6 +510,7 @@ FORGED = [
     ("signed with the key of status lists", {"key": STATUS_LIST}),
     ("signed with the key of JWT-SVIDs", {"key": SVID}),
     ("with the type of an access token", {"typ": "at+jwt"}),
+    ("with the type of an access token and signed as one", {"key": ACCESS, "typ": "at+jwt"}),
     ("with the type of a status list", {"typ": "statuslist+jwt"}),
     ("with the plain type of a JWT", {"typ": "JWT"}),
     ("with its type in capitals", {"typ": "REMIT-REVOCATIONS+JWT"}),
@@ -578,7 +587,9 @@ MALFORMED = [
     ("a sequence that is a truth", {"sequence": True}),
     ("a sequence that some readers round", {"sequence": 2**53 + 1}),
     ("a previous state that is later", {"previous": 41}),
+    ("a sequence that is before its previous one", {"sequence": 39}),
     ("no generation", {"generation": None}),
+    ("a generation that is a truth", {"generation": True}),
     ("a generation below zero", {"generation": -3}),
     ("a generation that some readers round", {"generation": 2**53}),
     ("no broker", {"broker": None}),
@@ -620,7 +631,7 @@ for name, members in MALFORMED:
     s = story("form", f"what is malformed is a gap: {name}")
     s.snapshot().wait(100).push(then="snapshot", counts=int("entries" in members), change=changed(**members)).check("gap").snapshot().check("accept")
 
-for name, text in [("an infinite end", '"exp":1e400'), ("an infinite sequence", '"sequence":1e400'), ("a text that is no JSON", '"exp":NaN')]:
+for name, text in [("an infinite end", '"exp":1e400'), ("an infinite sequence", '"sequence":1e400'), ("a text that is no JSON", '"why":NaN')]:
     s = story("form", f"what is malformed is a gap: {name}")
     s.snapshot().wait(100)
     member = text.split(":")[0].strip('"')
@@ -629,7 +640,8 @@ for name, text in [("an infinite end", '"exp":1e400'), ("an infinite sequence", 
 
 s = story("form", "a snapshot that is malformed is a gap as well")
 s.snapshot(change=changed(entries=[entry(workload=WORKLOAD)]), then="snapshot").check("gap").snapshot().check("accept")
-s.disconnect().snapshot(change=changed(exp=None), then="snapshot").check("gap")
+for members in ({"exp": None}, {"broker": ""}, {"broker": "a:b"}, {"broker": "a" * 65}, {"sequence": None}, {"entries": None}):
+    s.snapshot(change=changed(**members), then="snapshot").check("gap").snapshot().check("accept")
 
 # prefix: a task ends with everything below it
 
@@ -715,6 +727,7 @@ LOCKS = [
         token(sub=WORKLOAD + "/x", client_id=WORKLOAD + "/x"), token()),
     ("a workload, and not one below it", {"workload": "spiffe://example.com/ci/acme"},
         token(sub="spiffe://example.com/ci/acme", client_id="spiffe://example.com/ci/acme"), token()),
+    ("who holds it, where that is another than whom it is for", {"workload": OTHER_WORKLOAD}, token(client_id=OTHER_WORKLOAD), token()),
     ("the first of a delegation", {"workload": DELEGATED["sub"]}, token(CHILD, **DELEGATED), token()),
     ("the last of a delegation", {"workload": DELEGATED["client_id"]}, token(CHILD, **DELEGATED), token()),
     ("one in the middle of a delegation", {"workload": CHAIN["act"]["sub"]}, token(GRANDCHILD, **DELEGATED), token()),
@@ -824,6 +837,7 @@ for name, presented in [
     ("with the plain type", token(typ="JWT")),
     ("with the long form of its type", token(typ="application/at+jwt")),
     ("with the type of a state", token(typ="remit-revocations+jwt")),
+    ("with the type of a state and signed as one", token(key=STATES, typ="remit-revocations+jwt")),
     ("without a type", token(typ=None)),
     ("without a key id", token(header={"kid": None})),
     ("with another algorithm than its key's", token(header={"alg": "RS256"})),
