@@ -117,13 +117,13 @@ STATES = P256("states of broker a", use="sig", alg="ES256", remit_purpose="revoc
 STATES_B = P256("states of broker b", use="sig", alg="ES256", remit_purpose="revocations")
 FOREIGN = P256("somebody else")
 FOREIGN_SAME_KID = P256("somebody else", kid=STATES.kid)
-AUTHORITY = {name: value for name, value in P256("authority of certificates", use="x509-svid").jwk.items() if name != "kid"}
+AUTHORITY = P256("authority of certificates", use="x509-svid")
 KEYS = {
     "issuer": ISSUER,
     "audience": AUDIENCE,
     "jwks": {"keys": [key.jwk for key in (ACCESS, ACCESS_OLD, ACCESS_RSA, STATUS_LIST)]},
     "revocation_jwks": {"keys": [STATES.jwk, STATES_B.jwk]},
-    "spiffe_bundle": {"spiffe_sequence": 1, "spiffe_refresh_hint": 300, "keys": [SVID.jwk, AUTHORITY]},
+    "spiffe_bundle": {"spiffe_sequence": 1, "spiffe_refresh_hint": 300, "keys": [SVID.jwk, AUTHORITY.jwk]},
 }
 
 
@@ -520,7 +520,8 @@ FORGED = [
     ("that is not signed", {"key": Nothing(STATES.kid)}),
     ("signed with the public key as a secret", {"key": Secret(base64.urlsafe_b64decode(STATES.jwk["x"] + "="), STATES.kid)}),
     ("that says RS256 with the broker's key", {"header": {"alg": "RS256"}}),
-    ("with a member in its header that broker's have not", {"header": {"crit": ["exp"]}}),
+    ("with an extension in its header", {"header": {"crit": ["exp"]}}),
+    ("with a member in its header that the broker's have not", {"header": {"cty": "JWT"}}),
     ("with a key in its header", {"key": FOREIGN, "header": {"jwk": FOREIGN.jwk}}),
     ("of another issuer", {"change": changed(iss="https://other.example.com")}),
     ("of an issuer that differs in a slash", {"change": changed(iss=ISSUER + "/")}),
@@ -550,6 +551,10 @@ header, payload, signature = text.split(".")
 other = json.dumps({**s.steps[-1]["says"], "entries": []}, separators=(",", ":"))
 s.steps[-1].update(push=f"{header}.{b64(other.encode())}.{signature}", then="snapshot", says={**s.steps[-1]["says"], "entries": []})
 s.check("accept").snapshot().check("revoked")
+
+s = story("signer", "after a state that is not believed nothing of the stream is taken")
+s.snapshot().push(key=FOREIGN, then="snapshot").push(entry(task=OTHER), then="snapshot").check("accept", token(OTHER))
+s.snapshot().check("revoked", token(OTHER))
 
 for name, text in [("nothing", ""), ("no JWS", "state"), ("a JWS of two parts", "e30.e30"), ("one of four", "e30.e30.e30.e30")]:
     s = story("signer", f"{name} is no state")
@@ -833,6 +838,7 @@ for name, presented in [
     ("signed with the key of states", token(key=STATES)),
     ("signed with the key of JWT-SVIDs", token(key=SVID)),
     ("that is a JWT-SVID signed with a key of access tokens", svid(key=ACCESS)),
+    ("that is a JWT-SVID signed with the authority of certificates", svid(key=AUTHORITY)),
     ("that is a JWT-SVID with the type of an access token", svid(typ="at+jwt")),
     ("with the plain type", token(typ="JWT")),
     ("with the long form of its type", token(typ="application/at+jwt")),
@@ -841,7 +847,8 @@ for name, presented in [
     ("without a type", token(typ=None)),
     ("without a key id", token(header={"kid": None})),
     ("with another algorithm than its key's", token(header={"alg": "RS256"})),
-    ("with a member in its header that the broker's have not", token(header={"crit": ["exp"]})),
+    ("with an extension in its header", token(header={"crit": ["exp"]})),
+    ("with a member in its header that the broker's have not", token(header={"cty": "JWT"})),
     ("with a key in its header", token(key=FOREIGN, header={"jwk": FOREIGN.jwk})),
     ("of another issuer", token(iss="https://other.example.com")),
     ("of an issuer that differs in a slash", token(iss=ISSUER + "/")),
