@@ -2,7 +2,7 @@
 //
 //	verifier, err := remitverifier.Follow(ctx, "https://broker.example.com", "https://git.example.com", remitverifier.Options{})
 //	verified, err := verifier.Check(token, "")  // there is no other way to verified.Claims()
-//	if err != nil { … }                         // a Denied: 401 if it is Invalid, else 403, or 503 if it is Stale or Gap
+//	if err != nil { … }                         // a Denied: 503 if it is Stale or Gap, else 401
 //
 // One file to copy, on go-jose. Verifier is the rules, with time as a parameter; Follower brings it what the broker says. Whatever goes
 // wrong ends in a denial.
@@ -27,6 +27,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -179,7 +180,7 @@ type Verifier struct {
 	mutex            sync.Mutex
 	issuer, audience string
 	keys             map[[2]string]*jose.JSONWebKey // by type and key id
-	unknownKey       bool
+	unknownKey       atomic.Bool
 	entries, locks   map[[2]string]entry // by kind and id
 	generation       int64               // of the state that is held, as are the next two
 	broker           string
@@ -253,9 +254,13 @@ func (v *Verifier) signed(text string, isState bool) (typ, kid string, payload [
 		return "", "", nil, false
 	}
 	typ, kid = header["typ"], header["kid"]
+	v.mutex.Lock()
 	key := v.keys[[2]string{typ, kid}]
+	v.mutex.Unlock()
+	if key == nil {
+		v.unknownKey.Store(true)
+	}
 	if len(header) != 3 || (typ == state) != isState || key == nil || key.Algorithm != header["alg"] {
-		v.unknownKey = v.unknownKey || key == nil
 		return "", "", nil, false
 	}
 	jws, err := jose.ParseSignedCompact(text, []jose.SignatureAlgorithm{jose.SignatureAlgorithm(key.Algorithm)})
@@ -268,10 +273,11 @@ func (v *Verifier) signed(text string, isState bool) (typ, kid string, payload [
 
 // Snapshot takes the answer to a request that was sent with this nonce at `sent`. False: ask again.
 func (v *Verifier) Snapshot(jws, nonce string, sent, now Clocks) bool {
+	_, _, payload, signed := v.signed(jws, true)
 	v.mutex.Lock()
 	defer v.mutex.Unlock()
 	v.due = true
-	read, ok := v.read(jws, now)
+	read, ok := v.read(payload, signed, now)
 	if !ok || read.previous >= 0 || read.nonce != nonce || read.iat < sent.Wall-offset || read.iat > now.Wall+offset {
 		return false
 	}
@@ -287,13 +293,14 @@ func (v *Verifier) Snapshot(jws, nonce string, sent, now Clocks) bool {
 
 // Push takes what came in the stream. False: leave it and ask for a snapshot.
 func (v *Verifier) Push(jws string, now Clocks) bool {
+	_, _, payload, signed := v.signed(jws, true)
 	v.mutex.Lock()
 	defer v.mutex.Unlock()
 	if v.due {
 		return false
 	}
 	v.due = true
-	read, ok := v.read(jws, now)
+	read, ok := v.read(payload, signed, now)
 	if !ok || read.iat > v.reckoned(now)+offset {
 		return false
 	}
@@ -327,9 +334,8 @@ type claims struct {
 }
 
 // read yields a state that the broker signed, and notes a gap where it cannot be read whole: what it says may be a revoke.
-func (v *Verifier) read(jws string, now Clocks) (claims, bool) {
-	_, _, payload, ok := v.signed(jws, true)
-	if !ok {
+func (v *Verifier) read(payload []byte, signed bool, now Clocks) (claims, bool) {
+	if !signed {
 		return claims{}, false
 	}
 	r := &reader{}
@@ -403,8 +409,6 @@ func (v *Verifier) reckoned(now Clocks) int64 { return v.anchorWall + now.Mono -
 // Check yields the claims of a token that is good now, which came as a bearer token (`certificate` empty) or, where it is bound to a
 // certificate, over a TLS connection whose client proved to have it; `certificate` is its Thumbprint. The error is a Denied.
 func (v *Verifier) Check(token, certificate string, now Clocks) (Verified, error) {
-	v.mutex.Lock()
-	defer v.mutex.Unlock()
 	if len(token) > 16_384 {
 		return Verified{}, Invalid
 	}
@@ -412,6 +416,8 @@ func (v *Verifier) Check(token, certificate string, now Clocks) (Verified, error
 	if !ok {
 		return Verified{}, Invalid
 	}
+	v.mutex.Lock()
+	defer v.mutex.Unlock()
 	r := &reader{}
 	claims := r.json(payload)
 	latest, earliest := now.Wall, now.Wall // a clock that jumps keeps no token alive, and ends no lock
@@ -622,6 +628,7 @@ func (f *Follower) stream(ctx context.Context) error {
 
 func (f *Follower) fetchKeys(ctx context.Context) error {
 	f.keysAt = time.Now()
+	f.verifier.unknownKey.Store(false)
 	var documents [3][]byte
 	for at, path := range []string{"/jwks", "/v1/revocations/jwks", "/spiffe/bundle"} {
 		document, err := f.get(ctx, path, "Accept", "application/json")
@@ -635,12 +642,8 @@ func (f *Follower) fetchKeys(ctx context.Context) error {
 
 // refreshKeys fetches them every minute, and soon after something came with a key that is unknown. Without an answer the old ones serve.
 func (f *Follower) refreshKeys(ctx context.Context) {
-	f.verifier.mutex.Lock()
-	age, unknown := time.Since(f.keysAt), f.verifier.unknownKey
-	due := age > time.Minute || unknown && age > 5*time.Second
-	f.verifier.unknownKey = unknown && !due
-	f.verifier.mutex.Unlock()
-	if due {
+	age := time.Since(f.keysAt)
+	if age > time.Minute || age > 5*time.Second && f.verifier.unknownKey.Load() {
 		if err := f.fetchKeys(ctx); err != nil {
 			slog.Warn("the keys of the broker", "issuer", f.issuer, "error", err)
 		}

@@ -4,7 +4,7 @@
     try:
         claims = verifier.check(token).claims           # there is no other way to them
     except remit_verifier.Denied as denied:
-        ...                                             # 401 if denied.reason == "invalid", else 403, or 503 for "stale" and "gap"
+        ...                                             # 503 for "stale" and "gap", else 401
 
 One file to copy: Python 3.10 or newer and PyJWT[crypto]. `Verifier` is the rules, with time as a parameter; `Follower` brings it what
 the broker says. Whatever goes wrong ends in a denial.
@@ -14,15 +14,14 @@ import base64
 import collections
 import dataclasses
 import hashlib
-import http.client
 import json
 import logging
+import math
 import random
 import re
 import secrets
 import threading
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 
@@ -146,7 +145,7 @@ class Verifier:
         self.generation, self.broker, self.sequence = -1, None, -1  # of the state that is held
         self.highest = {}  # the highest sequence of each broker in this generation
         self.anchor = None  # (monotonic instant of a request, `iat` of the snapshot that answered it: no earlier instant)
-        self.fresh_until = None  # by the monotonic clock
+        self.fresh_until = -math.inf  # by the monotonic clock
         self.window = 5_000  # for how long the last state is good
         self.gap, self.due = False, True  # something was missed; a snapshot is to be asked for
         self.witness = None  # shows a broker that has forgotten that it has
@@ -180,7 +179,7 @@ class Verifier:
                 self.unknown_key = True
                 return None
             return header, jwt.PyJWS().decode(jws, key, algorithms=[key.algorithm_name])
-        except (jwt.PyJWTError, ValueError, TypeError):
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             return None
 
     # States
@@ -195,9 +194,9 @@ class Verifier:
             if not sent.wall - OFFSET <= state["iat"] <= now.wall + OFFSET:
                 return False
             if state["generation"] < self.generation or state["sequence"] < self._highest(state):
-                self.fresh_until = None
+                self.fresh_until = -math.inf  # it has forgotten what it told us
                 return False
-            self.anchor, self.fresh_until = (sent.mono, state["iat"]), 0
+            self.anchor, self.fresh_until = (sent.mono, state["iat"]), -math.inf
             self.gap = self.due = False
             return self._take(jws, state, now)
 
@@ -209,7 +208,7 @@ class Verifier:
                 self.due = True
                 return False
             if state["generation"] < self.generation:
-                self.fresh_until, self.due = None, True
+                self.fresh_until, self.due = -math.inf, True
                 return False
             if state["broker"] == self.broker and state["sequence"] < self._highest(state):
                 return True  # old
@@ -282,18 +281,18 @@ class Verifier:
     def check(self, token, now, certificate=None):
         """The claims of a token that is good now, which came as a bearer token or, where it is bound to a certificate, over a TLS
         connection whose client proved to have it; `certificate` is base64url(SHA-256(DER)). Raises Denied."""
-        with self.mutex:
-            try:
-                kid, claims = self._token(token, now, certificate)
-                return self._accepted(kid, claims, now)
-            except Malformed:
-                raise Denied("invalid") from None
+        try:
+            need(isinstance(token, str) and len(token) <= 16_384)
+            signed = self._signed(token, [ACCESS_TOKEN, SVID])
+            need(signed)
+            with self.mutex:
+                claims = self._claims(*signed, now, certificate)
+                return self._accepted(claims, signed[0]["kid"], now)
+        except Malformed:
+            raise Denied("invalid") from None
 
-    def _token(self, token, now, certificate):
-        need(isinstance(token, str) and len(token) <= 16_384)
-        signed = self._signed(token, [ACCESS_TOKEN, SVID])
-        need(signed)
-        header, claims = signed[0], parsed(signed[1])
+    def _claims(self, header, payload, now, certificate):
+        claims = parsed(payload)
         latest = max(now.wall, self._reckoned(now)) if self.anchor else now.wall
         need(claims.get("iss") == self.issuer and claims.get("aud") == self.audience)  # one string: a list is not equal to it
         need(latest < milliseconds(claims.get("exp")))
@@ -307,9 +306,9 @@ class Verifier:
         need(header["typ"] == ACCESS_TOKEN or claims["sub"].endswith("/task/" + task["id"]))
         if "cnf" in claims:  # bound to a key (`jkt`): this verifier checks no proofs, and refuses it
             need(certificate is not None and claims["cnf"] == {"x5t#S256": certificate})
-        return header["kid"], claims
+        return claims
 
-    def _accepted(self, kid, claims, now):
+    def _accepted(self, claims, kid, now):
         workloads = [claims["client_id"], claims["sub"].partition("/task/")[0]]
         actor = claims
         while "act" in actor:
@@ -318,7 +317,7 @@ class Verifier:
             workloads.append(text(actor.get("sub")))
         if self.gap:
             raise Denied("gap")
-        if self.fresh_until is None or now.mono >= self.fresh_until:
+        if now.mono >= self.fresh_until:
             raise Denied("stale")
         task = claims["urn:remit:task"]
         if task["generation"] != self.generation:
@@ -353,7 +352,6 @@ def locks(lock, task, workloads):
 # What the broker says, over HTTP
 
 LIMIT = 1 << 26  # octets of an answer
-FAILURES = (OSError, ValueError, KeyError, TypeError, AttributeError, http.client.HTTPException, jwt.PyJWTError)
 LOG = logging.getLogger("remit")
 
 
@@ -388,8 +386,8 @@ class Follower:
                 self._fetch_keys()
                 self._snapshot()
                 self._stream()
-            except FAILURES as error:
-                LOG.warning("the feed of %s: %s", self.issuer, error)
+            except Exception as error:  # whatever it is: until the next snapshot it denies, and it goes on
+                LOG.warning("the feed of %s: %r", self.issuer, error)
             self.verifier.lost()
             # Not all verifiers at once after a restart of the broker, and none in a tight loop.
             pause = 0.1 if time.monotonic() - begun > 10 else min(2 * pause, 5)
@@ -434,7 +432,7 @@ class Follower:
         if time.monotonic() - self.keys_at > (5 if self.verifier.unknown_key else 60):
             try:
                 self._fetch_keys()
-            except FAILURES as error:
+            except Exception as error:
                 LOG.warning("the keys of %s: %s", self.issuer, error)
 
     def _acknowledge(self):
@@ -442,7 +440,7 @@ class Follower:
             body = json.dumps({"broker": self.verifier.broker, "sequence": self.verifier.sequence}).encode()
             try:
                 self._open("/v1/revocations/ack", body, **{"Content-Type": "application/json"}).close()
-            except FAILURES as error:
+            except Exception as error:
                 LOG.warning("not acknowledged at %s: %s", self.issuer, error)
 
     def _get(self, path, **headers):

@@ -2,7 +2,7 @@
 //
 //     const verifier = follow("https://broker.example.com", "https://git.example.com");
 //     const { claims } = await verifier.check(token); // there is no other way to them
-//     // throws Denied: answer 401 if its reason is "invalid", else 403, or 503 for "stale" and "gap"
+//     // throws Denied: answer 503 if its reason is "stale" or "gap", else 401
 //
 // One file to copy, on jose. Verifier is the rules, with time as a parameter; Follower brings it what the broker says. Whatever goes
 // wrong ends in a denial.
@@ -482,7 +482,7 @@ export class Follower {
     const headers = new Headers(request.headers);
     if (this.options.bearer !== undefined) headers.set("Authorization", `Bearer ${this.options.bearer}`);
     // Who else than the broker would say which keys sign, and be shown the bearer token?
-    const answer = await fetch(this.issuer + path, { ...request, headers, redirect: "error", signal: AbortSignal.any([signal, this.#stopped.signal]) });
+    const answer = await fetch(this.issuer + path, { ...request, headers, cache: "no-store", redirect: "error", signal: AbortSignal.any([signal, this.#stopped.signal]) });
     if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
     return answer;
   }
