@@ -33,7 +33,8 @@ async fn rust(arguments: &[&str], svids: &[&str]) -> Vec<String> {
     talk(command, svids).await
 }
 
-fn made(path: &str) -> PathBuf {
+/// What `tests/run` has made.
+pub(crate) fn made(path: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     assert!(path.exists(), "{} is missing: tests/run makes it; run the tests with tests/run", path.display());
     path

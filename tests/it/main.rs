@@ -102,6 +102,8 @@ mod timeline;
 #[cfg(test)]
 mod tls;
 #[cfg(test)]
+mod verifiers;
+#[cfg(test)]
 mod watch;
 #[cfg(test)]
 mod x509;

@@ -21,7 +21,7 @@ spec = importlib.util.spec_from_file_location("vectors", path)
 made = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(made)
 
-WINDOW, BEARER = 1_500, "of-the-service"
+WINDOW, BEARER = 3_000, "of-the-service"
 NEW_KEY = made.P256("a key that comes later", use="sig", alg="ES256", remit_purpose="access_token")
 DEAD = [f"task_01k9zv8m4n6p2q3r5s7t9vwx{at:02}" for at in range(8)]
 
@@ -151,11 +151,11 @@ def ask(presented):
     return answer[0]
 
 
-def becomes(expected, presented, within=5.0, over=()):
-    """The answer becomes what is expected in so many seconds, and is nothing before but what is in `over`. Seconds it took."""
+def becomes(expected, presented, over, within=20.0):
+    """The answer becomes what is expected, and is nothing before but what is in `over`. Seconds it took."""
     begun = time.monotonic()
     while (answer := ask(presented)) != expected:
-        assert not over or answer in over, f"{answer}, where {expected} or {over} was expected"
+        assert answer in over, f"{answer}, where {expected} or {over} was expected"
         assert time.monotonic() - begun < within, f"{answer} and not {expected}"
         time.sleep(0.02)
     return time.monotonic() - begun
@@ -173,67 +173,67 @@ def told(what):
 
 
 alive = token()
-becomes("accept", alive, within=20, over=["invalid", "stale"])
+becomes("accept", alive, ["invalid", "stale"])
 stays("accept", alive, 2 * WINDOW / 1000)
 assert len(broker.nonces) == 1 and broker.resumed == ["a:40"] and broker.witnesses == [None], "one snapshot, then the stream"
 told("it follows, and stays fresh by the stream alone")
 
 dead = token(DEAD[0])
 broker.revoke(DEAD[0])
-told(f"a revoke arrives in {becomes('revoked', dead, 1, ['accept']) * 1000:.0f} ms")
+told(f"a revoke arrives in {becomes('revoked', dead, ['accept'], WINDOW / 1000) * 1000:.0f} ms")
 stays("accept", alive, 0.1)
 assert ("a", 41) in broker.acknowledged and broker.callers == {f"Bearer {BEARER}"}, broker.acknowledged
 told("and is acknowledged by who it says")
 
 broker.revoke(DEAD[1], told=False)
-becomes("revoked", token(DEAD[1]), 5, ["accept", "gap"])
-becomes("accept", alive)
+becomes("revoked", token(DEAD[1]), ["accept", "gap"])
+assert ask(alive) == "accept"
 assert len(broker.nonces) == 2 and broker.witnesses[-1], "a new snapshot, and the last state was shown"
 told("what was not told is found missing, and fetched")
 
 broker.drop()
 broker.revoke(DEAD[2])
-becomes("revoked", token(DEAD[2]), 5, ["accept"])
+becomes("revoked", token(DEAD[2]), ["accept"])
 stays("accept", alive, 0.5)
 told("a lost connection is made again")
 
 snapshots = len(broker.nonces)
 broker.signs_with = made.FOREIGN_SAME_KID
 broker.revoke(DEAD[3])
-becomes("stale", alive, 2 * WINDOW / 1000, ["accept"])
+becomes("stale", alive, ["accept"], 2 * WINDOW / 1000)
 broker.signs_with = made.STATES
-becomes("accept", alive, 15, ["stale"])
-becomes("revoked", token(DEAD[3]))
+becomes("accept", alive, ["stale"])
+assert ask(token(DEAD[3])) == "revoked"
 assert len(broker.nonces) > snapshots + 1, "it asked again"
 told("nobody else is believed")
 
 broker.up = False
 broker.drop()
-becomes("stale", alive, 2 * WINDOW / 1000, ["accept"])
+becomes("stale", alive, ["accept"], 2 * WINDOW / 1000)
 broker.revoke(DEAD[4])
 broker.up = True
-becomes("accept", alive, 15, ["stale"])
-becomes("revoked", token(DEAD[4]), 0.1)
+becomes("accept", alive, ["stale"])
+assert ask(token(DEAD[4])) == "revoked"
 told("a broker that is away makes it stale, and it comes back")
 
 late = token(key=NEW_KEY)
 assert ask(late) == "invalid"
 broker.jwks.append(NEW_KEY.jwk)
-becomes("accept", late, 15, ["invalid"])
+becomes("accept", late, ["invalid"])
 told("a new key is found")
 
 with broker.mutex:
     broker.held.sequence, broker.held.entries = 3, []
     broker.drop()
-becomes("stale", alive, 2 * WINDOW / 1000, ["accept"])
+becomes("stale", alive, ["accept"], 2 * WINDOW / 1000)
 stays("stale", alive, 1)
 assert broker.witnesses[-1], "the broker is shown what it has forgotten"
 with broker.mutex:
     broker.held.generation += 1
 newer = {"task_": {"generation": broker.held.generation}}
-becomes("generation", alive, 15, ["stale"])
-becomes("accept", token(**newer), 1)
-becomes("revoked", token(DEAD[0], **newer), 1)
+becomes("generation", alive, ["stale"])
+assert ask(token(**newer)) == "accept"
+assert ask(token(DEAD[0], **newer)) == "revoked"
 told("a broker that has forgotten is not believed before a new generation, and what is dead stays dead")
 
 assert len(set(broker.nonces)) == len(broker.nonces) and all(len(nonce) >= 22 for nonce in broker.nonces)
