@@ -198,9 +198,9 @@ LOCK = "lock_01k9zv8m4n6p2q3r5s7t9vwxyz"
 OTHER_LOCK = "lock_01k9zv8m4n6p2q3r5s7t9vwxy0"
 
 
-def lock(until=START + DAY, id=LOCK, window=None, released=False, **match):
+def lock(until=START + DAY, id=LOCK, window=None, released=False, at=START - 1000, **match):
     what = {"id": id, "match": match, **(window or {}), **({"released": True} if released else {})}
-    return entry(lock=what, until=until)
+    return entry(lock=what, at=at, until=until)
 
 
 class Broker:
@@ -601,6 +601,7 @@ MALFORMED = [
     ("a broker without a name", {"broker": ""}),
     ("a broker with a long name", {"broker": "a" * 65}),
     ("a broker with a name that is none", {"broker": "a:b"}),
+    ("a member that is unknown", {"except": [OTHER]}),
     ("no entries", {"entries": None}),
     ("entries that are no array", {"entries": {}}),
     ("an entry that is no object", {"entries": ["task"]}),
@@ -629,6 +630,9 @@ MALFORMED = [
     ("a lock by an unknown member", {"entries": [lock(owner="o", purpose="p")]}),
     ("a lock with an unknown member", {"entries": [lock(window={"reason": "r"}, owner="o")]}),
     ("a lock that is for all, and is not", {"entries": [lock(all=False)]}),
+    ("a lock by a workload that is none", {"entries": [lock(workload="payments")]}),
+    ("a lock by all workloads of all domains", {"entries": [lock(workload="*")]}),
+    ("a lock by what a workload begins with", {"entries": [lock(workload=WORKLOAD + "*")]}),
     ("a lock by an owner who is a list", {"entries": [lock(owner=["o"])]}),
     ("a lock from a day in words", {"entries": [lock(owner="o", window={"declared_after": "monday"})]}),
 ]
@@ -769,6 +773,16 @@ s.push(lock(owner="team-payments@example.com", released=True)).check("locked").c
 s = story("lock", "a lock that was extended lasts as long as it says last", window=60_000)
 s.snapshot().push(lock(all=True, until=START + 2_000)).push(lock(all=True, until=START + 10_000))
 s.wait(5_000).check("locked").wait(4_959).check("locked").wait(2).check("accept")
+
+s = story("lock", "a lock that is told of anew is as it was told last", window=60_000)
+s.snapshot().push(lock(owner="team-payments@example.com", at=START)).push(lock(sandbox="sb-000", at=START + 1)).check("accept")
+s.check("locked", token(**OUTER)).push(lock(sandbox="sb-000", at=START + 2, until=START + 10_000)).wait(9_900).check("locked", token(**OUTER))
+s.wait(61).check("accept", token(**OUTER))
+
+s = story("lock", "a broker that has not heard of the last change of a lock does not undo it", window=60_000)
+s.snapshot().push(lock(all=True, at=START, until=START + 10_000)).disconnect()
+s.snapshot(broker=Broker("b", STATES_B, window=60_000, entries=[lock(all=True, at=START - 5_000, until=START + 2_000)]))
+s.wait(9_800).check("locked").wait(200).check("accept")
 
 s = story("lock", "a lock ends with its `until`", window=60_000)
 s.snapshot().push(lock(all=True, until=START + 10_000)).wait(9_959).check("locked").wait(2).check("accept")

@@ -63,6 +63,7 @@ var (
 	taskForm   = regexp.MustCompile(`^task_[0-7][0-9a-hjkmnp-tv-z]{25}(-[0-9a-z]{10}){0,8}$`)
 	lockForm   = regexp.MustCompile(`^lock_[0-7][0-9a-hjkmnp-tv-z]{25}$`)
 	brokerForm = regexp.MustCompile(`^[0-9A-Za-z_-]{1,64}$`)
+	workloads  = regexp.MustCompile(`^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*(/\*)?$`)
 	anyForm    = regexp.MustCompile(``)
 	entryForms = map[string]*regexp.Regexp{
 		"task": taskForm, "lease": regexp.MustCompile(`^([0-9a-f]{32}|01[0-9a-f]{38})$`), "key": regexp.MustCompile(`.`),
@@ -136,6 +137,7 @@ type entry struct {
 }
 
 type lock struct {
+	at, until     int64
 	match         map[string]any
 	after, before int64
 	released      bool
@@ -150,6 +152,7 @@ func (r *reader) entry(value any, mono int64) entry {
 		members := r.object(value, " id match declared_after declared_before released ")
 		read.kind, read.name = "lock", r.text(members["id"], lockForm)
 		read.lock = r.lock(members)
+		read.lock.at, read.lock.until = at, until
 	}
 	for kind, form := range entryForms {
 		if value, is := object[kind]; is {
@@ -167,8 +170,14 @@ func (r *reader) lock(members map[string]any) lock {
 	}
 	r.need(len(read.match) > 0)
 	for name, value := range read.match {
-		_, isText := value.(string)
-		r.need(name == "all" && value == true || name != "all" && isText)
+		switch name {
+		case "all":
+			r.need(value == true)
+		case "workload":
+			r.text(value, workloads)
+		default:
+			r.text(value, anyForm)
+		}
 	}
 	_, read.released = members["released"]
 	r.need(!read.released || members["released"] == true)
@@ -343,6 +352,7 @@ func (v *Verifier) read(payload []byte, signed bool, now Clocks) (claims, bool) 
 	if !r.malformed && object["iss"] != v.issuer {
 		return claims{}, false
 	}
+	r.object(object, " iss broker iat exp generation sequence previous nonce entries ")
 	read := claims{
 		broker:     r.text(object["broker"], brokerForm),
 		iat:        r.milliseconds(object["iat"]),
@@ -379,9 +389,11 @@ func (v *Verifier) take(jws string, read claims, now Clocks) {
 			entries = v.locks
 		}
 		name := [2]string{e.kind, e.name}
-		if held, is := entries[name]; is { // whichever lasts longer; a released lock stays released
+		if held, is := entries[name]; is { // kept for as long as either
 			e.until, e.gone = max(e.until, held.until), max(e.gone, held.gone)
-			e.lock.released = e.lock.released || held.lock.released
+			if held.lock.isLater(e.lock) {
+				e.lock = held.lock
+			}
 		}
 		entries[name] = e
 	}
@@ -458,7 +470,7 @@ func (v *Verifier) Check(token, certificate string, now Clocks) (Verified, error
 		return Verified{}, Revoked
 	}
 	for _, held := range v.locks {
-		if earliest < held.until && held.lock.matches(task, declared, workloads) {
+		if earliest < held.lock.until && held.lock.matches(task, declared, workloads) {
 			return Verified{}, Locked
 		}
 	}
@@ -478,6 +490,14 @@ func (v *Verifier) isRevoked(task, lease, kid string) bool {
 		}
 	}
 	return false
+}
+
+// isLater says which of two entries for a lock says what it is: a released one stays released, and one is what was told of it last.
+func (l lock) isLater(other lock) bool {
+	if l.released != other.released {
+		return l.released
+	}
+	return l.at > other.at || l.at == other.at && l.until > other.until
 }
 
 func (l lock) matches(task map[string]any, declared int64, workloads []string) bool {

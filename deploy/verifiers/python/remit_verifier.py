@@ -35,6 +35,8 @@ TASK = re.compile(r"task_[0-7][0-9a-hjkmnp-tv-z]{25}(-[0-9a-z]{10}){0,8}")
 FORMS = {"task": TASK, "lease": re.compile(r"[0-9a-f]{32}|01[0-9a-f]{38}"), "key": re.compile(r".+")}
 LOCK = re.compile(r"lock_[0-7][0-9a-hjkmnp-tv-z]{25}")
 BROKER = re.compile(r"[0-9A-Za-z_-]{1,64}")
+WORKLOADS = re.compile(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*(/\*)?")
+MEMBERS = {"iss", "broker", "iat", "exp", "generation", "sequence", "previous", "nonce", "entries"}
 MATCHES = {"workload", "owner", "sandbox", "attestor", "issuer", "all"}
 
 SKEW = 5_000  # milliseconds by which `nbf` and `iat` of a token may be ahead
@@ -105,14 +107,15 @@ def parsed(octets):
     return value
 
 
-def read_lock(lock):
+def read_lock(lock, at, until):
     need(isinstance(lock, dict) and not lock.keys() - {"id", "match", "declared_after", "declared_before", "released"})
     text(lock.get("id"), LOCK)
     match = lock.get("match")
     need(isinstance(match, dict) and match and not match.keys() - MATCHES and lock.get("released", True) is True)
     for name, value in match.items():
-        need(value is True if name == "all" else isinstance(value, str))
+        need(value is True if name == "all" else text(value, WORKLOADS if name == "workload" else None) is not None)
     return lock["id"], {
+        "told": (at, until),
         "match": match,
         "after": milliseconds(lock.get("declared_after", 0)),
         "before": milliseconds(lock["declared_before"]) if "declared_before" in lock else None,
@@ -125,10 +128,10 @@ def read_entry(entry, mono):
     kinds = entry.keys() - {"at", "until"}
     need(len(kinds) == 1)
     (kind,) = kinds
-    until = milliseconds(entry.get("until"))
-    held = Entry(until, mono + until - milliseconds(entry.get("at")))
+    at, until = milliseconds(entry.get("at")), milliseconds(entry.get("until"))
+    held = Entry(until, mono + until - at)
     if kind == "lock":
-        name, held.lock = read_lock(entry["lock"])
+        name, held.lock = read_lock(entry["lock"], at, until)
     else:
         need(kind in FORMS)
         name = text(entry[kind], FORMS[kind])
@@ -236,7 +239,7 @@ class Verifier:
             state["broker"] = text(claims.get("broker"), BROKER)
             state["nonce"] = text(claims["nonce"]) if "nonce" in claims else None
             state["previous"] = count(claims["previous"]) if "previous" in claims else None
-            need(isinstance(claims.get("entries"), list))
+            need(isinstance(claims.get("entries"), list) and claims.keys() <= MEMBERS)
             state["entries"] = [read_entry(entry, now.mono) for entry in claims["entries"]]
             need(1_000 <= state["exp"] - state["iat"] <= 60_000)
             need(state["previous"] is None or state["previous"] <= state["sequence"])
@@ -253,10 +256,10 @@ class Verifier:
         for name, new in state["entries"]:
             entries = self.locks if new.lock else self.entries
             held = entries.get(name)
-            if held:  # whichever lasts longer; a released lock stays released
+            if held:  # kept for as long as either; a released lock stays released, and one is what was told of it last
                 new.until, new.gone = max(new.until, held.until), max(new.gone, held.gone)
-                if held.lock and held.lock["released"]:
-                    new.lock = held.lock
+                if new.lock:
+                    new.lock = max(new.lock, held.lock, key=lambda lock: (lock["released"], lock["told"]))
             entries[name] = new
         for entries in (self.entries, self.locks):
             for name in [n for n, e in entries.items() if now.wall > e.until + LINGER and now.mono >= e.gone]:
@@ -328,7 +331,7 @@ class Verifier:
             raise Denied("revoked")
         earliest = min(now.wall, self._reckoned(now))  # a clock that jumps ends no lock
         for entry in self.locks.values():
-            if earliest < entry.until and locks(entry.lock, task, workloads):
+            if earliest < entry.lock["told"][1] and locks(entry.lock, task, workloads):
                 raise Denied("locked")
         return Verified(claims)
 

@@ -45,6 +45,8 @@ const TASK = /^task_[0-7][0-9a-hjkmnp-tv-z]{25}(-[0-9a-z]{10}){0,8}$/;
 const LOCK = /^lock_[0-7][0-9a-hjkmnp-tv-z]{25}$/;
 const BROKER = /^[0-9A-Za-z_-]{1,64}$/;
 const FORMS = new Map([["task", TASK], ["lease", /^([0-9a-f]{32}|01[0-9a-f]{38})$/], ["key", /./]]);
+const WORKLOADS = /^spiffe:\/\/[a-z0-9._-]+(\/[A-Za-z0-9._-]+)*(\/\*)?$/;
+const MEMBERS = ["iss", "broker", "iat", "exp", "generation", "sequence", "previous", "nonce", "entries"];
 const MATCHES = ["workload", "owner", "sandbox", "attestor", "issuer", "all"];
 
 const SKEW = 5_000; // milliseconds by which `nbf` and `iat` of a token may be ahead
@@ -91,6 +93,8 @@ function parsed(octets: Uint8Array): Members {
 }
 
 interface Lock {
+  at: number;
+  until: number;
   match: Members;
   after: number;
   before: number;
@@ -104,11 +108,16 @@ interface Entry {
   lock: Lock | undefined;
 }
 
-function readLock(lock: Members): Lock {
+function readLock(lock: Members, at: number, until: number): Lock {
   const match = members(lock["match"], MATCHES);
   need(Object.keys(match).length > 0 && [undefined, true].includes(lock["released"] as undefined | true));
-  for (const [name, value] of Object.entries(match)) need(name === "all" ? value === true : typeof value === "string");
+  for (const [name, value] of Object.entries(match)) {
+    if (name === "all") need(value === true);
+    else text(value, name === "workload" ? WORKLOADS : undefined);
+  }
   return {
+    at,
+    until,
     match,
     after: "declared_after" in lock ? milliseconds(lock["declared_after"]) : 0,
     before: "declared_before" in lock ? milliseconds(lock["declared_before"]) : Infinity,
@@ -120,11 +129,11 @@ function readEntry(value: unknown, mono: number): Entry {
   const entry = members(value);
   const [kind, ...more] = Object.keys(entry).filter((name) => name !== "at" && name !== "until");
   need(kind !== undefined && more.length === 0);
-  const until = milliseconds(entry["until"]);
-  const held = { until, gone: mono + until - milliseconds(entry["at"]) };
+  const [at, until] = [milliseconds(entry["at"]), milliseconds(entry["until"])];
+  const held = { until, gone: mono + until - at };
   if (kind === "lock") {
     const lock = members(entry["lock"], ["id", "match", "declared_after", "declared_before", "released"]);
-    return { ...held, name: `lock ${text(lock["id"], LOCK)}`, lock: readLock(lock) };
+    return { ...held, name: `lock ${text(lock["id"], LOCK)}`, lock: readLock(lock, at, until) };
   }
   const form = FORMS.get(kind);
   need(form !== undefined);
@@ -249,6 +258,7 @@ export class Verifier {
     try {
       const claims = parsed(signed.payload);
       if (claims["iss"] !== this.issuer) return undefined;
+      members(claims, MEMBERS);
       need(Array.isArray(claims["entries"]));
       const state = {
         iat: milliseconds(claims["iat"]),
@@ -280,10 +290,10 @@ export class Verifier {
       const entries = entry.lock ? this.#locks : this.#entries;
       const held = entries.get(entry.name);
       if (held) {
-        // Whichever lasts longer; a released lock stays released.
+        // Kept for as long as either.
         entry.until = Math.max(entry.until, held.until);
         entry.gone = Math.max(entry.gone, held.gone);
-        if (held.lock?.released) entry.lock = held.lock;
+        if (held.lock && entry.lock && isLater(held.lock, entry.lock)) entry.lock = held.lock;
       }
       entries.set(entry.name, entry);
     }
@@ -339,14 +349,20 @@ export class Verifier {
       if (generation !== this.#generation) throw new Denied("generation");
       const lineage = id.split("-").map((_, at, hops) => `task ${hops.slice(0, at + 1).join("-")}`);
       if ([...lineage, `lease ${lease}`, `key ${signed.kid}`].some((name) => this.#entries.has(name))) throw new Denied("revoked");
-      for (const { until, lock } of this.#locks.values()) {
-        if (earliest < until && lock && locks(lock, task, declared, workloads)) throw new Denied("locked"); // a clock that jumps ends none
+      for (const { lock } of this.#locks.values()) {
+        if (lock && earliest < lock.until && locks(lock, task, declared, workloads)) throw new Denied("locked"); // a clock that jumps ends none
       }
       return { claims };
     } catch (error) {
       throw error instanceof Denied ? error : new Denied("invalid");
     }
   }
+}
+
+/** Which of two entries for a lock says what it is: a released one stays released, and one is what was told of it last. */
+function isLater(one: Lock, other: Lock): boolean {
+  if (one.released !== other.released) return one.released;
+  return one.at > other.at || (one.at === other.at && one.until > other.until);
 }
 
 function locks(lock: Lock, task: Members, declared: number, workloads: string[]): boolean {
