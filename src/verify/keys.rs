@@ -3,7 +3,7 @@
 use jsonwebtoken::Algorithm;
 use std::collections::HashMap;
 
-use super::Refused;
+use super::{Authorities, Refused};
 use crate::{
     claims::Purpose,
     jose::{VerifyingKey, strict_json},
@@ -94,6 +94,8 @@ pub struct Keys {
     pub svid: KeySet,
     /// Of the states of the revocation feed.
     pub states: KeySet,
+    /// Of certificates.
+    pub authorities: Authorities,
 }
 
 impl Keys {
@@ -106,6 +108,7 @@ impl Keys {
             access: KeySet::from_jwks(jwks)?,
             svid: KeySet::from_bundle(bundle)?,
             states: KeySet::of_revocations(revocation_jwks)?,
+            authorities: Authorities::from_bundle(bundle)?,
         })
     }
 

@@ -26,12 +26,14 @@
 //! # Ok(()) }
 //! ```
 
+mod certificate;
 mod feed;
 mod keys;
 mod status_list;
 mod token;
 mod verifier;
 
+pub use certificate::{Authorities, CertifiedTask};
 pub use feed::{Asked, Denial, Feed, MAX_STATE};
 pub use keys::{KeySet, Keys};
 pub use status_list::StatusList;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Feed, KeySet, Keys, Refused, Rejected, Signed, Token, Verified};
+use super::{CertifiedTask, Feed, KeySet, Keys, Refused, Rejected, Signed, Token, Verified};
 use crate::{
     clock::{Moment, Time},
     id::Location,
@@ -85,6 +85,17 @@ impl Verifier<Following> {
         }
         self.use_up(proof, wall)?;
         Ok(held.accepted())
+    }
+
+    /// Checks the certificate, in DER, by which the client of a TLS connection of one's own has proved to hold its key: whose it is, that an
+    /// authority of the brokers signed it, its times, and that nothing was revoked that it is of. It is for no service in particular.
+    ///
+    /// # Errors
+    /// [`Rejected::Invalid`] when it is none of a task; [`Rejected::Denied`] when it was revoked, or when that cannot be told.
+    pub fn verify_certificate(&self, certificate: &[u8], now: &Moment) -> Result<CertifiedTask, Rejected> {
+        let Following(feed) = &self.revocations;
+        let task = feed.keys().authorities.check(certificate, feed.clock(now))?;
+        feed.deny(task.facts(), || task.subject(), now).map_or(Ok(task.clone()), |denial| Err(Rejected::Denied(denial)))
     }
 }
 

@@ -1,5 +1,10 @@
 //! The vectors of `deploy/vectors`, which verifiers in other languages are run against too, and what they leave out.
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType, SerialNumber,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{path::Path, sync::Arc, time::Duration};
@@ -8,7 +13,7 @@ use super::{Asked, Denial, Feed, Keys};
 use crate::{
     clock::{Moment, Time},
     jose::{SigningKey, Thumbprint},
-    verify::{Refused, Rejected, Token, Verifier},
+    verify::{CertifiedTask, Refused, Rejected, Token, Verifier},
 };
 
 #[derive(Deserialize)]
@@ -142,6 +147,7 @@ struct Stand {
     key: SigningKey,
     other: SigningKey,
     access: SigningKey,
+    authority: Issuer<'static, KeyPair>,
     feed: Arc<Feed>,
 }
 
@@ -159,8 +165,11 @@ impl Stand {
         };
         let feed = Arc::new(Feed::new(ISSUER));
         let states = document(&[&key, &other], "revocations");
-        feed.believe(Keys::read(&document(&[&access], "access_token"), b"{\"keys\":[]}", &states).unwrap());
-        Self { key, other, access, feed }
+        let (authority, certificate) = authority();
+        let bundle = json!({"keys": [{"use": "x509-svid", "kty": "EC", "x5c": [BASE64_STANDARD.encode(certificate)]}]});
+        let jwks = document(&[&access], "access_token");
+        feed.believe(Keys::read(&jwks, bundle.to_string().as_bytes(), &states).unwrap());
+        Self { key, other, access, authority, feed }
     }
 
     fn state(sequence: u64, more: &Value) -> Value {
@@ -183,6 +192,11 @@ impl Stand {
         self.feed.pushed(&key.sign("remit-revocations+jwt", &state).unwrap(), &moment(START, 0))
     }
 
+    fn certificate(&self, certificate: &[u8]) -> Result<CertifiedTask, Rejected> {
+        let verifier = Verifier::following(self.feed.clone(), "https://git.example.com".parse().unwrap());
+        verifier.verify_certificate(certificate, &moment(START, 0))
+    }
+
     fn check(&self) -> Result<(), Rejected> {
         let at = START / 1000;
         let claims = json!({
@@ -194,6 +208,115 @@ impl Stand {
         let token = self.access.sign("at+jwt", &claims).unwrap();
         let verifier = Verifier::following(self.feed.clone(), "https://git.example.com".parse().unwrap());
         verifier.verify(&token, &moment(START, 0)).map(|_| ())
+    }
+}
+
+fn authority() -> (Issuer<'static, KeyPair>, Vec<u8>) {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "authority");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap().der().to_vec();
+    (Issuer::new(params, key), certificate)
+}
+
+const TASK: &str = "spiffe://example.com/ci/acme/task/task_01jd0000000000000000000000-0123456789";
+
+/// A certificate as the broker writes them, with a change.
+fn certificate(authority: &Issuer<'static, KeyPair>, change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
+    let mut params = CertificateParams::default();
+    let day = |at: i64| time::OffsetDateTime::from_unix_timestamp(START / 1000 + at).unwrap();
+    (params.not_before, params.not_after) = (day(-60), day(60));
+    let serial: Vec<u8> = [1, 0, 0, 0, 0, 0, 0, 0, 3].into_iter().chain([0xab; 11]).collect();
+    params.serial_number = Some(SerialNumber::from(serial));
+    params.subject_alt_names = vec![SanType::URI(TASK.try_into().unwrap())];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    change(&mut params);
+    params.signed_by(&KeyPair::generate().unwrap(), authority).unwrap().der().to_vec()
+}
+
+#[test]
+fn a_certificate_dies_with_its_task_its_serial_its_generation_its_authority_and_by_a_lock() {
+    let (at, until) = (START / 1000, START / 1000 + 600);
+    let serial = "010000000000000003ababababababababababab";
+    for (what, entries, expected) in [
+        ("nothing", json!([]), None),
+        ("another task", json!([{"task": "task_01jd0000000000000000000001", "at": at, "until": until}]), None),
+        (
+            "its child",
+            json!([{"task": "task_01jd0000000000000000000000-0123456789-0123456789", "at": at, "until": until}]),
+            None,
+        ),
+        (
+            "its parent",
+            json!([{"task": "task_01jd0000000000000000000000", "at": at, "until": until}]),
+            Some(Denial::Revoked),
+        ),
+        ("itself", json!([{"lease": serial, "at": at, "until": until}]), Some(Denial::Revoked)),
+        ("its authority", json!([{"key": "authority", "at": at, "until": until}]), Some(Denial::Revoked)),
+        ("its owner, whom nobody knows", json!([lock(at, until, "o")]), None),
+        (
+            "its workload",
+            json!([{"lock": {"id": "lock_01jd0000000000000000000000", "match": {"workload": "spiffe://example.com/ci/*"}},
+                "at": at, "until": until}]),
+            Some(Denial::Locked),
+        ),
+    ] {
+        let stand = Stand::new();
+        let certificate = certificate(&stand.authority, |_| ());
+        assert_eq!(stand.certificate(&certificate).unwrap_err(), Rejected::Denied(Denial::Stale), "{what}");
+        stand.snapshot(&stand.key, 1, &entries).unwrap();
+        let checked = stand.certificate(&certificate);
+        assert_eq!(checked.as_ref().err(), expected.map(Rejected::Denied).as_ref(), "{what}");
+        if let Ok(task) = checked {
+            assert_eq!((task.spiffe_id().as_str(), task.serial().as_str()), (TASK, serial));
+            assert_eq!(task.workload(), "spiffe://example.com/ci/acme");
+            let older = self::certificate(&stand.authority, |params| {
+                let serial: Vec<u8> = [1, 0, 0, 0, 0, 0, 0, 0, 2].into_iter().chain([0xab; 11]).collect();
+                params.serial_number = Some(SerialNumber::from(serial));
+            });
+            assert_eq!(stand.certificate(&older).unwrap_err(), Rejected::Denied(Denial::Generation));
+        }
+    }
+}
+
+type Change = Box<dyn FnOnce(&mut CertificateParams)>;
+
+#[test]
+fn what_is_no_certificate_of_a_task_is_refused() {
+    let stand = Stand::new();
+    stand.snapshot(&stand.key, 1, &json!([])).unwrap();
+    let uri = |uri: &str| SanType::URI(uri.try_into().unwrap());
+    let day = |at: i64| time::OffsetDateTime::from_unix_timestamp(START / 1000 + at).unwrap();
+    let changes: Vec<(&str, Change)> = vec![
+        ("two URIs", Box::new(move |p| p.subject_alt_names.push(uri(TASK)))),
+        ("a DNS name", Box::new(|p| p.subject_alt_names.push(SanType::DnsName("example.com".try_into().unwrap())))),
+        ("no name", Box::new(|p| p.subject_alt_names.clear())),
+        ("no task", Box::new(move |p| p.subject_alt_names = vec![uri("spiffe://example.com/ci/acme")])),
+        ("a broker", Box::new(move |p| p.subject_alt_names = vec![uri("spiffe://example.com/remit/broker")])),
+        ("a root", Box::new(move |p| p.subject_alt_names = vec![uri("spiffe://example.com")])),
+        ("a task of nobody", Box::new(move |p| p.subject_alt_names = vec![uri(&TASK[..TASK.len() - 1])])),
+        ("an authority", Box::new(|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained))),
+        ("one that signs", Box::new(|p| p.key_usages.push(KeyUsagePurpose::KeyCertSign))),
+        ("one without usage", Box::new(|p| p.key_usages.clear())),
+        ("a server's", Box::new(|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth])),
+        ("another serial", Box::new(|p| p.serial_number = Some(SerialNumber::from(vec![1; 16])))),
+        ("ended", Box::new(move |p| p.not_after = day(0) - time::Duration::seconds(1))),
+        ("not yet", Box::new(move |p| p.not_before = day(30))),
+    ];
+    for (what, change) in changes {
+        let certificate = certificate(&stand.authority, change);
+        assert!(matches!(stand.certificate(&certificate), Err(Rejected::Invalid(_))), "{what}");
+    }
+    let good = certificate(&stand.authority, |_| ());
+    assert!(stand.certificate(&good).is_ok());
+    let (foreign, own) = authority();
+    for bad in
+        [certificate(&foreign, |_| ()), own, good[..good.len() - 1].to_vec(), [&*good, b"0"].concat(), Vec::new()]
+    {
+        assert!(matches!(stand.certificate(&bad), Err(Rejected::Invalid(_))));
     }
 }
 
