@@ -70,3 +70,26 @@ pub struct Moment {
     /// How long a clock has run that never jumps, since a beginning that is the same for all moments of a process.
     pub monotonic: Duration,
 }
+
+#[cfg(feature = "verify")]
+impl Moment {
+    /// Now, by the machine's clocks. Of the monotonic ones it is that which goes on counting while the machine sleeps, where there is one:
+    /// what was fresh before is not fresh after.
+    #[must_use]
+    pub fn now() -> Self {
+        Self { wall: SystemClock.now(), monotonic: monotonic() }
+    }
+}
+
+#[cfg(all(feature = "verify", target_os = "linux"))]
+fn monotonic() -> Duration {
+    use nix::time::{ClockId, clock_gettime};
+    // Nothing is fresh on a machine that does not count.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::MAX, Duration::from)
+}
+
+#[cfg(all(feature = "verify", not(target_os = "linux")))]
+fn monotonic() -> Duration {
+    static BEGINNING: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    BEGINNING.get_or_init(std::time::Instant::now).elapsed()
+}

@@ -28,6 +28,8 @@
 
 mod certificate;
 mod feed;
+#[cfg(feature = "follow")]
+mod follow;
 mod keys;
 mod status_list;
 mod token;
@@ -35,6 +37,8 @@ mod verifier;
 
 pub use certificate::{Authorities, CertifiedTask};
 pub use feed::{Asked, Denial, Feed, MAX_STATE};
+#[cfg(feature = "follow")]
+pub use follow::{FollowTerms, Follower, Trouble};
 pub use keys::{KeySet, Keys};
 pub use status_list::StatusList;
 pub use token::{Held, SKEW, Signed, Token, Verified};

@@ -79,7 +79,12 @@ impl Verifier<Following> {
     pub fn verify_presented(&self, presented: Presented<'_>, now: &Moment) -> Result<Verified, Rejected> {
         let Following(feed) = &self.revocations;
         let wall = feed.clock(now);
-        let Shown { held, proof } = self.shown(presented, &feed.keys(), wall)?;
+        let shown = self.shown(presented, &feed.keys(), wall).inspect_err(|why| {
+            if *why == UNKNOWN_KEY {
+                feed.want_keys();
+            }
+        });
+        let Shown { held, proof } = shown?;
         if let Some(denial) = feed.deny(held.facts(), || held.subject(), now) {
             return Err(Rejected::Denied(denial));
         }
@@ -178,4 +183,4 @@ impl<Revocations> Verifier<Revocations> {
 }
 
 /// Fetching the keys again may help.
-pub(super) const UNKNOWN_KEY: Refused = Refused("its key is unknown");
+const UNKNOWN_KEY: Refused = Refused("its key is unknown");

@@ -164,8 +164,8 @@ const LIBRARIES: &[Library] = &[
     },
     Library {
         names: &["reqwest"],
-        only_in: &["attest/fetched.rs", "attest/settings.rs", "audit/anchor.rs", "cli/"],
-        because: "the broker calls out for an issuer's keys, to anchor its log, and for nothing else",
+        only_in: &["attest/fetched.rs", "attest/settings.rs", "audit/anchor.rs", "cli/", "verify/follow/"],
+        because: "the broker calls out for an issuer's keys, to anchor its log, and for nothing else; a verifier, to the broker",
     },
 ];
 

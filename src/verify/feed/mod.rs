@@ -3,6 +3,7 @@
 
 mod held;
 mod revocations;
+mod signals;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use std::{
     fmt,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use super::{Keys, Refused};
@@ -23,6 +25,7 @@ use crate::{
     id::{Malformed, random},
 };
 use revocations::Revocations;
+use signals::Signals;
 use state::State;
 
 /// Why a credential that is good in itself is not accepted. For logs: to a caller, it is not valid, or cannot be checked now.
@@ -106,13 +109,19 @@ pub struct Feed {
     issuer: String,
     keys: RwLock<Arc<Keys>>,
     revocations: RwLock<Revocations>,
+    signals: Signals,
 }
 
 impl Feed {
     /// The feed of the brokers of an issuer. It denies everything before it has keys and an answer.
     #[must_use]
     pub fn new(issuer: &str) -> Self {
-        Self { issuer: issuer.to_owned(), keys: RwLock::default(), revocations: RwLock::default() }
+        Self {
+            issuer: issuer.to_owned(),
+            keys: RwLock::default(),
+            revocations: RwLock::default(),
+            signals: Signals::default(),
+        }
     }
 
     /// The issuer.
@@ -137,7 +146,7 @@ impl Feed {
     /// When it is none that can be believed. Ask again, after a while.
     pub fn answered(&self, text: &str, asked: &Asked, now: &Moment) -> Result<(), Refused> {
         let heard = self.read(text);
-        self.change(|revocations| revocations.answered(heard, asked, now))
+        self.told(self.change(|revocations| revocations.answered(heard, asked, now)))
     }
 
     /// Takes a state that came in the stream.
@@ -146,7 +155,7 @@ impl Feed {
     /// When it cannot be taken: nothing more of this stream can be, and a question is due.
     pub fn pushed(&self, text: &str, now: &Moment) -> Result<(), Refused> {
         let heard = self.read(text);
-        self.change(|revocations| revocations.pushed(heard, now))
+        self.told(self.change(|revocations| revocations.pushed(heard, now)))
     }
 
     /// The stream has ended. What is held is good for as long as it was; a question is due before the next stream.
@@ -183,7 +192,54 @@ impl Feed {
         subject: impl FnOnce() -> LockSubject<'a>,
         now: &Moment,
     ) -> Option<Denial> {
-        self.look(|revocations| revocations.deny(facts, subject, now)).unwrap_or(Some(Denial::Gap))
+        let look = |revocations: &Revocations| {
+            (revocations.deny(facts, subject, now), facts.generation > revocations.generation())
+        };
+        let (denial, is_behind) = self.look(look).unwrap_or((Some(Denial::Gap), false));
+        if denial == Some(Denial::Generation) && is_behind {
+            self.signals.want_snapshot();
+        }
+        denial
+    }
+
+    /// A token came with a key that is not known: the broker may have a new one.
+    pub(super) fn want_keys(&self) {
+        self.signals.want_keys();
+    }
+
+    /// For how long what is held is good, if nothing more is heard; nothing when it is not.
+    #[must_use]
+    pub fn fresh_for(&self, now: &Moment) -> Duration {
+        self.look(|revocations| revocations.fresh_for(now)).unwrap_or_default()
+    }
+
+    fn told(&self, taken: Result<(), Refused>) -> Result<(), Refused> {
+        if taken.is_ok() {
+            self.signals.took();
+        }
+        taken
+    }
+
+    /// When what is held is good. Ends at once when it is already.
+    #[cfg(feature = "follow")]
+    pub async fn ready(&self) {
+        let mut taken = self.signals.taken();
+        while self.fresh_for(&Moment::now()).is_zero() && taken.changed().await.is_ok() {}
+    }
+
+    #[cfg(feature = "follow")]
+    pub(super) async fn keys_wanted(&self) {
+        self.signals.keys_wanted().await;
+    }
+
+    #[cfg(feature = "follow")]
+    pub(super) async fn snapshot_wanted(&self) {
+        self.signals.snapshot_wanted().await;
+    }
+
+    #[cfg(feature = "follow")]
+    pub(super) fn taken(&self) -> tokio::sync::watch::Receiver<()> {
+        self.signals.taken()
     }
 
     /// The clock by which a token ends.

@@ -193,6 +193,15 @@ impl Revocations {
         reckoned.map_or(now.wall, |reckoned| reckoned.max(now.wall))
     }
 
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// For how long what is held is good.
+    pub(super) fn fresh_for(&self, now: &Moment) -> Duration {
+        if self.gap || self.forgotten { Duration::ZERO } else { self.fresh_until.saturating_sub(now.monotonic) }
+    }
+
     pub(super) fn position(&self) -> Option<(&BrokerName, u64)> {
         self.position.as_ref().map(|(broker, sequence)| (broker, *sequence))
     }
