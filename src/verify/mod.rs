@@ -31,6 +31,8 @@ mod feed;
 #[cfg(feature = "follow")]
 mod follow;
 mod keys;
+#[cfg(feature = "tower")]
+mod layer;
 mod status_list;
 mod token;
 mod verifier;
@@ -40,6 +42,8 @@ pub use feed::{Asked, Denial, Feed, MAX_STATE};
 #[cfg(feature = "follow")]
 pub use follow::{FollowTerms, Follower, Trouble};
 pub use keys::{KeySet, Keys};
+#[cfg(feature = "tower")]
+pub use layer::{PeerCertificate, VerifyLayer, VerifyService};
 pub use status_list::StatusList;
 pub use token::{Held, SKEW, Signed, Token, Verified};
 pub use verifier::{Following, Presented, UntilExpiry, Verifier};

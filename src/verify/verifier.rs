@@ -154,6 +154,12 @@ struct Shown {
 }
 
 impl<Revocations> Verifier<Revocations> {
+    /// The service that it is for.
+    #[must_use]
+    pub fn audience(&self) -> &Location {
+        &self.audience
+    }
+
     fn shown(&self, presented: Presented<'_>, keys: &Keys, now: Time) -> Result<Shown, Refused> {
         let (held, proof) = match presented {
             Presented::Bearer(token) => (self.signed(token, keys, now)?.by_bearer()?, None),

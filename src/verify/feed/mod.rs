@@ -6,7 +6,7 @@ mod revocations;
 mod signals;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub(crate) use held::Facts;
 pub use state::MAX_STATE;

@@ -57,7 +57,7 @@ struct Check {
     expect: String,
 }
 
-fn moment(wall: i64, monotonic: u64) -> Moment {
+pub(in crate::verify) fn moment(wall: i64, monotonic: u64) -> Moment {
     Moment { wall: Time::from_timestamp_millis(wall).unwrap(), monotonic: Duration::from_millis(monotonic) }
 }
 
@@ -139,20 +139,20 @@ fn every_vector_is_answered_as_it_has_to_be() {
     assert!(count > 200, "{count}");
 }
 
-const START: i64 = 1_800_000_000_000;
+pub(in crate::verify) const START: i64 = 1_800_000_000_000;
 const ISSUER: &str = "https://broker.example.com";
 
 /// A broker's key, and a feed that believes it.
-struct Stand {
-    key: SigningKey,
+pub(in crate::verify) struct Stand {
+    pub(in crate::verify) key: SigningKey,
     other: SigningKey,
     access: SigningKey,
     authority: Issuer<'static, KeyPair>,
-    feed: Arc<Feed>,
+    pub(in crate::verify) feed: Arc<Feed>,
 }
 
 impl Stand {
-    fn new() -> Self {
+    pub(in crate::verify) fn new() -> Self {
         let key = || SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap();
         let (key, other, access) = (key(), key(), key());
         let document = |keys: &[&SigningKey], purpose: &str| {
@@ -179,14 +179,14 @@ impl Stand {
         state
     }
 
-    fn snapshot(&self, key: &SigningKey, sequence: u64, entries: &Value) -> Result<(), Refused> {
+    pub(in crate::verify) fn snapshot(&self, key: &SigningKey, sequence: u64, entries: &Value) -> Result<(), Refused> {
         let now = moment(START, 0);
         let state = Self::state(sequence, &json!({"nonce": "n", "entries": entries}));
         let state = key.sign("remit-revocations+jwt", &state).unwrap();
         self.feed.answered(&state, &Asked { nonce: "n".into(), sent: now }, &now)
     }
 
-    fn push(&self, key: &SigningKey, previous: u64, entries: &Value) -> Result<(), Refused> {
+    pub(in crate::verify) fn push(&self, key: &SigningKey, previous: u64, entries: &Value) -> Result<(), Refused> {
         let sequence = previous + u64::from(entries != &json!([]));
         let state = Self::state(sequence, &json!({"previous": previous, "entries": entries}));
         self.feed.pushed(&key.sign("remit-revocations+jwt", &state).unwrap(), &moment(START, 0))
@@ -197,15 +197,21 @@ impl Stand {
         verifier.verify_certificate(certificate, &moment(START, 0))
     }
 
-    fn check(&self) -> Result<(), Rejected> {
+    /// A token, bound to what is said.
+    pub(in crate::verify) fn token(&self, cnf: Option<Value>) -> String {
         let at = START / 1000;
-        let claims = json!({
+        let mut claims = json!({
             "iss": ISSUER, "sub": "spiffe://example.com/a", "client_id": "spiffe://example.com/a",
             "aud": "https://git.example.com", "exp": at + 60, "iat": at, "nbf": at, "jti": "0".repeat(32), "scope": "read",
             "authorization_details": [], "status": {"status_list": {"idx": 7, "uri": "https://broker.example.com/status-lists/0"}},
             "urn:remit:task": {"id": "task_01jd0000000000000000000000", "owner": "o", "kind": "service", "attestor": "unix",
             "declared_at": at, "generation": 3, "authority_hash": "h", "expires_at": at + 60}});
-        let token = self.access.sign("at+jwt", &claims).unwrap();
+        claims.as_object_mut().unwrap().extend(cnf.map(|cnf| ("cnf".to_owned(), cnf)));
+        self.access.sign("at+jwt", &claims).unwrap()
+    }
+
+    fn check(&self) -> Result<(), Rejected> {
+        let token = self.token(None);
         let verifier = Verifier::following(self.feed.clone(), "https://git.example.com".parse().unwrap());
         verifier.verify(&token, &moment(START, 0)).map(|_| ())
     }
