@@ -28,7 +28,8 @@
 //!
 //! [`broker`] is the only place that knows the order of these steps: read it next. [`http`] and [`cli`] are edges that parse, call the
 //! broker and map the [`error`]. [`serve`] puts the parts together. [`verify`] is what a service embeds; it knows nothing of the
-//! server and builds alone (`--no-default-features --features verify`).
+//! server and builds alone (`--no-default-features --features verify`; with `follow` it fetches keys and follows the revocation feed by
+//! itself, with `tower` it stands in front of an axum or tonic service).
 //!
 //! # How a credential is accepted
 //!

@@ -315,4 +315,29 @@ mod tests {
         let unbound = format!("Bearer {}", door.stand.token(None));
         assert_eq!(door.knock(&[("Authorization", &unbound)], Some(b"one")).0, 200);
     }
+
+    #[cfg(feature = "broker")]
+    #[tokio::test]
+    async fn axum_takes_it_and_gives_handlers_the_task() {
+        use axum::{Extension, Router, body::Body, routing::get};
+        let mut door = Door::open();
+        let layer = door.service.layer.clone();
+        let handler = |Extension(verified): Extension<Verified>| async move { verified.claims().task.id.to_string() };
+        let mut app = Router::<()>::new().route("/notes", get(handler)).layer(layer);
+        let bearer = format!("Bearer {}", door.stand.token(None));
+        for (headers, status) in [(vec![("Authorization", &*bearer)], 200), (vec![], 401)] {
+            assert_eq!(door.knock(&headers, None).0, status);
+            let mut request = Request::get("/notes").body(Body::empty()).unwrap();
+            for (name, value) in headers {
+                request
+                    .headers_mut()
+                    .append(name.to_ascii_lowercase().parse::<http::HeaderName>().unwrap(), value.parse().unwrap());
+            }
+            let response = Service::<Request<Body>>::call(&mut app, request).await.unwrap();
+            assert_eq!(response.status().as_u16(), status);
+            if status == 200 {
+                assert_eq!(axum::body::to_bytes(response.into_body(), 1024).await.unwrap(), TASK);
+            }
+        }
+    }
 }

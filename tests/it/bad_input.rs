@@ -36,8 +36,8 @@ type Row = (u16, &'static str, &'static [By]);
 /// The attacks that the table is about.
 const LISTED: &[u16] = &[
     1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 15, 16, 19, 26, 27, 29, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 44, 45, 47,
-    48, 49, 57, 61, 62, 63, 65, 67, 71, 72, 73, 76, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87, 88, 89, 91, 93, 107,
-    108, 109, 110, 111, 112, 113, 114,
+    48, 49, 57, 61, 62, 63, 65, 67, 71, 72, 73, 76, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87, 88, 89, 91, 92, 93,
+    107, 108, 109, 110, 111, 112, 113, 114,
 ];
 
 const ROWS: &[Row] = &[
@@ -301,6 +301,7 @@ const ROWS: &[Row] = &[
             Shown("jwks::a_flood_of_unknown_keys_costs_one_fetch_per_interval"),
             Shown("remit::attest::keys::tests::an_unknown_key_costs_one_fetch_per_interval"),
             Shown("jwks::a_flood_of_tokens_under_unknown_keys_costs_the_store_one_search_a_second"),
+            Shown("remit::verify::follow::tests::unknown_keys_fetch_no_more_than_once_in_a_while"),
         ],
     ),
     (
@@ -360,9 +361,24 @@ const ROWS: &[Row] = &[
     ),
     (91, "a token that is too long", &[Live(tokens::long_tokens)]),
     (
+        92,
+        "what a verifier knows is too old, or of another generation",
+        &[
+            Shown("remit::verify::feed::tests::every_vector_is_answered_as_it_has_to_be"),
+            Shown("remit::verify::feed::tests::a_set_that_was_left_halfway_accepts_nothing"),
+            Shown("remit::verify::follow::tests::a_broker_that_falls_silent_is_left_and_nothing_accepted"),
+            Shown("remit::verify::follow::tests::a_broker_that_was_rolled_back_is_believed_in_the_next_generation"),
+            Shown("remit::verify::layer::tests::what_was_revoked_is_refused_and_what_cannot_be_told_is_for_later"),
+        ],
+    ),
+    (
         93,
         "a certificate that is none of a workload that is known",
-        &[Shown("x509::what_is_no_svid_of_the_trust_domain_is_refused"), Shown("x509::authorities_below_the_bundle")],
+        &[
+            Shown("x509::what_is_no_svid_of_the_trust_domain_is_refused"),
+            Shown("x509::authorities_below_the_bundle"),
+            Shown("remit::verify::feed::tests::what_is_no_certificate_of_a_task_is_refused"),
+        ],
     ),
     (
         107,

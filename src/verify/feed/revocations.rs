@@ -155,7 +155,7 @@ impl Revocations {
 
     fn take(&mut self, claims: RevocationClaims, kid: &str, witness: Option<String>, now: &Moment) {
         if let Some(anchor) = self.anchor {
-            let good_until = anchor.monotonic + milliseconds(claims.exp.millis() - anchor.iat);
+            let good_until = anchor.monotonic.saturating_add(milliseconds(claims.exp.millis() - anchor.iat));
             self.fresh_until = self.fresh_until.max(good_until);
         }
         self.held.unite(claims.entries, now);
