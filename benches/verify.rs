@@ -10,17 +10,20 @@ mod stand;
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use remit::{
-    clock::{Clock as _, SystemClock},
+    clock::{Clock as _, Moment, SystemClock},
     id::sha256_hex,
-    verify::{KeySet, Verifier},
+    jose::SigningKey,
+    verify::{Asked, Feed, KeySet, Keys, Verifier},
 };
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 use limit::{Bare, Work, compare, nothing, redirected, send, work};
 use stand::{Result, SERVICE, Stand, Store};
 
+/// Entries in the set of a verifier that follows the feed.
+const HELD: [u32; 2] = [0, 100_000];
 const CONNECTIONS: [usize; 2] = [1, 64];
 const SERVICE_TOKEN: &str = "bench";
 /// Octets of a lease, of a task, about.
@@ -43,6 +46,11 @@ async fn main() -> Result<()> {
         if let Store::Redis = store {
             let verify = verify(&stand, &jwks, token)?;
             compare("remit::verify, one thread", 1, &verify, &[("a check by ring", checked.clone())]).await?;
+            for held in HELD {
+                let following = following(&stand, &jwks, token, held)?;
+                let what = format!("remit::verify, following, {held} entries");
+                compare(&what, 1, &following, &[("a check by ring", checked.clone())]).await?;
+            }
         }
         introspection(&stand, store, token, checked).await?;
         stand.stop().await?;
@@ -63,6 +71,37 @@ fn verify(stand: &Stand, jwks: &[u8], token: &str) -> Result<Work> {
             Ok(())
         }
     }))
+}
+
+/// The same with the revocation feed, in whose set as much is held.
+fn following(stand: &Stand, jwks: &[u8], token: &str, held: u32) -> Result<Work> {
+    let key = SigningKey::from_pkcs8(&SigningKey::generate()?)?;
+    let mut jwk = serde_json::to_value(key.public())?;
+    (jwk["use"], jwk["remit_purpose"]) = ("sig".into(), "revocations".into());
+    let feed = Arc::new(Feed::new(&stand.url("")));
+    feed.believe(Keys::read(jwks, b"{\"keys\":[]}", json!({ "keys": [jwk] }).to_string().as_bytes())?);
+    let (now, generation) = (Moment::now(), claims(token)?["urn:remit:task"]["generation"].clone());
+    let (at, asked) = (now.wall.timestamp(), Asked::new(now)?);
+    let entries: Vec<Value> =
+        (1..=held).map(|n| json!({"lease": format!("{n:032x}"), "at": at, "until": at + 600})).collect();
+    // Good for as long as a state may be; it is measured for less.
+    let state = json!({"iss": stand.url(""), "broker": "bench", "iat": at, "exp": at + 60, "generation": generation,
+        "sequence": 1, "nonce": asked.nonce(), "entries": entries});
+    feed.answered(&key.sign("remit-revocations+jwt", &state)?, &asked, &Moment::now())?;
+    let shared = Arc::new((Verifier::following(feed, SERVICE.parse()?), token.to_owned()));
+    Ok(work(move |_| {
+        let shared = shared.clone();
+        async move {
+            let (verifier, token) = &*shared;
+            std::hint::black_box(verifier.verify(token, &Moment::now())?);
+            Ok(())
+        }
+    }))
+}
+
+fn claims(token: &str) -> Result<Value> {
+    let payload = token.split('.').nth(1).ok_or("no claims")?;
+    Ok(serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload)?)?)
 }
 
 /// The signature of the same token.
