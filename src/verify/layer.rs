@@ -164,10 +164,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        // Nobody else says who calls.
-        request.extensions_mut().remove::<Verified>();
         match self.layer.check(&request) {
             Ok(verified) => {
+                // In place of what anybody else may have said.
                 request.extensions_mut().insert(verified);
                 Either::Left(self.inner.call(request))
             }

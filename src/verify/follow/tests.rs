@@ -437,6 +437,21 @@ async fn unknown_keys_fetch_no_more_than_once_in_a_while() {
 }
 
 #[tokio::test]
+async fn a_broker_with_a_new_key_is_believed_as_soon_as_the_key_is_fetched() {
+    let mut broker = Broker::start().await;
+    let verifier = broker.follow(None).await;
+    broker.listened().await;
+    broker.with(|inner| {
+        inner.key = key();
+        let _ = inner.streams.send(None);
+    });
+    // By now nothing is left of what the old key said.
+    tokio::time::sleep(Duration::from_millis(F.unsigned_abs() + 100)).await;
+    let took = broker.comes_to(&verifier, None).await;
+    assert!(took < Duration::from_secs(5), "the keys may be kept for a minute: {took:?}");
+}
+
+#[tokio::test]
 async fn without_keys_nothing_is_accepted_and_with_them_everything_is_well() {
     let mut broker = Broker::start().await;
     broker.with(|inner| inner.out_of_order = &["/jwks"]);
