@@ -23,6 +23,7 @@
 //!   carry a MAC, and what a script relied on is checked before anything is signed.
 //! - [`audit`]: one line for every decision and act, durable before the answer leaves.
 //! - [`metrics`]: what is counted and timed; nothing is decided by it.
+//! - [`failpoint`]: where a test can make a broker die.
 //! - [`revocation`]: what has ended. An end is one record for a task id, and a task id names all its ancestors, so a revoke
 //!   costs the same for one credential and for a hundred thousand.
 //!
@@ -60,6 +61,8 @@ pub mod config;
 #[cfg(feature = "broker")]
 pub mod credential;
 pub mod error;
+#[cfg(feature = "broker")]
+pub mod failpoint;
 #[cfg(feature = "broker")]
 pub mod http;
 pub mod id;

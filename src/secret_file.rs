@@ -8,6 +8,8 @@ use std::{
 };
 use zeroize::Zeroizing;
 
+use crate::failpoint::{Step, reached};
+
 /// The most that is read: keys and tokens are small.
 const MAX_SIZE: u64 = 16 * 1024;
 
@@ -78,6 +80,7 @@ fn aside(path: &Path, secret: &Zeroizing<String>) -> Result<tempfile::NamedTempF
         .tempfile_in(dir)
         .map_err(failed)?;
     (&mut aside.as_file()).write_all(secret.as_bytes()).and_then(|()| aside.as_file().sync_all()).map_err(failed)?;
+    reached(Step::FileWritten);
     Ok(aside)
 }
 
@@ -87,6 +90,7 @@ fn dir_of(path: &Path) -> &Path {
 
 /// Makes sure that what the directory says of a file outlives a crash.
 fn settle(path: &Path) -> Result<(), String> {
+    reached(Step::FilePlaced);
     let synced = fs::File::open(dir_of(path)).and_then(|dir| dir.sync_all());
     synced.map_err(|error| format!("{} cannot be made: {error}", path.display()))
 }

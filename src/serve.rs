@@ -26,6 +26,7 @@ use crate::{
     clock::Clock,
     config::{Config, Nonce, TlsCertificate},
     credential::{AuthorityTerms, Imported, Keyring},
+    failpoint,
     http::{self, Listener, Tls},
     id::Host,
     key_file,
@@ -84,6 +85,9 @@ pub struct Running {
 /// Whatever is unsafe, missing or in use, in a sentence.
 pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
     allow_open_files();
+    let listen = &config.listen;
+    let addresses = [listen.http, listen.https().map(|(address, _)| address), listen.ops];
+    failpoint::check(addresses.into_iter().flatten()).map_err(StartError::Configuration)?;
     // Every listener is bound before anything is served on one.
     let plain = bind(config.listen.http, "`--listen` or `listen.http`").await?;
     let secure = bind(config.listen.https().map(|(address, _)| address), "`listen.tls`").await?;

@@ -15,7 +15,10 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::config::AnchorConfig;
-use crate::secret_file;
+use crate::{
+    failpoint::{Step, reached},
+    secret_file,
+};
 
 /// How long a server may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -78,6 +81,7 @@ impl Anchor {
                 continue;
             };
             let outcome = self.send(&newest).await;
+            reached(Step::CheckpointAnchored);
             sent(outcome.is_ok());
             if let Err(why) = &outcome {
                 tracing::warn!(anchor = self.name, why, "a checkpoint of the audit log could not be anchored");

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use super::chain::Head;
 use crate::{
     clock::Time,
+    failpoint::{Step, reached},
     jose::{Invalid, SigningKey, Unverified, VerifyingKey},
     secret_file,
 };
@@ -114,6 +115,7 @@ impl Signer {
         let text = self.key.sign(TYP, &checkpoint).map_err(|why| why.to_string())?;
         let written = self.file.write_all(format!("{text}\n").as_bytes()).and_then(|()| self.file.sync_data());
         written.map_err(|error| error.to_string())?;
+        reached(Step::CheckpointKept);
         self.last = Some(checkpoint);
         Ok(text)
     }

@@ -13,7 +13,11 @@ use super::{
     Unrecorded,
     chain::{Head, Record},
 };
-use crate::{clock::Time, own_dir};
+use crate::{
+    clock::Time,
+    failpoint::{Step, reached},
+    own_dir,
+};
 
 /// The most that is written between two syncs, and so the most that a crash can leave in doubt at the end of the log.
 pub(super) const GROUP: usize = 1 << 20;
@@ -100,6 +104,7 @@ impl Medium for Growing {
     fn turn(&mut self, first: u64) -> io::Result<()> {
         let next = create(&Segment::of(&self.dir, first).path)?;
         own_dir::sync(&self.dir)?;
+        reached(Step::SegmentMade);
         let ended = std::mem::replace(&mut self.file, next);
         // What was reserved and not needed; and from now on nobody writes here, not even by mistake.
         ended.set_len(ended.metadata()?.len())?;

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Time},
+    failpoint::{Step, reached},
     id::{hex, random},
     jose::SigningKey,
 };
@@ -360,13 +361,16 @@ impl<M: Medium> Writer<M> {
         if let Some(lost) = &self.lost {
             return Err(lost.clone());
         }
+        reached(Step::AuditAsked);
         self.becomes(Condition::Committing(Instant::now()));
         if let Err(error) = self.medium.append(&group.bytes) {
             return Err(self.undo(&error));
         }
+        reached(Step::AuditWritten);
         if let Err(error) = self.medium.sync() {
             return Err(self.lose(format!("the audit log could not be synced, start the broker again: {error}")));
         }
+        reached(Step::AuditSynced);
         self.end = group.end;
         self.becomes(Condition::Good);
         Ok(())
@@ -445,6 +449,7 @@ impl<M: Medium> Writer<M> {
         self.sign();
         let first = self.end.head.sequence + 1;
         self.medium.turn(first).map_err(|error| Unrecorded(format!("another segment could not be begun: {error}")))?;
+        reached(Step::SegmentTurned);
         self.end = End { length: 0, first, since: None, ..self.end };
         self.reserved = 0;
         self.open_segment()?;

@@ -34,6 +34,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     attest::{ClientCertificate, Peer},
     broker::Broker,
+    failpoint::{Step, reached},
     id, metrics,
 };
 use error::Fault;
@@ -157,6 +158,7 @@ async fn finish(
     let answer = async move {
         let response = if clear { next.run(request).await } else { StatusCode::BAD_REQUEST.into_response() };
         drop(room);
+        reached(Step::Answering);
         response
     };
     // At the highest level, so that whatever a filter lets through says which request it is of.

@@ -7,7 +7,12 @@ use super::{
     Amending, Answer, Claim, Ended, Ending, Index, Key, Logging, Mint, Minted, Renewed, Renewing, Sealed, Standing,
     Store, Telling,
 };
-use crate::{clock::Time, id::TaskId, metrics::Metrics};
+use crate::{
+    clock::Time,
+    failpoint::{Step, reached},
+    id::TaskId,
+    metrics::Metrics,
+};
 
 /// Another store, timed.
 pub(super) struct Measured {
@@ -24,6 +29,16 @@ impl Measured {
             answer
         })
     }
+
+    /// The same of what changes something.
+    fn written<'a, T: Send + 'a>(&'a self, operation: &'static str, answer: Answer<'a, T>) -> Answer<'a, T> {
+        Box::pin(async move {
+            reached(Step::StoreAsked);
+            let answer = self.timed(operation, answer).await;
+            reached(Step::StoreWritten);
+            answer
+        })
+    }
 }
 
 impl Store for Measured {
@@ -32,27 +47,27 @@ impl Store for Measured {
     }
 
     fn claim<'a>(&'a self, claim: &'a Claim) -> Answer<'a, String> {
-        self.timed("claim", self.store.claim(claim))
+        self.written("claim", self.store.claim(claim))
     }
 
     fn mint<'a>(&'a self, mint: &'a Mint) -> Answer<'a, Minted> {
-        self.timed("mint", self.store.mint(mint))
+        self.written("mint", self.store.mint(mint))
     }
 
     fn renew<'a>(&'a self, renewing: &'a Renewing) -> Answer<'a, Renewed> {
-        self.timed("renew", self.store.renew(renewing))
+        self.written("renew", self.store.renew(renewing))
     }
 
     fn amend<'a>(&'a self, amending: &'a Amending) -> Answer<'a, bool> {
-        self.timed("amend", self.store.amend(amending))
+        self.written("amend", self.store.amend(amending))
     }
 
     fn end<'a>(&'a self, end: &'a Ending) -> Answer<'a, Option<Ended>> {
-        self.timed("end", self.store.end(end))
+        self.written("end", self.store.end(end))
     }
 
     fn confirm<'a>(&'a self, id: &'a TaskId, at: Time) -> Answer<'a, Time> {
-        self.timed("confirm", self.store.confirm(id, at))
+        self.written("confirm", self.store.confirm(id, at))
     }
 
     fn changes(&self) -> broadcast::Receiver<TaskId> {
@@ -60,7 +75,7 @@ impl Store for Measured {
     }
 
     fn count_tasks(&self, more: u64) -> Answer<'_, u64> {
-        self.timed("count_tasks", self.store.count_tasks(more))
+        self.written("count_tasks", self.store.count_tasks(more))
     }
 
     fn status_list(&self, list: u64) -> Answer<'_, Standing> {
@@ -68,11 +83,11 @@ impl Store for Measured {
     }
 
     fn post<'a>(&'a self, records: &'a [(Key, Sealed, Time)]) -> Answer<'a, ()> {
-        self.timed("post", self.store.post(records))
+        self.written("post", self.store.post(records))
     }
 
     fn tell<'a>(&'a self, telling: &'a Telling) -> Answer<'a, ()> {
-        self.timed("tell", self.store.tell(telling))
+        self.written("tell", self.store.tell(telling))
     }
 
     fn told<'a>(&'a self, id: &'a TaskId) -> Answer<'a, Vec<String>> {

@@ -17,6 +17,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    failpoint::{Step, reached},
     id::{hex, random, sha256_hex},
     own_dir,
     task::Ending,
@@ -225,7 +226,10 @@ impl Writer {
             let why = failed(error);
             return Err(if undone.is_err() { self.lost.insert(why).clone() } else { why });
         }
-        self.file.sync_data().map_err(|error| self.lost.insert(failed(error)).clone())
+        reached(Step::JournalWritten);
+        self.file.sync_data().map_err(|error| self.lost.insert(failed(error)).clone())?;
+        reached(Step::JournalSynced);
+        Ok(())
     }
 
     /// Takes room ahead, where there is some.

@@ -13,8 +13,20 @@ struct Module {
 }
 
 /// Words and data that everything above them may use.
-const SHARED: [&str; 11] =
-    ["claims", "clock", "error", "id", "jose", "key_file", "own_dir", "pem", "proof", "secret_file", "task"];
+const SHARED: [&str; 12] = [
+    "claims",
+    "clock",
+    "error",
+    "failpoint",
+    "id",
+    "jose",
+    "key_file",
+    "own_dir",
+    "pem",
+    "proof",
+    "secret_file",
+    "task",
+];
 
 const LEAF: &str = "leaves do not know each other, nor who calls them: `broker` brings them together";
 const EDGE: &str = "edges parse, call the broker and map the error; what happens in which order is the broker's";
@@ -27,7 +39,8 @@ const MODULES: &[Module] = &[
     Module { name: "clock", uses: &[], because: BOTTOM },
     Module { name: "jose", uses: &[], because: BOTTOM },
     Module { name: "pem", uses: &[], because: BOTTOM },
-    Module { name: "secret_file", uses: &[], because: BOTTOM },
+    Module { name: "failpoint", uses: &[], because: BOTTOM },
+    Module { name: "secret_file", uses: &["failpoint"], because: BOTTOM },
     Module { name: "own_dir", uses: &[], because: BOTTOM },
     Module { name: "key_file", uses: &["jose", "pem", "secret_file"], because: BOTTOM },
     Module { name: "id", uses: &["clock"], because: BOTTOM },

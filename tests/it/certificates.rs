@@ -42,14 +42,14 @@ fn request(dir: &Path, key: &[&str], more: &[&str]) -> String {
 const P256: &[&str] = &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
 
 /// A certificate, as it was answered, with files for OpenSSL.
-struct Certified {
+pub(crate) struct Certified {
     dir: tempfile::TempDir,
     answer: Value,
     der: Vec<u8>,
 }
 
 impl Certified {
-    fn of(answer: Value) -> Self {
+    pub(crate) fn of(answer: Value) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("cert.pem"), text(&answer, "certificate")).unwrap();
         std::fs::write(dir.path().join("bundle.pem"), text(&answer, "bundle")).unwrap();
@@ -114,7 +114,7 @@ impl Certified {
     }
 
     /// Waits until it is on its list, which has to be within ten seconds.
-    async fn is_revoked_soon(&self, stand: &Stand, at: &Server) {
+    pub(crate) async fn is_revoked_soon(&self, stand: &Stand, at: &Server) {
         let begun = Instant::now();
         while self.is_good(stand, at).await {
             assert!(begun.elapsed() < Duration::from_secs(10), "not on its list");

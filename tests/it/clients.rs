@@ -3,7 +3,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -11,7 +11,7 @@ use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use crate::{
     both,
-    support::{GIT, GIT_TOKEN, REGISTRY, RESPONDER, Stand, Store, declaration, text},
+    support::{GIT, GIT_TOKEN, REGISTRY, RESPONDER, Stand, Store, declaration, made, text},
 };
 
 /// Runs `tests/it/clients/NAME` with the Python of `target/venv`: tokens in, what it says of each out.
@@ -31,13 +31,6 @@ async fn rust(arguments: &[&str], svids: &[&str]) -> Vec<String> {
     let mut command = Command::new(made("target/spiffe/debug/remit-tests-spiffe"));
     command.args(arguments);
     talk(command, svids).await
-}
-
-/// What `tests/run` has made.
-pub(crate) fn made(path: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    assert!(path.exists(), "{} is missing: tests/run makes it; run the tests with tests/run", path.display());
-    path
 }
 
 async fn client(program: &Path, name: &str, arguments: &[&str], tokens: &[&str]) -> Vec<String> {

@@ -15,8 +15,22 @@ use crate::{
     support::{GIT, Server, Stand, Store, declaration, text, wait_for},
 };
 
+/// Asserts that every intent is settled by a record of its own, or listed as one that is not.
+#[track_caller]
+pub(crate) fn accounts_for_intents(found: &Value, lines: &[Value]) {
+    let told = lines.iter().filter(|line| line["outcome"] != "unknown");
+    let settled: Vec<_> =
+        told.filter_map(|line| Some(line["settles"][0].as_u64()?..=line["settles"][1].as_u64()?)).collect();
+    for intent in lines.iter().filter(|line| line["intent"] == true) {
+        let sequence = intent["sequence"].as_u64().unwrap();
+        let is_settled = settled.iter().any(|span| span.contains(&sequence));
+        let is_listed = found["unsettled"].as_array().unwrap().iter().any(|one| one["sequence"] == sequence);
+        assert!(is_settled != is_listed, "{intent}: {found}");
+    }
+}
+
 /// What `remit audit …` printed as JSON, and its exit code.
-fn audit(arguments: &[&str]) -> (Value, i32) {
+pub(crate) fn audit(arguments: &[&str]) -> (Value, i32) {
     let output = Command::new(env!("CARGO_BIN_EXE_remit"))
         .args(["--output", "json", "audit"])
         .args(arguments)
@@ -29,11 +43,11 @@ fn audit(arguments: &[&str]) -> (Value, i32) {
     (told, output.status.code().expect("it exits"))
 }
 
-fn directory(stand: &Stand) -> PathBuf {
+pub(crate) fn directory(stand: &Stand) -> PathBuf {
     stand.dir.path().join("broker-audit")
 }
 
-fn as_text(path: &Path) -> &str {
+pub(crate) fn as_text(path: &Path) -> &str {
     path.to_str().expect("text")
 }
 
@@ -301,14 +315,7 @@ both! {
             let (found, code) = audit(&["verify", as_text(&dir)]);
             assert_eq!(code, 0, "{found}");
             let lines = stand.whole_audit();
-            // Every intent is settled by a record of its own, or listed.
-            let settled: Vec<_> = lines.iter().filter_map(|line| Some((line["settles"][0].as_u64()?, line["settles"][1].as_u64()?))).collect();
-            for intent in lines.iter().filter(|line| line["intent"] == true) {
-                let sequence = intent["sequence"].as_u64().unwrap();
-                let is_settled = settled.iter().any(|(first, last)| (*first..=*last).contains(&sequence));
-                let is_listed = found["unsettled"].as_array().unwrap().iter().any(|one| one["sequence"] == sequence);
-                assert!(is_settled != is_listed, "{intent}: {found}");
-            }
+            accounts_for_intents(&found, &lines);
         }
     }
 

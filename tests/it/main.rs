@@ -20,6 +20,8 @@ mod clients;
 #[cfg(test)]
 mod config_check;
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod declare;
 #[cfg(test)]
 mod dpop;

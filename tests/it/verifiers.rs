@@ -7,7 +7,7 @@ use std::{
 };
 use tokio::process::Command;
 
-use crate::clients::made;
+use crate::support::made;
 
 fn deploy(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path)

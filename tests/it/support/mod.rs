@@ -15,7 +15,7 @@ pub(crate) use edited::with_policies;
 pub(crate) use frozen::Frozen;
 pub(crate) use issuer::{ISSUER, Issuer, now, overlaid};
 pub(crate) use people::{SSO, SSO_AUDIENCE, people};
-pub(crate) use process::{Server, free_port, wait_for};
+pub(crate) use process::{Server, free_port, made, mortal_broker, wait_for};
 pub(crate) use prover::{Body, Prover};
 pub(crate) use redis::Redis;
 

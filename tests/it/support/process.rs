@@ -13,6 +13,13 @@ pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
 }
 
+/// What `tests/run` makes.
+pub(crate) fn made(path: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    assert!(path.exists(), "{} is missing: tests/run makes it; run the tests with tests/run", path.display());
+    path
+}
+
 /// Waits until `ready` says so, at most 20 seconds.
 pub(crate) async fn wait_for<F: Future<Output = bool>>(what: &str, mut ready: impl FnMut() -> F) {
     for _ in 0..400 {
@@ -22,6 +29,13 @@ pub(crate) async fn wait_for<F: Future<Output = bool>>(what: &str, mut ready: im
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("{what} did not come up");
+}
+
+/// A broker that dies where the file `armed` says.
+pub(crate) fn mortal_broker(config: &Path, armed: &Path) -> Command {
+    let mut command = Command::new(made("target/failpoints/remit"));
+    command.args(["serve", "--config"]).arg(config).env("REMIT_LOG", "error").env("REMIT_FAILPOINT", armed);
+    command
 }
 
 /// A running `remit serve --config`.
@@ -53,6 +67,11 @@ impl Server {
         command.args(["serve", "--log-format", "json", "--config"]).arg(config).env("REMIT_LOG", "remit=debug");
         command.stderr(std::fs::File::create(log).expect("a log file"));
         Self::run(command, config).await
+    }
+
+    /// The same of a build that dies where the file `armed` says.
+    pub(crate) async fn start_mortal(config: &Path, armed: &Path) -> Self {
+        Self::run(mortal_broker(config, armed), config).await
     }
 
     /// The same as a process whose files can be kept from growing with [`Server::limit_files`]: a write beyond the limit is then
