@@ -9,11 +9,13 @@ pub mod chain;
 pub mod checkpoint;
 mod config;
 pub mod examine;
+mod past;
 pub mod segment;
 mod writer;
 
 pub use anchor::Anchor;
 pub use config::Config;
+pub use past::Told;
 pub use writer::{Audit, Terms};
 
 use serde::{Deserialize, Serialize};

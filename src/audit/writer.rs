@@ -23,6 +23,7 @@ use super::{
     Actor, Entry, Event, Recorded, Span, Unrecorded,
     chain::{Head, Unplaced},
     checkpoint::Signer,
+    past::{self, Told},
     segment::{self, GROUP, Medium, Opened, Segment},
 };
 use crate::{
@@ -133,6 +134,22 @@ impl Audit {
         let _ = self.writer.listener.set(Box::new(listener));
     }
 
+    /// Hands the records about tasks that are on disk to `each`, in order, as far back as is read in a moment.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn past(&self, each: impl FnMut(Recorded)) -> io::Result<()> {
+        past::read(&self.writer.dir, each)
+    }
+
+    /// How far the log was told elsewhere.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub fn told(&self) -> io::Result<Told> {
+        Told::open(&self.writer.dir, &self.writer.log)
+    }
+
     /// The log's name.
     #[must_use]
     pub fn log(&self) -> &str {
@@ -206,7 +223,8 @@ impl Audit {
             .spawn(move || writer.run(messages))
             .map_err(|error| Unrecorded(format!("the audit writer could not be started: {error}")))?;
         let (queue, thread) = (Some(queue), Some(thread));
-        let writer = Handle { queue, thread, condition, deadline, checkpoints, log: name, listener };
+        let dir = dir.to_owned();
+        let writer = Handle { queue, thread, condition, deadline, checkpoints, dir, log: name, listener };
         Ok(Self { writer: Arc::new(writer) })
     }
 }
@@ -219,6 +237,7 @@ struct Handle {
     condition: Arc<Mutex<Condition>>,
     deadline: Duration,
     checkpoints: watch::Receiver<Option<String>>,
+    dir: PathBuf,
     log: String,
     listener: Arc<OnceLock<Listener>>,
 }

@@ -1,12 +1,15 @@
 //! The timeline of a task: what all brokers have on record about it, told again in the store.
 //!
 //! Records go there once they are durable here: in order, in the background, from one queue that has an end. Nothing waits for it,
-//! and what finds no room is counted and left out; the audit logs stay the truth.
+//! and what finds no room is counted and left out; the audit logs stay the truth. How far the log was told is noted beside it, so that
+//! a broker tells what the one before did not live to tell.
 
 use futures_util::future::join_all;
+use quick_cache::sync::Cache;
 use serde_json::{Map, Value, json};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
+    io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -18,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Broker, Ordering, Request, in_doubt};
 use crate::{
-    audit::{Audit, Recorded},
+    audit::{Audit, Recorded, Told},
     error::{Error, Input},
     id::TaskId,
     lease::{Timeline, TimelineEvent},
@@ -44,9 +47,11 @@ const EVENT: usize = 3 * 1024;
 /// What waits to be told.
 pub(super) struct Untold {
     queue: mpsc::Sender<Message>,
-    /// Until somebody tells.
-    messages: Mutex<Option<mpsc::Receiver<Message>>>,
+    /// What was on record before, and what comes; until somebody tells.
+    messages: Mutex<Option<(VecDeque<Message>, mpsc::Receiver<Message>)>>,
     short: Arc<Short>,
+    /// `None` where it cannot be noted.
+    told: Option<Told>,
 }
 
 /// How many records of a tree were left out, and are not told of yet.
@@ -75,26 +80,40 @@ impl Short {
 }
 
 impl Untold {
-    /// Listens to the log from now on.
+    /// Reads what is in the log, and listens to it from now on.
     pub(super) fn of(audit: &Audit) -> Self {
         let (queue, messages) = mpsc::channel(QUEUE);
         let short = Arc::<Short>::default();
-        let untold = Self { queue: queue.clone(), messages: Mutex::new(Some(messages)), short: short.clone() };
-        let last = quick_cache::sync::Cache::<TaskId, u64>::new(TREES);
+        let last = Cache::new(TREES);
+        let told =
+            audit.told().inspect_err(|why| tracing::warn!(%why, "it is not known what timelines were told")).ok();
+        let before = read_past(audit, &last, told.as_ref()).unwrap_or_else(|why| {
+            tracing::warn!(%why, "what timelines were not told of is not known");
+            VecDeque::new()
+        });
+        let messages = Mutex::new(Some((before, messages)));
+        let untold = Self { queue: queue.clone(), messages, short: short.clone(), told };
         audit.tell(move |record| {
-            // What was done as it was meant to be says nothing new.
-            if record.line.contains(r#""event":"settled","#) && record.line.contains(r#""outcome":"done","#) {
+            if !is_news(&record.line) {
                 return;
             }
             let tree = tree_of(&record.task);
-            let after = last.get(&tree);
             // One that finds no room counts too: so the next one shows that it is missing.
-            last.insert(tree.clone(), record.sequence);
+            let after = follow(&last, &tree, record.sequence);
             if queue.try_send(Message::Record(record, after)).is_err() {
                 short.leave_out(tree, 1);
             }
         });
         untold
+    }
+
+    /// Notes that this was told, or left out.
+    fn note(&self, sequence: u64) {
+        if let Some(told) = &self.told
+            && let Err(why) = told.note(sequence)
+        {
+            tracing::warn!(%why, "what timelines were told is not noted: a broker that dies tells it again");
+        }
     }
 }
 
@@ -121,7 +140,11 @@ impl Broker {
     /// Tells what is on record until `stop`, and then what was on record before. To be run once, beside everything else.
     pub async fn tell(&self, stop: CancellationToken) {
         let messages = self.untold.messages.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut messages) = messages else { return };
+        let Some((mut before, mut messages)) = messages else { return };
+        while !before.is_empty() {
+            let batch = before.drain(..before.len().min(BATCH)).collect();
+            self.tell_all(batch, &stop).await;
+        }
         let mut batch = Vec::new();
         loop {
             let stopping = stop.is_cancelled();
@@ -138,10 +161,12 @@ impl Broker {
 
     async fn tell_all(&self, batch: Vec<Message>, stop: &CancellationToken) {
         let (mut trees, mut readers) = (HashMap::<TaskId, Vec<TimelineEvent>>::new(), Vec::new());
+        let mut last = None;
         for message in batch {
             match message {
                 Message::Record(record, after) => {
                     let tree = tree_of(&record.task);
+                    last = Some(record.sequence);
                     match event(record, after, self.parts.audit.log()) {
                         Some(event) => trees.entry(tree).or_default().push(event),
                         None => self.untold.short.leave_out(tree, 1),
@@ -151,6 +176,9 @@ impl Broker {
             }
         }
         join_all(trees.into_iter().map(|(tree, events)| self.tell_of(tree, events, stop))).await;
+        if let Some(last) = last {
+            self.untold.note(last);
+        }
         for (tree, count) in self.untold.short.take() {
             let marker = self.left_out(&tree, count);
             if self.parts.ledger.tell(&tree, &[marker]).await.is_err() {
@@ -193,6 +221,43 @@ impl Broker {
             said: said.map(|(name, value)| (name.to_owned(), value)).into_iter().collect(),
         }
     }
+}
+
+/// Finds in the log what came last in each tree, and what no timeline was told of, as far back as there is room for.
+fn read_past(audit: &Audit, last: &Cache<TaskId, u64>, told: Option<&Told>) -> io::Result<VecDeque<Message>> {
+    let (mut untold, mut end) = (VecDeque::new(), 0);
+    let before = told.and_then(|told| told.before);
+    audit.past(|record| {
+        end = record.sequence;
+        if !is_news(&record.line) {
+            return;
+        }
+        let after = follow(last, &tree_of(&record.task), record.sequence);
+        if before.is_some_and(|before| record.sequence > before) {
+            if untold.len() == QUEUE {
+                untold.pop_front();
+            }
+            untold.push_back(Message::Record(record, after));
+        }
+    })?;
+    // Where nothing was noted, a broker told whatever it told that noted nothing.
+    match told {
+        Some(told) if before.is_none() => told.note(end)?,
+        _ => {}
+    }
+    Ok(untold)
+}
+
+/// What was done as it was meant to be says nothing new.
+fn is_news(line: &str) -> bool {
+    !(line.contains(r#""event":"settled","#) && line.contains(r#""outcome":"done","#))
+}
+
+/// Notes a record as the last of its tree: the one before it.
+fn follow(last: &Cache<TaskId, u64>, tree: &TaskId, sequence: u64) -> Option<u64> {
+    let after = last.get(tree);
+    last.insert(tree.clone(), sequence);
+    after
 }
 
 fn tree_of(task: &TaskId) -> TaskId {

@@ -310,6 +310,16 @@ async fn left_well(stand: &Stand, asked: &Asked, since: usize, mut got: Got, pla
         Certified::of(certificate).is_revoked_soon(stand, &stand.broker).await;
     }
     stand.mint(&task).await.refused(409, "task_not_active");
+
+    // The story is whole, whoever told it.
+    let story = stand.get(&format!("/v1/tasks/{task}/timeline"), VIEWER).await.expect(StatusCode::OK);
+    assert_eq!(story["complete"], true, "{place}: {story}");
+    let told: BTreeSet<_> =
+        story["events"].as_array().unwrap().iter().map(|event| event["source"]["sequence"].as_u64().unwrap()).collect();
+    for line in stand.whole_audit().iter().filter(|line| line["task"] == *task && line["outcome"] != "done") {
+        let sequence = line["sequence"].as_u64().unwrap();
+        assert!(told.contains(&sequence) || told.iter().all(|last| *last < sequence), "{place}: {line} is left out");
+    }
 }
 
 /// Who in here sees a broker die at a step. One that is added is given to somebody, or this does not compile.

@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 
 use crate::{
     both,
-    support::{GIT, GIT_TOKEN, NOWHERE, OWNER, RESPONDER, Stand, Store, VIEWER, audit_of, declaration, text, wait_for},
+    support::{
+        GIT, GIT_TOKEN, NOWHERE, OWNER, RESPONDER, Server, Stand, Store, VIEWER, audit_of, declaration, text, wait_for,
+    },
 };
 
 async fn timeline(stand: &Stand, task: &str) -> Value {
@@ -119,7 +121,7 @@ both! {
         stand.get("/v1/tasks/task_1/timeline", VIEWER).await.refused(400, "invalid_request");
     }
 
-    /// A broker that was stopped has told all that it did; the next one does not know what came before, and says so.
+    /// A broker that was stopped has told all that it did; and the next one goes on.
     async fn a_restart_loses_nothing(stand) {
         let mut stand = stand;
         let (task, _) = stand.task_with_token().await;
@@ -133,7 +135,50 @@ both! {
         for event in events(&answer) {
             is_copied(&event, &log);
         }
-        assert_eq!(answer["complete"], false, "it does not know what it was before");
+        assert_eq!(answer["complete"], true, "{answer}");
+        stand.mint(&task).await.expect(StatusCode::OK);
+        stand.restart_broker().await;
+        let answer = timeline(&stand, &task).await;
+        assert_eq!((story(&answer).len(), &answer["complete"]), (23, &json!(true)), "{answer}");
+    }
+
+    /// What a broker that was killed did not live to tell, the next one tells; and what it had told is there once.
+    async fn a_death_loses_nothing(stand) {
+        let mut stand = stand;
+        for round in 0..5_usize {
+            let (task, _) = stand.task_with_token().await;
+            for _ in 0..round {
+                stand.mint(&task).await.expect(StatusCode::OK);
+            }
+            stand.revoke(&task).await.expect(StatusCode::OK);
+            stand.broker.child.kill().await.expect("it is gone");
+            stand.broker = Server::start(&stand.broker.config.clone()).await;
+            let answer = timeline(&stand, &task).await;
+            assert_eq!((story(&answer).len(), &answer["complete"]), (4 + round, &json!(true)), "{answer}");
+            let log = stand.whole_audit();
+            for event in events(&answer) {
+                is_copied(&event, &log);
+            }
+        }
+    }
+
+    /// Where it is not known how far the log was told, nothing is told again; and a note of another log is none.
+    async fn a_note_of_another_log_is_none(stand) {
+        let mut stand = stand;
+        let (task, _) = stand.task_with_token().await;
+        let before = story(&timeline(&stand, &task).await);
+        stand.broker.child.kill().await.expect("it is gone");
+        let note = stand.dir.path().join("broker-audit/told");
+        for said in ["log_00000000000000000000 00000000000000000000\n", "", "\u{fffd} -1\n"] {
+            std::fs::write(&note, said).unwrap();
+            stand.broker = Server::start(&stand.broker.config.clone()).await;
+            let answer = timeline(&stand, &task).await;
+            assert_eq!((&story(&answer), &answer["complete"]), (&before, &json!(true)), "{said}: {answer}");
+            stand.broker.child.kill().await.expect("it is gone");
+            let said = std::fs::read_to_string(&note).unwrap();
+            let log = text(&stand.whole_audit()[0], "log");
+            assert!(said.starts_with(&format!("{log} 000")) && said.lines().count() == 1, "{said}");
+        }
     }
 
     /// What a workload says is large: the story stays small, and says what it leaves out.

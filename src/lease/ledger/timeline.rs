@@ -74,8 +74,15 @@ impl Ledger {
             tracing::error!(task = %id, unverified, "records that are not to be believed are left out of a timeline");
         }
         events.sort_by(|one, other| (&one.log, one.sequence).cmp(&(&other.log, other.sequence)));
-        // A record that stands there twice is one: a broker that got no answer tells again, and others may have put it back.
-        events.dedup();
+        // A record that stands there twice is one: a broker that got no answer or was started again tells again, and others may have
+        // put it back.
+        events.dedup_by(|again, event| {
+            let is_same = again.sequence.is_some() && (&again.log, again.sequence) == (&event.log, event.sequence);
+            if is_same {
+                event.after = event.after.max(again.after);
+            }
+            is_same || again == event
+        });
         let declared = events.iter().any(|event| event.task == *id && event.is("task_declared"));
         let complete = unverified == 0 && declared && events.chunk_by(|one, other| one.log == other.log).all(is_whole);
         events.retain(|event| id.covers(&event.task));
