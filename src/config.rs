@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     attest, audit,
+    credential::UpstreamFiles,
     http::{Network, TlsFiles, TlsVersion},
     id::{Host, TrustDomain, hex, is_loopback, random, sha256_hex},
     lease,
@@ -58,6 +59,9 @@ pub struct Config {
     /// Its signing keys.
     #[serde(default)]
     pub keys: Keys,
+    /// Who vouches for its authorities.
+    #[serde(default)]
+    pub authority: Authority,
     /// How the audit log is kept.
     #[serde(default)]
     pub audit: audit::Config,
@@ -278,6 +282,14 @@ impl Default for Keys {
     }
 }
 
+/// The `[authority]` section: the authorities that X.509-SVIDs are verified against.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Authority {
+    /// The CA that certifies them; `None`: each itself.
+    pub upstream: Option<UpstreamFiles>,
+}
+
 /// The `[dpop]` section: proofs of possession (RFC 9449).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -417,6 +429,7 @@ impl Config {
             store: lease::Config { url, mac_key_file: keys.join("store.key") },
             files: Files { audit: data.join("audit"), journal: None, keys },
             keys: Keys::default(),
+            authority: Authority::default(),
             audit: audit::Config::default(),
             dpop: Dpop::default(),
             certificates: Certificates::default(),
@@ -451,6 +464,7 @@ impl Config {
             ("[store]", self.store != running.store),
             ("[files]", self.files != running.files),
             ("[keys]", self.keys != running.keys),
+            ("[authority]", self.authority != running.authority),
             ("[audit]", self.audit != running.audit),
             ("[dpop]", self.dpop != running.dpop),
             ("[certificates]", self.certificates != running.certificates),
@@ -463,6 +477,7 @@ impl Config {
         self.store = running.store.clone();
         self.files = running.files.clone();
         self.keys = running.keys.clone();
+        self.authority = running.authority.clone();
         self.audit = running.audit.clone();
         self.dpop = running.dpop;
         self.certificates = running.certificates;
@@ -496,6 +511,9 @@ impl Config {
             self.store.url = format!("redb:{}", base.join(path).display());
         }
         self.audit.resolve(base);
+        if let Some(upstream) = &mut self.authority.upstream {
+            upstream.resolve(base);
+        }
         for attestor in &mut self.attestors {
             attestor.resolve(base);
         }
@@ -605,6 +623,7 @@ fn unreadable(text: &str, first: toml::de::Error) -> Vec<(usize, toml::de::Error
                 "store" => found.extend(take::<lease::Config>(section)),
                 "files" => found.extend(take::<Files>(section)),
                 "keys" => found.extend(take::<Keys>(section)),
+                "authority" => found.extend(take::<Authority>(section)),
                 "audit" => found.extend(take::<audit::Config>(section)),
                 "dpop" => found.extend(take::<Dpop>(section)),
                 "certificates" => found.extend(take::<Certificates>(section)),
@@ -667,7 +686,7 @@ mod tests {
         fs::write(
             &path,
             "issuer = 7\ntrust_domain = 'example.com'\n[listen]\nhttp = '127.0.0.1:1'\n[store]\nurl = 'redb:x'\n\
-             mac_key_file = 'k'\n[files]\nkeys = 'k'\naudit = 'a'\n[keys]\n[dpop]\nnonce = 'offered'\n\
+             mac_key_file = 'k'\n[files]\nkeys = 'k'\naudit = 'a'\n[keys]\n[authority]\n[dpop]\nnonce = 'offered'\n\
              [certificates]\nno_rev_avail = true\n[reports]\nbodies = true\nmax_body = 1\n[policy]\ndir = 'p'\n",
         )
         .unwrap();

@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 
 use crate::failpoint::{Step, reached};
 
-/// The most that is read: keys and tokens are small.
-const MAX_SIZE: u64 = 16 * 1024;
+/// The most that is read: keys and tokens are small, and so are the certificates beside some.
+const MAX_SIZE: u64 = 64 * 1024;
 
 /// Reads a secret, or makes it (0600, in a directory made 0700) where there is none yet.
 ///

@@ -23,9 +23,9 @@ use crate::{
     attest::Attestors,
     audit::{Anchor, Audit},
     broker::{Broker, KeyLife, Parts, Rules},
-    clock::Clock,
+    clock::{Clock, SystemClock},
     config::{Config, Nonce, TlsCertificate},
-    credential::{AuthorityTerms, Imported, Keyring},
+    credential::{AuthorityTerms, Imported, Keyring, UpstreamSeen},
     failpoint,
     http::{self, Listener, Tls},
     id::Host,
@@ -206,6 +206,8 @@ pub struct Checked {
     pub parties: Parties,
     /// What is allowed and weak, where a file says so: sentences that say what to change.
     pub weaknesses: Vec<String>,
+    /// Who certifies the broker's authorities, where somebody does and the keys were looked at.
+    pub upstream: Option<UpstreamSeen>,
 }
 
 impl Checked {
@@ -243,11 +245,11 @@ impl Checked {
             weaknesses.extend_from_slice(attestors.weaknesses());
             weaknesses.extend(parties.weaknesses());
         }
-        Ok(Self { policies, attestors, parties, weaknesses })
+        Ok(Self { policies, attestors, parties, weaknesses, upstream: None })
     }
 
     fn into_rules(self) -> Rules {
-        let Self { policies, attestors, parties, weaknesses: _ } = self;
+        let Self { policies, attestors, parties, weaknesses: _, upstream: _ } = self;
         Rules { attestors, parties, policies }
     }
 
@@ -258,7 +260,9 @@ impl Checked {
     pub fn and_keys(config: &Config) -> Result<Self, Vec<String>> {
         let mut mistakes = Vec::new();
         let parts = keep(Self::new(config), &mut mistakes);
-        let keys = Keyring::check(&config.files.keys, &authority_terms(config)).err().unwrap_or_default();
+        let now = SystemClock.now();
+        let mut keys = Vec::new();
+        let upstream = keep(Keyring::check(&config.files.keys, &authority_terms(config), now), &mut keys).flatten();
         let keys: Vec<_> = keys.into_iter().filter(|mistake| !mistakes.contains(mistake)).collect();
         mistakes.extend(keys);
         mistakes.extend(StoreKey::check(&config.store.mac_key_file).err());
@@ -267,6 +271,8 @@ impl Checked {
         let tls = keep(tls(config).transpose().map_err(|mistake| vec![mistake]), &mut mistakes);
         let mut parts = parts.filter(|_| mistakes.is_empty()).ok_or(mistakes)?;
         parts.weaknesses.extend(weaknesses(tls.flatten().as_ref(), config));
+        parts.weaknesses.extend(upstream.iter().flat_map(|upstream| upstream.weaknesses(now)));
+        parts.upstream = upstream;
         Ok(parts)
     }
 }
@@ -278,6 +284,9 @@ async fn build(config: Config, parts: Checked, clock: Arc<dyn Clock>) -> Result<
     let rules = parts.into_rules();
     let keys = Keyring::load_or_create(&config.files.keys, authority_terms(&config), clock.now());
     let keys = keys.map_err(StartError::Configuration)?;
+    for weakness in keys.upstream().iter().flat_map(|upstream| upstream.weaknesses(clock.now())) {
+        tracing::warn!("{weakness}");
+    }
     let store_key = StoreKey::load_or_create(&config.store.mac_key_file).map_err(StartError::Configuration)?;
     let (audit_key, _) = key_file::load_or_create(&audit_key_file(&config)).map_err(StartError::Configuration)?;
     let audit = Audit::open(&config.files.audit, config.audit.terms(audit_key), clock.clone());
@@ -319,7 +328,12 @@ fn audit_key_file(config: &Config) -> PathBuf {
 }
 
 fn authority_terms(config: &Config) -> AuthorityTerms {
-    AuthorityTerms { trust_domain: config.trust_domain.clone(), rotate_every: config.keys.rotate_every }
+    AuthorityTerms {
+        trust_domain: config.trust_domain.clone(),
+        rotate_every: config.keys.rotate_every,
+        upstream: config.authority.upstream.clone(),
+        hosts: own_names(config).unwrap_or_default(),
+    }
 }
 
 async fn watch(broker: Arc<Broker>, stop: CancellationToken) {

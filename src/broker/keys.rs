@@ -15,7 +15,7 @@ use crate::{
     credential::RequestedKey,
     error::{Error, Input},
     jose::{PublicJwk, VerifyingKey},
-    lease::{InDoubt, PublishedKey, Retirement, StandingKey, Use},
+    lease::{InDoubt, PublishedKey, Retirement, StandingKey, TrustAnchor, Use},
     pem,
     verify::Token,
 };
@@ -140,6 +140,20 @@ pub struct PublicKeys {
     pub max_age: Option<u32>,
 }
 
+impl PublicKeys {
+    /// What verifiers have to trust for what these authorities sign, each once: several may be vouched for by one root.
+    #[must_use]
+    pub fn anchors(&self) -> Vec<TrustAnchor> {
+        let mut found = Vec::<TrustAnchor>::new();
+        for anchor in self.keys.iter().flat_map(PublishedKey::anchors) {
+            if !found.contains(&anchor) {
+                found.push(anchor);
+            }
+        }
+        found
+    }
+}
+
 impl Broker {
     /// The public keys of these kinds, of all brokers on the store, by one look at it; where the store does not answer, those that were
     /// known before.
@@ -156,11 +170,12 @@ impl Broker {
         })
     }
 
-    /// The certificates of all authorities, in PEM, and how long a verifier may keep them, as of [`PublicKeys::max_age`].
+    /// The certificates that verifiers have to trust for what all authorities sign, in PEM, and how long a verifier may keep them, as of [`PublicKeys::max_age`].
     pub async fn authorities_pem(&self) -> (String, Option<u32>) {
-        let [PublicKeys { keys, max_age, .. }] = self.public_keys([Use::X509Svid]).await;
-        let certificates = keys.iter().filter_map(|key| BASE64_STANDARD.decode(key.certificate.as_ref()?).ok());
-        (certificates.map(|certificate| pem::write("CERTIFICATE", &certificate)).collect(), max_age)
+        let [authorities] = self.public_keys([Use::X509Svid]).await;
+        let anchors = authorities.anchors().into_iter();
+        let certificates = anchors.filter_map(|anchor| BASE64_STANDARD.decode(anchor.certificate).ok());
+        (certificates.map(|certificate| pem::write("CERTIFICATE", &certificate)).collect(), authorities.max_age)
     }
 
     /// Looks which keys the store holds, and says whether it told.

@@ -227,15 +227,17 @@ impl Broker {
         known_by_all(key, self.parts.key_life.jwks_max_age)
     }
 
-    /// Whether the key that signs is old, or was retired by others, and none is prepared.
+    /// Whether the key that signs is old, was retired by others or is certified by somebody else than is configured, and none is prepared.
     fn is_due(&self, purpose: Use, now: Time) -> bool {
         let current = self.parts.keys.current(purpose, now);
         let life = TimeDelta::seconds(i64::from(self.parts.key_life.rotate_every));
         let published_at = self.known_keys.published_at(purpose, &current.jwk.kid);
         let is_old = published_at.is_some_and(|published_at| now - published_at >= life);
-        let ends = self.parts.keys.ends_at(purpose).is_some_and(|end| end - now <= ENDS_SOON);
+        let ends = self.parts.keys.ends_at(purpose).is_some_and(|end| end - now <= ENDS_SOON)
+            && self.parts.keys.could_outlast(purpose);
+        let is_other = self.parts.keys.is_of_another_upstream(purpose);
         let is_retired = self.known_keys.published_until(purpose, &current.jwk.kid).is_some();
-        (is_old || ends || is_retired) && self.parts.keys.next(purpose, now).is_none()
+        (is_old || ends || is_other || is_retired) && self.parts.keys.next(purpose, now).is_none()
     }
 
     pub(super) fn listed(&self, now: Time) -> Vec<ListedKey> {

@@ -238,6 +238,11 @@ pub(super) fn keys(answer: &Value, now: Time) -> String {
             Some("tainted") => (Color::Red, at("tainted_at")),
             _ => (Color::Green, String::new()),
         };
+        let more = match text(key, "upstream") {
+            by if by.is_empty() => more,
+            by if more.is_empty() => format!("certified by {by}"),
+            by => format!("{more}, certified by {by}"),
+        };
         table.add_row([
             Cell::new(text(key, "use")),
             Cell::new(text(key, "algorithm")),

@@ -1,5 +1,5 @@
-//! A SPIFFE authority: a key of the broker's own and the self-signed certificate that X.509-SVIDs and their CRLs are verified
-//! against. Both stand in one file, and the key never leaves it.
+//! A SPIFFE authority: a key of the broker's own and the certificate that X.509-SVIDs and their CRLs are verified against, which is
+//! self-signed, or has that of an upstream CA and those above it behind it. All stand in one file, and the key never leaves it.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rcgen::{
@@ -21,11 +21,12 @@ use time::OffsetDateTime;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
 use zeroize::Zeroizing;
 
-use super::{RequestedKey, lint};
+use super::{RequestedKey, issuers::Issuers, lint, upstream::Upstream};
 use crate::{
     clock::{Time, after, whole_second},
     id::{CrlId, Host, LeaseId, SpiffeId, TrustDomain, random},
     jose::{self, Invalid, PublicJwk},
+    lease::Vouched,
     pem,
     task::State,
 };
@@ -38,6 +39,8 @@ pub struct Authority {
     pair: EcdsaKeyPair,
     jwk: PublicJwk,
     certificate: Vec<u8>,
+    /// Who vouches for it; `None`: nobody but itself.
+    issuers: Option<Issuers>,
     not_before: Time,
     not_after: Time,
     /// Whether it is tainted. Held while it signs, so that whoever has set it knows that nothing is being signed.
@@ -94,11 +97,17 @@ pub struct RevocationList<'a> {
 }
 
 impl Authority {
-    /// A new key and certificate for a trust domain, as the PEM to keep. The certificate lasts for `life` seconds.
+    /// A new key and certificate for a trust domain, as the PEM to keep. The certificate lasts for `life` seconds, and no longer than an
+    /// upstream CA that signs it.
     ///
     /// # Errors
-    /// When the operating system gives no random bytes.
-    pub(super) fn generate(domain: &TrustDomain, now: Time, life: u32) -> Result<Zeroizing<String>, Invalid> {
+    /// When the operating system gives no random bytes, or the upstream CA cannot sign.
+    pub(super) fn generate(
+        domain: &TrustDomain,
+        upstream: Option<&Upstream>,
+        now: Time,
+        life: u32,
+    ) -> Result<Zeroizing<String>, Invalid> {
         const UNMADE: Invalid = Invalid("no certificate could be made for it");
         let document = jose::SigningKey::generate()?;
         let pair = pair(&document)?;
@@ -106,17 +115,21 @@ impl Authority {
         let mut serial = random::<20>().map_err(|why| Invalid(why.0))?;
         serial[0] = 2;
         let mut params = params_of(&jwk);
-        params.not_before = moment(now - chrono::TimeDelta::seconds(BACKDATED))?;
-        params.not_after = moment(after(now, life).ok_or(UNMADE)?)?;
+        let (from, until) = upstream.map_or((Time::MIN_UTC, Time::MAX_UTC), Upstream::validity);
+        params.not_before = moment((now - chrono::TimeDelta::seconds(BACKDATED)).max(from))?;
+        params.not_after = moment(after(now, life).ok_or(UNMADE)?.min(until))?;
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         let name = format!("spiffe://{domain}");
         params.subject_alt_names = vec![SanType::URI(name.try_into().map_err(|_| UNMADE)?)];
-        let certificate = params.self_signed(&Signer(&pair)).map_err(|_| UNMADE)?;
+        let (certificate, others) = match upstream {
+            None => (params.self_signed(&Signer(&pair)).map_err(|_| UNMADE)?.der().to_vec(), String::new()),
+            Some(upstream) => (upstream.certify(params, &Signer(&pair))?, upstream.issuers().pem()),
+        };
         let text = pem::write("PRIVATE KEY", &document);
-        Ok(Zeroizing::new(text + &pem::write("CERTIFICATE", certificate.der())))
+        Ok(Zeroizing::new(text + &pem::write("CERTIFICATE", &certificate) + &others))
     }
 
-    /// Reads a key and its certificate, which has to be of this trust domain.
+    /// Reads a key and its certificate, which has to be of this trust domain, and those above it.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -125,17 +138,26 @@ impl Authority {
             .map_err(|_| Invalid("not a private key in PEM (PKCS#8)"))?;
         let pair = pair(document.secret_pkcs8_der())?;
         let jwk = PublicJwk::of_point(pair.public_key().as_ref()).ok_or(Invalid("not a P-256 private key"))?;
-        let certificate = CertificateDer::from_pem_slice(text.as_bytes())
-            .map_err(|_| Invalid("the certificate of the authority is missing beside its key"))?;
+        let mut others = CertificateDer::pem_slice_iter(text.as_bytes());
+        let certificate = others.next().and_then(Result::ok);
+        let certificate = certificate.ok_or(Invalid("the certificate of the authority is missing beside its key"))?;
+        let others = others.map(|one| one.map(|one| one.to_vec())).collect::<Result<Vec<_>, _>>();
         let unlike = Invalid("the certificate is none of an authority with this key");
         let (_, parsed) = X509Certificate::from_der(&certificate).map_err(|_| unlike)?;
         let is_ours = parsed.tbs_certificate.subject_pki.raw == Signer(&pair).subject_public_key_info()
             && parsed.is_ca()
-            && parsed.verify_signature(None).is_ok()
             && parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok()) == Some(&*jwk.kid);
         if !is_ours {
             return Err(unlike);
         }
+        let others = others.map_err(|_| unlike)?;
+        let issuers = if others.is_empty() {
+            parsed.verify_signature(None).map_err(|_| unlike)?;
+            None
+        } else {
+            let vouching = Issuers::of(&certificate, others);
+            Some(vouching.map_err(|_| Invalid("the certificates behind that of the authority do not vouch for it"))?)
+        };
         let names = parsed.subject_alternative_name().ok().flatten().map(|names| &names.value.general_names);
         let own = format!("spiffe://{domain}");
         if names.is_none_or(|names| !matches!(&names[..], [GeneralName::URI(name)] if *name == own)) {
@@ -146,7 +168,7 @@ impl Authority {
         let at = |time: x509_parser::time::ASN1Time| Time::from_timestamp_secs(time.timestamp()).ok_or(unlike);
         let (not_before, not_after) = (at(parsed.validity().not_before)?, at(parsed.validity().not_after)?);
         let is_barred = RwLock::new(false);
-        Ok(Self { pair, jwk, certificate: certificate.to_vec(), not_before, not_after, is_barred })
+        Ok(Self { pair, jwk, certificate: certificate.to_vec(), issuers, not_before, not_after, is_barred })
     }
 
     /// From now on it signs nothing. When this returns, nothing is being signed with it.
@@ -176,6 +198,22 @@ impl Authority {
     #[must_use]
     pub fn certificate(&self) -> String {
         BASE64_STANDARD.encode(&self.certificate)
+    }
+
+    /// What verifiers are told of who vouches for it, where it does not do so itself.
+    pub(super) fn vouched(&self) -> Option<Vouched> {
+        self.issuers.as_ref().map(Issuers::vouched)
+    }
+
+    /// The certificate that signed its own (DER), if another did.
+    pub(super) fn upstream(&self) -> Option<&[u8]> {
+        self.issuers.as_ref().map(Issuers::nearest)
+    }
+
+    /// What stands behind a certificate that it signs, up to one that verifiers trust by themselves (DER).
+    pub(super) fn chain(&self) -> impl Iterator<Item = &[u8]> {
+        let issuers = self.issuers.iter();
+        issuers.flat_map(|issuers| [&self.certificate].into_iter().chain(issuers.chain())).map(Vec::as_slice)
     }
 
     /// Whether somebody shows the authority's own key as theirs.
@@ -268,7 +306,8 @@ pub(super) const NO_REV_AVAIL: [u64; 4] = [2, 5, 29, 56];
 /// What the extension holds.
 pub(super) const NULL: [u8; 2] = [5, 0];
 
-const ORGANIZATION: &str = "Remit";
+/// The one attribute of the subject of what it certifies, and the first of its own.
+pub(super) const ORGANIZATION: &str = "Remit";
 
 /// What every certificate of the authority with this key says of it. Its name is its own among all brokers: whoever looks for a list
 /// or an issuer by name alone finds the right one.

@@ -39,7 +39,7 @@ const ED25519: &[Oid<'static>] = &[OID_SIG_ED25519];
 const RSA: &[Oid<'static>] = &[OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA];
 
 /// The kinds of key that are certified, and what each may sign its request with.
-struct Kind {
+pub(super) struct Kind {
     algorithm: &'static SignatureAlgorithm,
     signatures: &'static [Oid<'static>],
 }
@@ -99,7 +99,8 @@ impl RequestedKey {
     }
 }
 
-fn kind_of(key: &SubjectPublicKeyInfo<'_>) -> Option<Kind> {
+/// What kind of key it is, if it is certified.
+pub(super) fn kind_of(key: &SubjectPublicKeyInfo<'_>) -> Option<Kind> {
     let (name, octets) = (&key.algorithm.algorithm, &*key.subject_public_key.data);
     let parameters = key.algorithm.parameters.as_ref();
     if key.subject_public_key.unused_bits != 0 {

@@ -225,6 +225,7 @@ impl Imported {
                 purpose: self.purpose,
                 jwk: public(held),
                 certificate: None,
+                vouched: None,
                 published_at: now,
             })
             .collect()

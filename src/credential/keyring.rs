@@ -15,15 +15,17 @@ use std::{
     collections::HashSet,
     path::{Path, PathBuf},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicI64, Ordering},
     },
 };
 
-use super::{Authority, Imported, tainted::TaintFiles};
+use super::{
+    Authority, Imported, UpstreamFiles, UpstreamSeen, issuers::Subjects, tainted::TaintFiles, upstream::Upstream,
+};
 use crate::{
     clock::{Time, after},
-    id::TrustDomain,
+    id::{Host, TrustDomain},
     jose::{Invalid, PublicJwk, SigningKey},
     key_file,
     lease::{PublishedKey, Taint, Use},
@@ -40,6 +42,22 @@ pub struct AuthorityTerms {
     pub trust_domain: TrustDomain,
     /// How long a key signs before the next one is prepared, in seconds: the certificate lasts longer.
     pub rotate_every: u32,
+    /// Who certifies them; `None`: each itself.
+    pub upstream: Option<UpstreamFiles>,
+    /// The names of the server that they certify.
+    pub hosts: Vec<Host>,
+}
+
+impl AuthorityTerms {
+    fn upstream(&self, now: Time) -> Result<Option<Upstream>, String> {
+        let subjects = Subjects { domain: &self.trust_domain, hosts: &self.hosts };
+        self.upstream.as_ref().map(|files| Upstream::load(files, subjects, now)).transpose()
+    }
+
+    /// Who certifies them, as the files say at `now`.
+    fn look_upstream(&self, now: Time) -> Result<Option<UpstreamSeen>, String> {
+        self.upstream(now)?.as_ref().map(Upstream::seen).transpose()
+    }
 }
 
 /// The signing keys.
@@ -52,6 +70,8 @@ pub struct Keyring {
     x509_svid: Slot,
     imported: Imported,
     terms: AuthorityTerms,
+    /// Who certifies authorities, as the files said when they were last read.
+    upstream: Mutex<Option<UpstreamSeen>>,
     taints: TaintFiles,
 }
 
@@ -120,6 +140,7 @@ impl Keyring {
     /// # Errors
     /// A sentence that names the file and says what to change.
     pub fn load_or_create(dir: &Path, terms: AuthorityTerms, now: Time) -> Result<Self, String> {
+        let upstream = Mutex::new(terms.look_upstream(now)?);
         Ok(Self {
             access_token: Slot::load_or_create(Use::AccessToken, dir, &terms, now)?,
             jwt_svid: Slot::load_or_create(Use::JwtSvid, dir, &terms, now)?,
@@ -128,15 +149,16 @@ impl Keyring {
             x509_svid: Slot::load_or_create(Use::X509Svid, dir, &terms, now)?,
             imported: Imported::load(dir, now)?,
             terms,
+            upstream,
             taints: TaintFiles::of(dir),
         })
     }
 
-    /// Checks those key files that are there already.
+    /// Checks those key files that are there already, and yields who certifies authorities, if somebody does.
     ///
     /// # Errors
     /// As [`Keyring::load_or_create`]; every mistake.
-    pub fn check(dir: &Path, terms: &AuthorityTerms) -> Result<(), Vec<String>> {
+    pub fn check(dir: &Path, terms: &AuthorityTerms, now: Time) -> Result<Option<UpstreamSeen>, Vec<String>> {
         let check = |purpose: Use| {
             let files = Files::of(purpose, dir);
             let old = files.old();
@@ -146,8 +168,19 @@ impl Keyring {
         };
         let made = Use::ALL.into_iter().flat_map(check);
         let imported = Imported::check(dir).err().into_iter().flatten();
-        let mistakes: Vec<_> = made.chain(imported).chain(TaintFiles::of(dir).load().err()).collect();
-        if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
+        let mut mistakes: Vec<_> = made.chain(imported).chain(TaintFiles::of(dir).load().err()).collect();
+        match terms.look_upstream(now) {
+            Ok(upstream) if mistakes.is_empty() => return Ok(upstream),
+            Ok(_) => {}
+            Err(mistake) => mistakes.push(mistake),
+        }
+        Err(mistakes)
+    }
+
+    /// Who certifies authorities, as the files said when they were last read; `None`: each itself.
+    #[must_use]
+    pub fn upstream(&self) -> Option<UpstreamSeen> {
+        self.upstream.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The keys that were not made here.
@@ -236,6 +269,23 @@ impl Keyring {
         })
     }
 
+    /// Whether the authority that signs is certified by somebody else than the next one would be.
+    #[must_use]
+    pub fn is_of_another_upstream(&self, purpose: Use) -> bool {
+        let upstream = self.upstream().map(|upstream| upstream.certificate);
+        self.slot(purpose).read(|keys| match &keys.current {
+            Key::Authority(authority) => authority.upstream() != upstream.as_deref(),
+            Key::Token(_) => false,
+        })
+    }
+
+    /// Whether the next key for `purpose` could sign for longer than the current one: no authority outlasts who certifies it.
+    #[must_use]
+    pub fn could_outlast(&self, purpose: Use) -> bool {
+        let (upstream, own) = (self.upstream(), self.ends_at(purpose));
+        upstream.zip(own).is_none_or(|(upstream, own)| upstream.not_after > own)
+    }
+
     /// The key that signed for `purpose` until [`Keyring::activate`], while [`Keyring::settle`] is still to come.
     #[must_use]
     pub fn replaced(&self, purpose: Use) -> Option<Replaced> {
@@ -251,6 +301,10 @@ impl Keyring {
         let slot = self.slot(purpose);
         if slot.read(|keys| keys.next.is_none() && keys.replaced.is_none()) {
             // Not while the keys are locked: who signs waits for no disk.
+            if purpose == Use::X509Svid {
+                let upstream = self.terms.look_upstream(now)?;
+                *self.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
+            }
             let (key, _) = load_or_create(purpose, &slot.files.next(), &self.terms, now)?;
             slot.write(|keys| keys.next = Some(Next { key, last_expiry: 0 }));
         }
@@ -457,11 +511,11 @@ impl Key {
     }
 
     fn published(&self, purpose: Use, now: Time) -> PublishedKey {
-        let certificate = match self {
-            Self::Token(_) => None,
-            Self::Authority(authority) => Some(authority.certificate()),
+        let (certificate, vouched) = match self {
+            Self::Token(_) => (None, None),
+            Self::Authority(authority) => (Some(authority.certificate()), authority.vouched()),
         };
-        PublishedKey { purpose, jwk: self.public().clone(), certificate, published_at: now }
+        PublishedKey { purpose, jwk: self.public().clone(), certificate, vouched, published_at: now }
     }
 }
 
@@ -482,7 +536,8 @@ fn load_or_create(purpose: Use, path: &Path, terms: &AuthorityTerms, now: Time) 
         is_new = true;
         // Twice the time that it signs, and what it has signed by then can still live.
         let life = terms.rotate_every.saturating_mul(2).saturating_add(2 * LONGEST_LIFE);
-        Authority::generate(&terms.trust_domain, now, life).map_err(|Invalid(why)| why.to_owned())
+        let upstream = terms.upstream(now)?;
+        Authority::generate(&terms.trust_domain, upstream.as_ref(), now, life).map_err(|Invalid(why)| why.to_owned())
     })?;
     Ok((authority(path, &text, terms)?, is_new))
 }
@@ -505,7 +560,12 @@ mod tests {
     }
 
     fn terms() -> AuthorityTerms {
-        AuthorityTerms { trust_domain: "example.com".parse().unwrap(), rotate_every: 3600 }
+        AuthorityTerms {
+            trust_domain: "example.com".parse().unwrap(),
+            rotate_every: 3600,
+            upstream: None,
+            hosts: Vec::new(),
+        }
     }
 
     fn kid_of(token: &str) -> String {
@@ -626,9 +686,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         open(dir.path());
         std::fs::rename(dir.path().join("jwt-svid.pem"), dir.path().join("jwt-svid.next.pem")).unwrap();
-        assert_eq!(Keyring::check(dir.path(), &terms()), Ok(()));
+        assert_eq!(Keyring::check(dir.path(), &terms(), now()), Ok(None));
         std::fs::write(dir.path().join("jwt-svid.next.pem"), "none").unwrap();
-        let mistakes = Keyring::check(dir.path(), &terms()).unwrap_err();
+        let mistakes = Keyring::check(dir.path(), &terms(), now()).unwrap_err();
         assert!(mistakes.len() == 1 && mistakes[0].contains("jwt-svid.next.pem: not a private key"), "{mistakes:?}");
     }
 
@@ -731,18 +791,18 @@ mod tests {
         let end = ring.ends_at(Use::X509Svid).unwrap();
         assert!(end >= after(now(), 2 * terms().rotate_every + LONGEST_LIFE).unwrap());
         assert_eq!(ring.authority(end + chrono::TimeDelta::seconds(1)).unwrap().1, end);
-        let other = AuthorityTerms { trust_domain: "example.org".parse().unwrap(), rotate_every: 3600 };
-        let mistakes = Keyring::check(dir.path(), &other).unwrap_err();
+        let other = AuthorityTerms { trust_domain: "example.org".parse().unwrap(), ..terms() };
+        let mistakes = Keyring::check(dir.path(), &other, now()).unwrap_err();
         assert!(mistakes.len() == 1 && mistakes[0].contains("another `trust_domain`"), "{mistakes:?}");
         // Nor does a key without its certificate do, or one with another's.
         let file = dir.path().join("x509-svid.pem");
         let text = std::fs::read_to_string(&file).unwrap();
         let (key, certificate) = text.split_at(text.find("-----BEGIN CERTIFICATE").unwrap());
-        let foreign = Authority::generate(&terms().trust_domain, now(), 60).unwrap();
+        let foreign = Authority::generate(&terms().trust_domain, None, now(), 60).unwrap();
         let foreign = &foreign[..foreign.find("-----BEGIN CERTIFICATE").unwrap()];
         for bad in [key.to_owned(), certificate.to_owned(), format!("{foreign}{certificate}")] {
             std::fs::write(&file, bad).unwrap();
-            assert_eq!(Keyring::check(dir.path(), &terms()).unwrap_err().len(), 1);
+            assert_eq!(Keyring::check(dir.path(), &terms(), now()).unwrap_err().len(), 1);
         }
     }
 }

@@ -163,7 +163,7 @@ mod tests {
         fn new() -> Self {
             let now = "2026-11-20T10:00:00Z".parse().unwrap();
             let domain: TrustDomain = "example.com".parse().unwrap();
-            let pem = Authority::generate(&domain, now, 86_400).unwrap();
+            let pem = Authority::generate(&domain, None, now, 86_400).unwrap();
             let pair = KeyPair::generate().unwrap();
             let csr = CertificateParams::default().serialize_request(&pair).unwrap().pem().unwrap();
             Self {

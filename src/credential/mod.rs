@@ -2,13 +2,16 @@
 //! and only a permit makes one.
 
 mod authority;
+mod constraints;
 mod csr;
 mod imported;
+mod issuers;
 mod keyring;
 mod lint;
 mod published;
 mod server;
 mod tainted;
+mod upstream;
 mod x509;
 
 pub use authority::{Authority, RevocationList};
@@ -16,6 +19,7 @@ pub use csr::RequestedKey;
 pub use imported::{Imported, ImportedKey};
 pub use keyring::{AuthorityTerms, Keyring, Replaced};
 pub use server::{ServerCertificate, ServerDraft};
+pub use upstream::{UpstreamFiles, UpstreamSeen};
 pub use x509::{Certificate, CertificateBounds, CertificateDraft};
 
 use secrecy::SecretString;

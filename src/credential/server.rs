@@ -37,8 +37,8 @@ pub struct ServerDraft {
 
 /// A certificate of the broker, and its key.
 pub struct ServerCertificate {
-    /// The certificate (DER).
-    pub certificate: Vec<u8>,
+    /// The certificate (DER), and after it those up to one that clients trust by itself.
+    pub chain: Vec<Vec<u8>>,
     /// Its private key (PKCS#8).
     pub key: Zeroizing<Vec<u8>>,
     authority: String,
@@ -108,9 +108,10 @@ impl ServerDraft {
             tracing::error!(why, "a server certificate was not signed");
             Error::Unavailable(Input::Keys)
         })?;
+        let chain = std::iter::once(certificate).chain(self.authority.chain().map(<[u8]>::to_vec)).collect();
         let authority = self.authority.kid().to_owned();
         let renew_at = renew_at(self.issued_at, self.expires_at);
-        Ok(ServerCertificate { certificate, key: self.document, authority, renew_at })
+        Ok(ServerCertificate { chain, key: self.document, authority, renew_at })
     }
 }
 

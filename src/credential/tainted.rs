@@ -80,7 +80,8 @@ mod tests {
     fn taint() -> Taint {
         let tainted_at: Time = "2026-11-20T10:00:00Z".parse().unwrap();
         let jwk = SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap().public().clone();
-        let key = PublishedKey { purpose: Use::AccessToken, jwk, certificate: None, published_at: tainted_at };
+        let key =
+            PublishedKey { purpose: Use::AccessToken, jwk, certificate: None, vouched: None, published_at: tainted_at };
         Taint { key, tainted_at }
     }
 

@@ -125,7 +125,8 @@ impl CertificateDraft {
             tracing::error!(why, "a certificate was not signed");
             Error::Unavailable(Input::Keys)
         })?;
-        let pem = pem::write("CERTIFICATE", &der);
+        let chain = std::iter::once(&der[..]).chain(authority.chain());
+        let pem = chain.map(|one| pem::write("CERTIFICATE", one)).collect();
         Ok(Certificate { lease, spiffe_id, pem })
     }
 }
@@ -137,7 +138,7 @@ pub struct Certificate {
     pub lease: CertificateLease,
     /// Its one name.
     pub spiffe_id: SpiffeId,
-    /// The certificate in PEM. The chain ends here: it is signed by an authority of the bundle.
+    /// The certificate in PEM, and after it those up to one that is signed by an authority of the bundle, where it is not itself.
     pub pem: String,
 }
 

@@ -40,9 +40,10 @@ pub(super) struct CertificateBody {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Certificate)]
 pub(super) struct CertificateAnswer {
-    /// The certificate in PEM. An authority of the bundle signs it, so the chain ends here.
+    /// The certificate in PEM. Where an upstream CA vouches for the authority that signs it, those up to one that the bundle vouches for
+    /// follow.
     certificate: String,
-    /// The authorities of all brokers, in PEM.
+    /// The authorities of all brokers, or the roots that vouch for them, in PEM.
     bundle: String,
     /// Its one name: the task.
     spiffe_id: SpiffeId,
@@ -96,7 +97,7 @@ pub(super) async fn mint(
     Ok(Answer(certified.into()))
 }
 
-/// The authorities of all brokers: what certificates of tasks are verified against.
+/// The authorities of all brokers, or the roots that vouch for them: what certificates of tasks are verified against.
 #[utoipa::path(
     get, path = "/pki/ca.pem", operation_id = "authorities", tag = "keys",
     responses(

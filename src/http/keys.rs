@@ -15,7 +15,7 @@ use crate::{
     broker::Broker,
     claims::Purpose,
     jose::{KeyNumbers, PublicJwk, SigningAlgorithm},
-    lease::{PublishedKey, Use},
+    lease::{PublishedKey, TrustAnchor, Use},
     proof::ALGORITHMS,
 };
 
@@ -68,7 +68,7 @@ pub(super) struct SpiffeBundle {
     spiffe_sequence: usize,
     /// Seconds after which to fetch it again.
     spiffe_refresh_hint: u32,
-    /// The keys of JWT-SVIDs and the authorities of X.509-SVIDs, of all brokers.
+    /// The keys of JWT-SVIDs and the authorities of X.509-SVIDs, or the roots that vouch for those, of all brokers.
     keys: Vec<BundleKey>,
 }
 
@@ -87,20 +87,22 @@ pub(super) struct BundleKey {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     alg: Option<SigningAlgorithm>,
-    /// `x509-svid`: the one certificate of the authority (DER), in base64.
+    /// `x509-svid`: one certificate (DER), in base64: that of the authority, or the root that vouches for it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false, max_items = 1)]
     x5c: Vec<String>,
 }
 
-impl From<PublishedKey> for BundleKey {
-    /// X509-SVID section 4.1: an authority has `x5c` and no `kid`. JWT-SVID section 5: a key has `kid`.
-    fn from(PublishedKey { jwk, certificate, .. }: PublishedKey) -> Self {
+impl BundleKey {
+    /// JWT-SVID section 5: a key has `kid`.
+    fn jwt(PublishedKey { jwk, .. }: PublishedKey) -> Self {
         let PublicJwk { numbers, kid, alg } = jwk;
-        match certificate {
-            None => Self { numbers, r#use: "jwt-svid", kid: Some(kid), alg: Some(alg), x5c: Vec::new() },
-            Some(certificate) => Self { numbers, r#use: "x509-svid", kid: None, alg: None, x5c: vec![certificate] },
-        }
+        Self { numbers, r#use: "jwt-svid", kid: Some(kid), alg: Some(alg), x5c: Vec::new() }
+    }
+
+    /// X509-SVID section 4.1: an authority has `x5c` and no `kid`.
+    fn x509(TrustAnchor { numbers, certificate }: TrustAnchor) -> Self {
+        Self { numbers, r#use: "x509-svid", kid: None, alg: None, x5c: vec![certificate] }
     }
 }
 
@@ -139,7 +141,8 @@ pub(super) async fn bundle(State(broker): State<Arc<Broker>>) -> Document<Spiffe
     let max_age = jwt.max_age;
     let spiffe_sequence = jwt.sequence + x509.sequence;
     let spiffe_refresh_hint = max_age.unwrap_or(SOON);
-    let keys = jwt.keys.into_iter().chain(x509.keys).map(BundleKey::from).collect();
+    let authorities = x509.anchors().into_iter().map(BundleKey::x509);
+    let keys = jwt.keys.into_iter().map(BundleKey::jwt).chain(authorities).collect();
     cacheable(max_age, SpiffeBundle { spiffe_sequence, spiffe_refresh_hint, keys })
 }
 

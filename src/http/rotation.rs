@@ -42,6 +42,10 @@ pub(super) struct Key {
     algorithm: SigningAlgorithm,
     /// Whether the answering broker holds its private half.
     own: bool,
+    /// Of an authority that an upstream CA certified: the name of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    upstream: Option<String>,
     /// Since when verifiers are told of it.
     #[schema(value_type = String, format = DateTime)]
     published_at: Time,
@@ -97,12 +101,13 @@ impl From<ListedKey> for Key {
         };
         let (retired_at, published_until) =
             retirement.map(|Retirement { retired_at, published_until }| (retired_at, published_until)).unzip();
-        let PublishedKey { purpose, jwk: PublicJwk { kid, alg, .. }, published_at, .. } = key;
+        let PublishedKey { purpose, jwk: PublicJwk { kid, alg, .. }, vouched, published_at, .. } = key;
         Self {
             kid,
             r#use: purpose,
             algorithm: alg,
             own,
+            upstream: vouched.map(|vouched| vouched.by),
             published_at,
             state,
             signs_from,

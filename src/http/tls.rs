@@ -86,20 +86,20 @@ impl Tls {
         Self::showing(pair, Some(Followed { files, seen }), oldest)
     }
 
-    /// Shows a certificate (DER) that is in no file, with its key (PKCS#8).
+    /// Shows a certificate (DER) that is in no file, with those that vouch for it behind it and its key (PKCS#8).
     ///
     /// # Errors
     /// When the two cannot be used, or not together.
-    pub fn issued(certificate: &[u8], key: &[u8], oldest: TlsVersion) -> Result<Self, String> {
-        Self::showing(issued(certificate, key)?, None, oldest)
+    pub fn issued(chain: &[Vec<u8>], key: &[u8], oldest: TlsVersion) -> Result<Self, String> {
+        Self::showing(issued(chain, key)?, None, oldest)
     }
 
     /// From now on shows this one, as of [`Tls::issued`].
     ///
     /// # Errors
     /// As [`Tls::issued`]; then what was shown before still is.
-    pub fn show(&self, certificate: &[u8], key: &[u8]) -> Result<(), String> {
-        self.shown.pair.store(Arc::new(issued(certificate, key)?));
+    pub fn show(&self, chain: &[Vec<u8>], key: &[u8]) -> Result<(), String> {
+        self.shown.pair.store(Arc::new(issued(chain, key)?));
         Ok(())
     }
 
@@ -187,8 +187,8 @@ impl Tls {
     }
 }
 
-fn issued(certificate: &[u8], key: &[u8]) -> Result<CertifiedKey, String> {
-    let (chain, key) = (vec![certificate.to_vec().into()], PrivatePkcs8KeyDer::from(key.to_vec()));
+fn issued(chain: &[Vec<u8>], key: &[u8]) -> Result<CertifiedKey, String> {
+    let (chain, key) = (chain.iter().cloned().map(Into::into).collect(), PrivatePkcs8KeyDer::from(key.to_vec()));
     CertifiedKey::from_der(chain, key.into(), &ring::default_provider()).map_err(|error| error.to_string())
 }
 

@@ -12,7 +12,7 @@ mod timeline;
 pub(super) use certificates::certificate_ends;
 pub use certificates::{ListedCertificate, PostedCrl};
 pub use ends::Position;
-pub use keys::{PublishedKey, Retirement, StandingKey, Taint, Use};
+pub use keys::{PublishedKey, Retirement, StandingKey, Taint, TrustAnchor, Use, Vouched};
 
 use chrono::TimeDelta;
 use quick_cache::sync::Cache;

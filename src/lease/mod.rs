@@ -17,7 +17,7 @@ mod tests;
 
 pub use ledger::{
     Config, Held, Ledger, ListedCertificate, Position, PostedCrl, PublishedKey, Remembered, Retirement, StandingKey,
-    StatusBits, Stopped, Taint, Timeline, TimelineEvent, Use, Written,
+    StatusBits, Stopped, Taint, Timeline, TimelineEvent, TrustAnchor, Use, Vouched, Written,
 };
 pub use record::{Key, Sealed};
 pub use store_key::StoreKey;

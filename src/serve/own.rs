@@ -30,7 +30,7 @@ pub(super) struct Own {
 pub(super) async fn begin(broker: Arc<Broker>, hosts: Vec<Host>, oldest: TlsVersion) -> Result<Own, StartError> {
     let failed = |why: String| StartError::Failed(format!("no server certificate for `listen.tls_names`: {why}"));
     let certificate = broker.certify_server(&hosts).await.map_err(|error| failed(error.to_string()))?;
-    let tls = Tls::issued(&certificate.certificate, &certificate.key, oldest).map_err(failed)?;
+    let tls = Tls::issued(&certificate.chain, &certificate.key, oldest).map_err(failed)?;
     Ok(Own { tls, hosts, certificate })
 }
 
@@ -59,7 +59,7 @@ impl Own {
 
     async fn next(&mut self, broker: &Broker) -> Result<(), String> {
         let next = broker.certify_server(&self.hosts).await.map_err(|error| error.to_string())?;
-        self.tls.show(&next.certificate, &next.key)?;
+        self.tls.show(&next.chain, &next.key)?;
         self.certificate = next;
         reload::count(&self.tls, broker);
         Ok(())

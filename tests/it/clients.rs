@@ -27,7 +27,7 @@ pub(crate) async fn node(name: &str, arguments: &[&str], tokens: &[&str]) -> Vec
 }
 
 /// The same with the crate `spiffe`, which `tests/spiffe` is made with.
-async fn rust(arguments: &[&str], svids: &[&str]) -> Vec<String> {
+pub(crate) async fn rust(arguments: &[&str], svids: &[&str]) -> Vec<String> {
     let mut command = Command::new(made("target/spiffe/debug/remit-tests-spiffe"));
     command.args(arguments);
     talk(command, svids).await

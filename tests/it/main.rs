@@ -104,6 +104,8 @@ mod timeline;
 #[cfg(test)]
 mod tls;
 #[cfg(test)]
+mod upstream;
+#[cfg(test)]
 mod verifiers;
 #[cfg(test)]
 mod watch;

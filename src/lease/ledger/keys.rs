@@ -8,7 +8,11 @@ use super::{
     super::{Claim, InDoubt, Index, Key},
     Ledger, kept,
 };
-use crate::{clock::Time, jose::PublicJwk, task::CredentialType};
+use crate::{
+    clock::Time,
+    jose::{KeyNumbers, PublicJwk},
+    task::CredentialType,
+};
 
 /// How many keys are read at a time.
 const PAGE: usize = 256;
@@ -69,8 +73,45 @@ pub struct PublishedKey {
     /// Of an authority: its certificate, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<String>,
+    /// Of an authority that is none by itself: who vouches for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vouched: Option<Vouched>,
     /// When it was first published; nobody can know of it before.
     pub published_at: Time,
+}
+
+/// Who vouches for an authority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vouched {
+    /// The name of whoever signed its certificate.
+    pub by: String,
+    /// What verifiers have to trust: the root, and others that came with it.
+    pub roots: Vec<TrustAnchor>,
+}
+
+/// A certificate that verifiers trust by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrustAnchor {
+    /// Its key.
+    pub numbers: KeyNumbers,
+    /// The certificate, in base64.
+    pub certificate: String,
+}
+
+impl PublishedKey {
+    /// What verifiers have to trust for what an authority signs; nothing, of a key that is none.
+    #[must_use]
+    pub fn anchors(&self) -> Vec<TrustAnchor> {
+        match (&self.vouched, &self.certificate) {
+            (Some(vouched), _) => vouched.roots.clone(),
+            (None, Some(certificate)) => {
+                vec![TrustAnchor { numbers: self.jwk.numbers.clone(), certificate: certificate.clone() }]
+            }
+            (None, None) => Vec::new(),
+        }
+    }
 }
 
 /// The record that a signing key signs no more.
@@ -149,7 +190,9 @@ impl Ledger {
         let claim = Claim { key, record, keep_until: None, index: Some((Index::Keys, kid)) };
         let standing = self.0.store.claim(&claim).await?;
         let standing = self.0.sealer.open::<PublishedKey>(&claim.key, &standing)?;
-        let same = standing.jwk == published.jwk && standing.certificate == published.certificate;
+        let same = standing.jwk == published.jwk
+            && standing.certificate == published.certificate
+            && standing.vouched == published.vouched;
         if same && standing.purpose == published.purpose {
             Ok(standing)
         } else {

@@ -331,7 +331,7 @@ fn published() -> crate::lease::PublishedKey {
     let document = crate::jose::SigningKey::generate().unwrap();
     let jwk = crate::jose::SigningKey::from_pkcs8(&document).unwrap().public().clone();
     let purpose = crate::lease::Use::AccessToken;
-    crate::lease::PublishedKey { purpose, jwk, certificate: None, published_at: now() }
+    crate::lease::PublishedKey { purpose, jwk, certificate: None, vouched: None, published_at: now() }
 }
 
 async fn keys_are_published_once(world: World) {
