@@ -261,6 +261,7 @@ text!(CrlId);
 /// The length of a key id: a digest of 32 octets in base64url.
 const KID_LENGTH: usize = 43;
 const WHOLE: &str = "whole";
+const AUTHORITIES: &str = "authorities";
 
 impl CrlId {
     /// The list of an authority that a certificate belongs to.
@@ -276,7 +277,19 @@ impl CrlId {
         Self(format!("{authority}.{WHOLE}"))
     }
 
-    /// Whether it is that.
+    /// The list of the authorities that the CA with this key certified.
+    #[must_use]
+    pub fn authorities(upstream: &str) -> Self {
+        Self(format!("{upstream}.{AUTHORITIES}"))
+    }
+
+    /// Whether it is one of authorities.
+    #[must_use]
+    pub fn is_of_authorities(&self) -> bool {
+        self.0.ends_with(AUTHORITIES)
+    }
+
+    /// Whether it is complete for all certificates of an authority, and its own.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.0.ends_with(WHOLE)
@@ -288,7 +301,7 @@ impl CrlId {
         digits.chain([Self::whole(authority)])
     }
 
-    /// The authority.
+    /// The authority, or the upstream CA: the id of its key.
     #[must_use]
     pub fn authority(&self) -> &str {
         &self.0[..KID_LENGTH]
@@ -305,11 +318,11 @@ impl FromStr for CrlId {
     type Err = Malformed;
     fn from_str(text: &str) -> Result<Self, Malformed> {
         const RULE: Malformed =
-            Malformed("a list is a key id, a dot and a hexadecimal digit in lower case, or `whole`");
+            Malformed("a list is a key id, a dot and a hexadecimal digit in lower case, `whole` or `authorities`");
         let (authority, digit) = text.split_once('.').ok_or(RULE)?;
         let is_kid =
             authority.len() == KID_LENGTH && authority.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-        let is_list = digit == WHOLE || matches!(digit.as_bytes(), [b'0'..=b'9' | b'a'..=b'f']);
+        let is_list = digit == WHOLE || digit == AUTHORITIES || matches!(digit.as_bytes(), [b'0'..=b'9' | b'a'..=b'f']);
         (is_kid && is_list).then(|| Self(text.to_owned())).ok_or(RULE)
     }
 }

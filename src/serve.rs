@@ -333,6 +333,7 @@ fn authority_terms(config: &Config) -> AuthorityTerms {
         rotate_every: config.keys.rotate_every,
         upstream: config.authority.upstream.clone(),
         hosts: own_names(config).unwrap_or_default(),
+        issuer: config.issuer.clone(),
     }
 }
 

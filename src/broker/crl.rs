@@ -1,9 +1,10 @@
 //! The revocation lists: signed by the broker whose authority it is, every few seconds and at once when a task ends, posted, and given
 //! out by every broker.
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chrono::TimeDelta;
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use tokio::sync::broadcast;
 use super::{Broker, in_doubt};
 use crate::{
     clock::{Time, whole_second},
-    credential::{Authority, RevocationList},
+    credential::{Authority, AuthorityList, RevocationList},
     error::{Error, Input},
     id::{CrlId, TaskId},
     jose::Invalid,
@@ -44,6 +45,14 @@ pub(super) struct Publishing {
     signed: tokio::sync::Mutex<HashMap<String, Signed>>,
     /// Tasks that ended, on whichever broker, as soon as it is known.
     hints: std::sync::Mutex<broadcast::Receiver<TaskId>>,
+    /// Held by who has the upstream CA sign a list.
+    upstream: tokio::sync::Mutex<()>,
+}
+
+/// From when until when a list is worth something that is signed now.
+fn lasts(now: Time) -> (Time, Time) {
+    let seconds = |count: u32| TimeDelta::seconds(i64::from(count));
+    (whole_second(now) - seconds(CRL_BACKDATED), whole_second(now) + seconds(CRL_LIFE))
 }
 
 struct Signed {
@@ -53,7 +62,11 @@ struct Signed {
 
 impl Publishing {
     pub(super) fn new(hints: broadcast::Receiver<TaskId>) -> Self {
-        Self { signed: tokio::sync::Mutex::default(), hints: std::sync::Mutex::new(hints) }
+        Self {
+            signed: tokio::sync::Mutex::default(),
+            hints: std::sync::Mutex::new(hints),
+            upstream: tokio::sync::Mutex::default(),
+        }
     }
 }
 
@@ -146,9 +159,7 @@ impl Broker {
         };
         // Rises also where the clock went back.
         let number = u64::try_from(now.timestamp_millis()).unwrap_or_default().max(number + 1);
-        let seconds = |count: u32| TimeDelta::seconds(i64::from(count));
-        let (this_update, next_update) =
-            (whole_second(now) - seconds(CRL_BACKDATED), whole_second(now) + seconds(CRL_LIFE));
+        let (this_update, next_update) = lasts(now);
         let mut lists = Vec::new();
         for (id, revoked) in self.certificates.revoked(kid) {
             let uri = id.uri(&self.issuer);
@@ -195,6 +206,9 @@ impl Broker {
     /// [`Error::Unavailable`] when what is revoked cannot be told.
     pub async fn crl(&self, id: &CrlId) -> Result<Option<Crl>, Error> {
         let now = self.now();
+        if id.is_of_authorities() {
+            return self.upstream_crl(id, now).await;
+        }
         if !self.knows_authority(id.authority(), now).await {
             return Ok(None);
         }
@@ -207,7 +221,7 @@ impl Broker {
         list.and_then(out).map(Some).ok_or(Error::Unavailable(Input::Store))
     }
 
-    /// The whole lists of all authorities, in PEM, and for how many seconds a cache may keep them: for servers that read one file. Where
+    /// The whole lists of all authorities, and those of who certified them, in PEM, and for how many seconds a cache may keep them: for servers that read one file. Where
     /// the list of an authority is not to be had it is left out, and whoever checks lists refuses its certificates.
     ///
     /// # Errors
@@ -215,13 +229,54 @@ impl Broker {
     pub async fn crls_pem(&self) -> Result<(String, u32), Error> {
         let [authorities] = self.public_keys([Use::X509Svid]).await;
         let (mut all, mut max_age) = (String::new(), u32::MAX);
-        for authority in &authorities.keys {
-            if let Ok(Some(list)) = self.crl(&CrlId::whole(&authority.jwk.kid)).await {
+        let upstream: BTreeSet<_> =
+            authorities.keys.iter().filter_map(|key| Some(&key.vouched.as_ref()?.key)).collect();
+        let whole = authorities.keys.iter().map(|authority| CrlId::whole(&authority.jwk.kid));
+        for id in whole.chain(upstream.into_iter().map(|upstream| CrlId::authorities(upstream))) {
+            if let Ok(Some(list)) = self.crl(&id).await {
                 all += &pem::write("X509 CRL", &list.der);
                 max_age = max_age.min(list.max_age);
             }
         }
         if all.is_empty() { Err(Error::Unavailable(Input::Store)) } else { Ok((all, max_age)) }
+    }
+
+    /// The list of the authorities that an upstream CA certified and that are tainted: every broker that has the key of the CA signs one
+    /// when it is asked, by what is on record for all of them.
+    async fn upstream_crl(&self, id: &CrlId, now: Time) -> Result<Option<Crl>, Error> {
+        let out = |list: SignedCrl| Some(Crl { max_age: list.max_age(now)?, der: list.der });
+        let recent = || self.crls.get(id, READ_AGAIN).and_then(out);
+        if let Some(list) = recent() {
+            return Ok(Some(list));
+        }
+        // What nobody knows of keeps nobody else waiting.
+        if self.known_keys.certified_by(id.authority()).is_none() {
+            let _ = self.find_key(Use::X509Svid, id.authority(), now).await;
+            if self.known_keys.certified_by(id.authority()).is_none() {
+                return Ok(None);
+            }
+        }
+        let _one_at_a_time = self.publishing.upstream.lock().await;
+        if let Some(list) = recent() {
+            return Ok(Some(list));
+        }
+        let begun = Instant::now();
+        if !self.vouched.load(Ordering::Acquire) || !self.learn_keys().await || !self.watch().await {
+            return Err(Error::Unavailable(Input::Store));
+        }
+        let Some(tainted) = self.known_keys.certified_by(id.authority()) else { return Ok(None) };
+        let decode = |(certificate, at): (String, Time)| Some((BASE64_STANDARD.decode(certificate).ok()?, at));
+        let tainted: Vec<_> = tainted.into_iter().filter_map(decode).collect();
+        let (this_update, next_update) = lasts(now);
+        let number = u64::try_from(now.timestamp_millis()).unwrap_or_default();
+        let list = AuthorityList { uri: id.uri(&self.issuer), number, this_update, next_update, tainted: &tainted };
+        let der = self.parts.keys.sign_upstream_list(id.authority(), list, now).map_err(|why| {
+            tracing::warn!(why, "the list of tainted authorities was not signed");
+            Error::Unavailable(Input::Keys)
+        })?;
+        let list = SignedCrl { der: der.into(), next_update, seen: begun };
+        self.crls.keep(id.clone(), list.clone(), now);
+        Ok(out(list))
     }
 
     /// A list of another broker, as it was posted.

@@ -67,6 +67,15 @@ impl KnownKeys {
         known.keys().any(|(_, kid)| *kid == shown.kid)
     }
 
+    /// Whether a CA with this key certified an authority of ours, and the certificates of those that are tainted, in base64.
+    pub(super) fn certified_by(&self, upstream: &str) -> Option<Vec<(String, Time)>> {
+        let by_it =
+            |standing: &StandingKey| standing.key.vouched.as_ref().is_some_and(|vouched| vouched.key == upstream);
+        let all: Vec<_> = self.all(Use::X509Svid).into_iter().filter(by_it).collect();
+        let tainted = all.iter().filter_map(|standing| standing.key.certificate.clone().zip(standing.tainted_at));
+        (!all.is_empty()).then(|| tainted.collect())
+    }
+
     /// A key, whatever it is for.
     pub(super) fn named(&self, kid: &str) -> Option<StandingKey> {
         let known = self.keys.read().unwrap_or_else(PoisonError::into_inner);

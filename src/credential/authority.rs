@@ -98,13 +98,13 @@ pub struct RevocationList<'a> {
 
 impl Authority {
     /// A new key and certificate for a trust domain, as the PEM to keep. The certificate lasts for `life` seconds, and no longer than an
-    /// upstream CA that signs it.
+    /// upstream CA that signs it, whose list of authorities stands at the address beside it.
     ///
     /// # Errors
     /// When the operating system gives no random bytes, or the upstream CA cannot sign.
     pub(super) fn generate(
         domain: &TrustDomain,
-        upstream: Option<&Upstream>,
+        upstream: Option<(&Upstream, String)>,
         now: Time,
         life: u32,
     ) -> Result<Zeroizing<String>, Invalid> {
@@ -115,7 +115,8 @@ impl Authority {
         let mut serial = random::<20>().map_err(|why| Invalid(why.0))?;
         serial[0] = 2;
         let mut params = params_of(&jwk);
-        let (from, until) = upstream.map_or((Time::MIN_UTC, Time::MAX_UTC), Upstream::validity);
+        let (from, until) =
+            upstream.as_ref().map_or((Time::MIN_UTC, Time::MAX_UTC), |(upstream, _)| upstream.validity());
         params.not_before = moment((now - chrono::TimeDelta::seconds(BACKDATED)).max(from))?;
         params.not_after = moment(after(now, life).ok_or(UNMADE)?.min(until))?;
         params.serial_number = Some(SerialNumber::from_slice(&serial));
@@ -123,7 +124,7 @@ impl Authority {
         params.subject_alt_names = vec![SanType::URI(name.try_into().map_err(|_| UNMADE)?)];
         let (certificate, others) = match upstream {
             None => (params.self_signed(&Signer(&pair)).map_err(|_| UNMADE)?.der().to_vec(), String::new()),
-            Some(upstream) => (upstream.certify(params, &Signer(&pair))?, upstream.issuers().pem()),
+            Some((upstream, crl)) => (upstream.certify(params, crl, &Signer(&pair))?, upstream.issuers().pem()),
         };
         let text = pem::write("PRIVATE KEY", &document);
         Ok(Zeroizing::new(text + &pem::write("CERTIFICATE", &certificate) + &others))
@@ -327,7 +328,7 @@ pub(super) fn pair(document: &[u8]) -> Result<EcdsaKeyPair, Invalid> {
 }
 
 /// The whole second, as certificates have it.
-fn moment(time: Time) -> Result<OffsetDateTime, Invalid> {
+pub(super) fn moment(time: Time) -> Result<OffsetDateTime, Invalid> {
     OffsetDateTime::from_unix_timestamp(whole_second(time).timestamp()).map_err(|_| Invalid("a time is out of range"))
 }
 

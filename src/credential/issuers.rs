@@ -20,7 +20,7 @@ use super::{constraints, csr};
 use crate::{
     clock::Time,
     id::{Host, TrustDomain},
-    jose::KeyNumbers,
+    jose::{KeyNumbers, Thumbprint},
     lease::{TrustAnchor, Vouched},
     pem,
 };
@@ -134,6 +134,14 @@ impl Issuers {
         self.path().next().map_or(&[], Vec::as_slice)
     }
 
+    /// The id of the key of the nearest: a digest of it.
+    ///
+    /// # Errors
+    /// When the certificate is malformed.
+    pub(super) fn key(&self) -> Result<String, String> {
+        Ok(Thumbprint::of_octets(parse(self.nearest())?.public_key().raw).into())
+    }
+
     /// Those that verifiers are sent behind that of the authority.
     pub(super) fn chain(&self) -> &[Vec<u8>] {
         &self.chain
@@ -155,8 +163,8 @@ impl Issuers {
             let numbers = parse(root).ok().and_then(|parsed| numbers(parsed.public_key()))?;
             Some(TrustAnchor { numbers, certificate: BASE64_STANDARD.encode(root) })
         };
-        let by = name(self.nearest()).unwrap_or_default();
-        Vouched { by, roots: self.roots.iter().filter_map(anchor).collect() }
+        let (by, key) = (name(self.nearest()).unwrap_or_default(), self.key().unwrap_or_default());
+        Vouched { by, key, roots: self.roots.iter().filter_map(anchor).collect() }
     }
 }
 
@@ -169,6 +177,15 @@ pub(super) fn parse(certificate: &[u8]) -> Result<X509Certificate<'_>, String> {
         Ok(([], parsed)) => Ok(parsed),
         Ok(_) | Err(_) => Err("a certificate is malformed".into()),
     }
+}
+
+/// The serial of a certificate (DER), and when that ends.
+///
+/// # Errors
+/// When it is malformed.
+pub(super) fn serial(certificate: &[u8]) -> Result<(Vec<u8>, Time), String> {
+    let parsed = parse(certificate)?;
+    Ok((parsed.raw_serial().to_vec(), time(parsed.validity().not_after)?))
 }
 
 /// The name of whose certificate it is, for people.

@@ -21,11 +21,12 @@ use std::{
 };
 
 use super::{
-    Authority, Imported, UpstreamFiles, UpstreamSeen, issuers::Subjects, tainted::TaintFiles, upstream::Upstream,
+    Authority, AuthorityList, Imported, UpstreamFiles, UpstreamSeen, issuers::Subjects, tainted::TaintFiles,
+    upstream::Upstream,
 };
 use crate::{
     clock::{Time, after},
-    id::{Host, TrustDomain},
+    id::{CrlId, Host, TrustDomain},
     jose::{Invalid, PublicJwk, SigningKey},
     key_file,
     lease::{PublishedKey, Taint, Use},
@@ -46,12 +47,17 @@ pub struct AuthorityTerms {
     pub upstream: Option<UpstreamFiles>,
     /// The names of the server that they certify.
     pub hosts: Vec<Host>,
+    /// The broker's name: where lists of revoked certificates stand.
+    pub issuer: String,
 }
 
 impl AuthorityTerms {
+    fn subjects(&self) -> Subjects<'_> {
+        Subjects { domain: &self.trust_domain, hosts: &self.hosts }
+    }
+
     fn upstream(&self, now: Time) -> Result<Option<Upstream>, String> {
-        let subjects = Subjects { domain: &self.trust_domain, hosts: &self.hosts };
-        self.upstream.as_ref().map(|files| Upstream::load(files, subjects, now)).transpose()
+        self.upstream.as_ref().map(|files| Upstream::with_room(files, self.subjects(), now)).transpose()
     }
 
     /// Who certifies them, as the files say at `now`.
@@ -267,6 +273,20 @@ impl Keyring {
             Key::Authority(authority) => Some(authority.not_after()),
             Key::Token(_) => None,
         })
+    }
+
+    /// Signs a list of authorities with the key of who certifies them, if that is still the one with this id; in DER.
+    ///
+    /// # Errors
+    /// A sentence, when it is not, or cannot be had, or cannot sign.
+    pub fn sign_upstream_list(&self, key: &str, list: AuthorityList<'_>, now: Time) -> Result<Vec<u8>, String> {
+        let files = self.terms.upstream.as_ref().ok_or("there is no upstream CA")?;
+        // To the end: what it certified has to be on a list as long as it is valid.
+        let upstream = Upstream::load(files, self.terms.subjects(), now)?;
+        if upstream.issuers().key()? != key {
+            return Err("there is another upstream CA by now".into());
+        }
+        upstream.sign_list(list, now).map_err(|Invalid(why)| why.to_owned())
     }
 
     /// Whether the authority that signs is certified by somebody else than the next one would be.
@@ -537,7 +557,10 @@ fn load_or_create(purpose: Use, path: &Path, terms: &AuthorityTerms, now: Time) 
         // Twice the time that it signs, and what it has signed by then can still live.
         let life = terms.rotate_every.saturating_mul(2).saturating_add(2 * LONGEST_LIFE);
         let upstream = terms.upstream(now)?;
-        Authority::generate(&terms.trust_domain, upstream.as_ref(), now, life).map_err(|Invalid(why)| why.to_owned())
+        let key = upstream.as_ref().map(|upstream| upstream.issuers().key()).transpose()?;
+        let crl = key.map(|key| CrlId::authorities(&key).uri(&terms.issuer));
+        let made = Authority::generate(&terms.trust_domain, upstream.as_ref().zip(crl), now, life);
+        made.map_err(|Invalid(why)| why.to_owned())
     })?;
     Ok((authority(path, &text, terms)?, is_new))
 }
@@ -565,6 +588,7 @@ mod tests {
             rotate_every: 3600,
             upstream: None,
             hosts: Vec::new(),
+            issuer: "https://broker.example.com".into(),
         }
     }
 

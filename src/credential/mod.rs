@@ -19,7 +19,7 @@ pub use csr::RequestedKey;
 pub use imported::{Imported, ImportedKey};
 pub use keyring::{AuthorityTerms, Keyring, Replaced};
 pub use server::{ServerCertificate, ServerDraft};
-pub use upstream::{UpstreamFiles, UpstreamSeen};
+pub use upstream::{AuthorityList, UpstreamFiles, UpstreamSeen};
 pub use x509::{Certificate, CertificateBounds, CertificateDraft};
 
 use secrecy::SecretString;

@@ -2,7 +2,10 @@
 //!
 //! The key is read when something is to be signed with it, and not kept.
 
-use rcgen::{CertificateParams, DnType, Issuer, KeyIdMethod, KeyPair, PublicKeyData, SigningKey};
+use rcgen::{
+    CertificateParams, CertificateRevocationListParams, CrlDistributionPoint, CrlIssuingDistributionPoint, CrlScope,
+    DnType, Issuer, KeyIdMethod, KeyPair, PublicKeyData, RevocationReason, RevokedCertParams, SerialNumber, SigningKey,
+};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject as _};
 use serde::Deserialize;
 use std::{
@@ -11,10 +14,13 @@ use std::{
     io::Read as _,
     path::{Path, PathBuf},
 };
-use x509_parser::{certificate::TbsCertificate, extensions::ParsedExtension, prelude::FromDer as _};
+use x509_parser::{
+    certificate::TbsCertificate, extensions::ParsedExtension, prelude::FromDer as _, revocation_list::TbsCertList,
+};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
+    authority::moment,
     issuers::{self, Issuers, Subjects},
     keyring::LONGEST_LIFE,
     published,
@@ -58,7 +64,24 @@ pub struct UpstreamSeen {
     pub subject: String,
     /// Until when what it certifies is valid at most.
     pub not_after: Time,
+    /// The id of its key.
+    pub key: String,
     pub(super) certificate: Vec<u8>,
+}
+
+/// A list of authorities that are not to be believed, to be signed by the CA that certified them.
+#[derive(Debug)]
+pub struct AuthorityList<'a> {
+    /// Where it stands.
+    pub uri: String,
+    /// Higher than that of the list before.
+    pub number: u64,
+    /// From when on it holds.
+    pub this_update: Time,
+    /// When there is another at the latest.
+    pub next_update: Time,
+    /// The certificates (DER), and since when.
+    pub tainted: &'a [(Vec<u8>, Time)],
 }
 
 impl UpstreamFiles {
@@ -88,12 +111,6 @@ impl Upstream {
         }
         let issuers = Issuers::above(nearest, certificates).map_err(&told)?;
         let (not_before, not_after) = issuers.judge(subjects, now).map_err(&told)?;
-        // What was asked for shortly before has to be signed by somebody.
-        if after(now, LONGEST_LIFE).is_none_or(|needed| not_after < needed) {
-            return Err(told(format!(
-                "it, or one above it, ends at {not_after}, within a day, which is how long a credential may live: renew it"
-            )));
-        }
         let told = of("key_file", &files.key_file);
         let key = key(&files.key_file).map_err(&told)?;
         if key.subject_public_key_info() != issuers::parse(issuers.nearest())?.public_key().raw {
@@ -103,6 +120,23 @@ impl Upstream {
             return Err(told(format!("everybody can read this key in {place}")));
         }
         Ok(Self { issuers, key, not_before, not_after })
+    }
+
+    /// As [`Upstream::load`], for one that is to certify an authority: as long as a credential may live has to be left.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn with_room(files: &UpstreamFiles, subjects: Subjects<'_>, now: Time) -> Result<Self, String> {
+        let upstream = Self::load(files, subjects, now)?;
+        if after(now, LONGEST_LIFE).is_none_or(|needed| upstream.not_after < needed) {
+            return Err(format!(
+                "`authority.upstream.certificate_file`: {}: it, or one above it, ends at {}, within a day, which is how long a \
+                 credential may live: renew it",
+                files.certificate_file.display(),
+                upstream.not_after
+            ));
+        }
+        Ok(upstream)
     }
 
     pub(super) fn issuers(&self) -> &Issuers {
@@ -117,31 +151,84 @@ impl Upstream {
     /// What is to be known of it later.
     pub(super) fn seen(&self) -> Result<UpstreamSeen, String> {
         let certificate = self.issuers.nearest().to_vec();
-        Ok(UpstreamSeen { subject: issuers::name(&certificate)?, not_after: self.not_after, certificate })
+        let key = self.issuers.key()?;
+        Ok(UpstreamSeen { subject: issuers::name(&certificate)?, not_after: self.not_after, key, certificate })
     }
 
-    /// Certifies a key, in DER.
+    /// Certifies the key of an authority whose list stands at `crl`, in DER.
     ///
     /// # Errors
     /// When that cannot be encoded or signed.
-    pub(super) fn certify(&self, mut params: CertificateParams, key: &impl PublicKeyData) -> Result<Vec<u8>, Invalid> {
-        const UNMADE: Invalid = Invalid("the upstream CA could not certify it");
-        let own = issuers::parse(self.issuers.nearest()).map_err(|_| UNMADE)?;
+    pub(super) fn certify(
+        &self,
+        mut params: CertificateParams,
+        crl: String,
+        key: &impl PublicKeyData,
+    ) -> Result<Vec<u8>, Invalid> {
+        params.crl_distribution_points = vec![CrlDistributionPoint { uris: vec![crl] }];
+        self.named(|issuer, identifier| {
+            params.use_authority_key_identifier_extension = identifier.is_some();
+            Ok(params.signed_by(key, issuer)?.der().to_vec())
+        })
+    }
+
+    /// Signs a list (RFC 5280 section 5), in DER. It covers the authorities that name it and nothing else that the CA certified: of
+    /// that, the CA has lists of its own.
+    ///
+    /// # Errors
+    /// When it cannot be encoded or signed.
+    pub(super) fn sign_list(&self, list: AuthorityList<'_>, now: Time) -> Result<Vec<u8>, Invalid> {
+        let revoked = list.tainted.iter().map(|(certificate, at)| {
+            let (serial, ends) = issuers::serial(certificate).map_err(|_| UNSIGNED)?;
+            let revocation_time = moment(*at)?;
+            let reason_code = Some(RevocationReason::KeyCompromise);
+            let serial_number = SerialNumber::from(serial);
+            let entry = RevokedCertParams { serial_number, revocation_time, reason_code, invalidity_date: None };
+            Ok((ends > now).then_some(entry))
+        });
+        let revoked_certs = revoked.filter_map(Result::transpose).collect::<Result<_, Invalid>>()?;
+        let distribution_point = CrlDistributionPoint { uris: vec![list.uri] };
+        let mut params = CertificateRevocationListParams {
+            this_update: moment(list.this_update)?,
+            next_update: moment(list.next_update)?,
+            crl_number: SerialNumber::from(list.number),
+            issuing_distribution_point: Some(CrlIssuingDistributionPoint {
+                distribution_point,
+                scope: Some(CrlScope::CaCertsOnly),
+            }),
+            revoked_certs,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        self.named(|issuer, identifier| {
+            if let Some(identifier) = identifier {
+                params.key_identifier_method = KeyIdMethod::PreSpecified(identifier);
+            }
+            Ok(params.signed_by(issuer)?.der().to_vec())
+        })
+    }
+
+    /// What is made by an issuer without a name, under the name of the CA; and with the identifier of its key, if it has one.
+    fn named(
+        &self,
+        make: impl FnOnce(&Issuer<'_, &Named<'_>>, Option<Vec<u8>>) -> Result<Vec<u8>, rcgen::Error>,
+    ) -> Result<Vec<u8>, Invalid> {
+        let own = issuers::parse(self.issuers.nearest()).map_err(|_| UNSIGNED)?;
         let identifier = own.extensions().iter().find_map(|extension| {
             let ParsedExtension::SubjectKeyIdentifier(id) = extension.parsed_extension() else { return None };
             Some(id.0.to_vec())
         });
-        params.use_authority_key_identifier_extension = identifier.is_some();
         let mut issuer = CertificateParams::default();
         issuer.distinguished_name.push(DnType::CommonName, "in the place of the issuer's name");
-        issuer.key_identifier_method = KeyIdMethod::PreSpecified(identifier.unwrap_or_default());
+        issuer.key_identifier_method = KeyIdMethod::PreSpecified(identifier.clone().unwrap_or_default());
         let signer = Named { key: &self.key, name: own.subject().as_raw(), signed: RefCell::default() };
-        let made = params.signed_by(key, &Issuer::new(issuer, &signer)).map_err(|_| UNMADE)?;
+        let nameless = make(&Issuer::new(issuer, &signer), identifier).map_err(|_| UNSIGNED)?;
         let Signed { asked, instead } = signer.signed.take();
-        let content = content(made.der()).and_then(|content| content.strip_prefix(&asked[..])).ok_or(UNMADE)?;
+        let content = content(&nameless).and_then(|content| content.strip_prefix(&asked[..])).ok_or(UNSIGNED)?;
         Ok(sequence(&[&instead, content].concat()))
     }
 }
+
+const UNSIGNED: Invalid = Invalid("the upstream CA could not sign it");
 
 impl Drop for Upstream {
     fn drop(&mut self) {
@@ -222,13 +309,15 @@ impl SigningKey for Named<'_> {
     }
 }
 
-/// A certificate that is to be signed, with this issuer (DER).
+/// A certificate or a list that is to be signed, with this issuer (DER).
 fn renamed(tbs: &[u8], name: &[u8]) -> Option<Vec<u8>> {
-    let (_, parsed) = TbsCertificate::from_der(tbs).ok()?;
-    let issuer = parsed.issuer().as_raw();
+    let issuer = match TbsCertificate::from_der(tbs) {
+        Ok((_, certificate)) => certificate.issuer.as_raw().to_vec(),
+        Err(_) => TbsCertList::from_der(tbs).ok()?.1.issuer.as_raw().to_vec(),
+    };
     let content = content(tbs)?;
     // It stands before everything else that could look like it.
-    let at = content.windows(issuer.len()).position(|window| window == issuer)?;
+    let at = content.windows(issuer.len()).position(|window| window == &issuer[..])?;
     Some(sequence(&[&content[..at], name, &content[at + issuer.len()..]].concat()))
 }
 

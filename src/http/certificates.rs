@@ -118,7 +118,7 @@ pub(super) async fn authorities(State(broker): State<Arc<Broker>>) -> Response {
 /// A certificate is on it from when its task has ended until it expires.
 #[utoipa::path(
     get, path = "/pki/crl/{id}", operation_id = "revocationList", tag = "keys",
-    params(("id" = String, Path, description = "As a certificate names it: the key id of its authority, a dot, the last digit of its serial; or `whole` for all of an authority")),
+    params(("id" = String, Path, description = "As a certificate names it: the key id of its authority, a dot, the last digit of its serial; `whole` for all of an authority, or `authorities` for those that an upstream CA with this key certified")),
     responses(
         (status = 200, description = "The list", body = String, content_type = "application/pkix-crl",
             headers(("Cache-Control" = String, description = "`max-age`: how long it may be kept"))),
@@ -140,7 +140,7 @@ pub(super) async fn list(
     Ok(public("application/pkix-crl", Some(max_age), der.to_vec()))
 }
 
-/// The whole revocation lists of all authorities, in PEM: for servers that read them from one file (`ssl_crl` of nginx).
+/// The whole revocation lists of all authorities, and those of upstream CAs, in PEM: for servers that read them from one file (`ssl_crl` of nginx).
 ///
 /// Where the list of an authority is not to be had just now it is left out.
 #[utoipa::path(

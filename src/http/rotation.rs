@@ -178,7 +178,8 @@ fn reason(body: Option<Json<ReasonBody>>) -> Result<Option<String>, Problem> {
 /// Taint a signing key of any broker: for one that may be in other hands.
 ///
 /// It leaves `/jwks`, `/spiffe/bundle` and `/pki/ca.pem` at once and for good, and no broker believes what it signed. Its broker signs
-/// with another from then on. A verifier that keeps the public keys learns of it when it fetches them again. Idempotent; there is no way back.
+/// with another from then on. A verifier that keeps the public keys learns of it when it fetches them again. The root above an authority
+/// that an upstream CA certified stays; that authority is on the list of the CA that it names. Idempotent; there is no way back.
 #[utoipa::path(
     post, path = "/v1/keys/{id}/taint", operation_id = "taintKey", tag = "keys",
     params(("id" = String, Path, description = "The `kid`")),

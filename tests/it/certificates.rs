@@ -20,16 +20,37 @@ use crate::{
 };
 
 /// Runs OpenSSL in a directory: whether it was content, and what it said.
-fn openssl(dir: &Path, arguments: &[&str]) -> (bool, String) {
+pub(crate) fn openssl(dir: &Path, arguments: &[&str]) -> (bool, String) {
     let output = Command::new("openssl").args(arguments).current_dir(dir).output().expect("openssl");
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.success(), said)
 }
 
+/// The same where it has to be content: what it said.
 #[track_caller]
-fn must(dir: &Path, arguments: &[&str]) {
+pub(crate) fn must(dir: &Path, arguments: &[&str]) -> String {
     let (well, said) = openssl(dir, arguments);
     assert!(well, "openssl {arguments:?}: {said}");
+    said
+}
+
+/// Where the revocation list stands that a certificate (DER) names.
+pub(crate) fn list_named_in(der: &[u8]) -> String {
+    let (_, certificate) = parse_x509_certificate(der).unwrap();
+    let points = certificate.iter_extensions().find_map(|extension| {
+        if let ParsedExtension::CRLDistributionPoints(points) = extension.parsed_extension() {
+            Some(&points.points)
+        } else {
+            None
+        }
+    });
+    let [CRLDistributionPoint { distribution_point: Some(DistributionPointName::FullName(names)), .. }] =
+        &points.expect("a distribution point")[..]
+    else {
+        panic!("not one distribution point")
+    };
+    let [GeneralName::URI(uri)] = &names[..] else { panic!("not one URI: {names:?}") };
+    (*uri).to_owned()
 }
 
 /// A new key in `key.pem`, and a request for it with more arguments.
@@ -71,20 +92,7 @@ impl Certified {
     }
 
     fn list_of(&self, issuer: &str) -> String {
-        let certificate = self.parsed();
-        let points = certificate.iter_extensions().find_map(|extension| {
-            if let ParsedExtension::CRLDistributionPoints(points) = extension.parsed_extension() {
-                Some(&points.points)
-            } else {
-                None
-            }
-        });
-        let [CRLDistributionPoint { distribution_point: Some(DistributionPointName::FullName(names)), .. }] =
-            &points.expect("a distribution point")[..]
-        else {
-            panic!("not one distribution point")
-        };
-        let [GeneralName::URI(uri)] = &names[..] else { panic!("not one URI: {names:?}") };
+        let uri = list_named_in(&self.der);
         uri.strip_prefix(issuer).expect("a list of the broker").to_owned()
     }
 

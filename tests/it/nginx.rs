@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Stand, Store, free_port, pki::Authority, wait_for};
+use crate::{
+    support::{ADMIN, Stand, Store, free_port, pki::Authority, wait_for},
+    upstream::ORGANIZATION,
+};
 
 /// Stopped with the test.
 struct Stopped(Child);
@@ -41,14 +44,16 @@ fn sources() -> PathBuf {
 }
 
 impl Nginx {
-    async fn start(stand: &Stand, servers: &Authority) -> Self {
+    /// With these lists of CAs above the broker's.
+    async fn start(stand: &Stand, servers: &Authority, more: &str) -> Self {
         let (dir, port) = (stand.dir.path().join("nginx"), free_port());
         fs::create_dir(&dir).unwrap();
         servers.serves(&dir.join("tls.crt"), &dir.join("tls.key"));
         for (path, name) in [("/pki/ca.pem", "ca.pem"), ("/pki/crl.pem", "crl.pem")] {
             let text = stand.client.get(stand.url(path)).send().await.unwrap().text().await.unwrap();
-            fs::write(dir.join(name), text).unwrap();
+            fs::write(dir.join(name), if name == "crl.pem" { text + more } else { text }).unwrap();
         }
+        fs::write(dir.join("more.pem"), more).unwrap();
         let here = dir.display().to_string();
         let shipped = fs::read_to_string(sources().join("mtls.conf")).unwrap();
         let block = shipped
@@ -72,6 +77,9 @@ impl Nginx {
         let server = server.expect("nginx: tests/run installs it");
         let mut refresh = Command::new(sources().join("refresh"));
         refresh.arg(&stand.broker.url).arg(&dir).env("EVERY", "1").env("no_proxy", "*");
+        if !more.is_empty() {
+            refresh.env("MORE", dir.join("more.pem"));
+        }
         refresh.env("NGINX", format!("nginx -c {here}/nginx.conf")).stderr(Stdio::null());
         let refresh = Some(Stopped(refresh.spawn().expect("a shell")));
         let nginx = Self { dir, port, refresh, server };
@@ -131,7 +139,7 @@ async fn nginx_takes_certificates_of_tasks_until_they_are_revoked() {
     fs::write(stand.dir.path().join("ca.crt"), servers.certificate.pem()).unwrap();
     let (task, one) = minted(&stand, "one").await;
     let (_, other) = minted(&stand, "other").await;
-    let mut nginx = Nginx::start(&stand, &servers).await;
+    let mut nginx = Nginx::start(&stand, &servers, "").await;
     let (status, said) = nginx.call(Some(&one));
     assert!(
         status == 200 && said.starts_with("SUCCESS 01"),
@@ -162,4 +170,30 @@ async fn nginx_takes_certificates_of_tasks_until_they_are_revoked() {
     nginx.refresh = None;
     wait_for("the lists to run out", || async { nginx.call(Some(&other)).0 != 200 }).await;
     assert_eq!(nginx.call(Some(&other)).0, 400);
+}
+
+/// Below a CA of the organisation it asks for the lists of all that are above; one of them says that an authority is tainted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_takes_what_a_ca_of_the_organisation_vouches_for() {
+    let stand = Stand::with(Store::Redis, &ORGANIZATION.config()).await;
+    let servers = Authority::new("servers");
+    fs::write(stand.dir.path().join("ca.crt"), servers.certificate.pem()).unwrap();
+    let (task, one) = minted(&stand, "one").await;
+    let (_, other) = minted(&stand, "other").await;
+    let nginx = Nginx::start(&stand, &servers, &ORGANIZATION.lists()).await;
+    for one in [&one, &other] {
+        let (status, said) = nginx.call(Some(one));
+        let log = fs::read_to_string(nginx.dir.join("error.log")).unwrap();
+        assert!(status == 200 && said.starts_with("SUCCESS 01"), "{status} {said}: {log}");
+    }
+    stand.revoke(&task).await.expect(StatusCode::OK);
+    wait_for("the list of the task", || async { nginx.call(Some(&one)).0 == 400 }).await;
+    assert_eq!(nginx.call(Some(&other)).0, 200);
+    let keys = crate::rotation::list(&stand).await;
+    let authority = keys["keys"].as_array().unwrap().iter().find(|key| key["use"] == "x509_svid").unwrap();
+    let taint = format!("/v1/keys/{}/taint", authority["kid"].as_str().unwrap());
+    stand.post(&taint, ADMIN, serde_json::json!({})).await.expect(StatusCode::OK);
+    wait_for("the list of the authority", || async { nginx.call(Some(&other)).0 == 400 }).await;
+    let (_, next) = minted(&stand, "next").await;
+    wait_for("the lists of the next", || async { nginx.call(Some(&next)).0 == 200 }).await;
 }

@@ -18,28 +18,15 @@ use x509_parser::{extensions::GeneralName, prelude::*};
 
 use crate::{
     both,
+    certificates::{list_named_in, must, openssl},
     clients::rust,
     rotation::{in_state, list, rotate, rotated},
     support::{
-        ADMIN, GIT, Server, Stand, Store, free_port,
+        ADMIN, Frozen, GIT, Server, Stand, Store, free_port,
         pki::{self, authority, lasts, params},
         text, wait_for,
     },
 };
-
-/// Runs OpenSSL in a directory: whether it was content, and what it said.
-fn openssl(dir: &Path, arguments: &[&str]) -> (bool, String) {
-    let output = Command::new("openssl").args(arguments).current_dir(dir).output().expect("openssl");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    (output.status.success(), said)
-}
-
-#[track_caller]
-fn must(dir: &Path, arguments: &[&str]) -> String {
-    let (well, said) = openssl(dir, arguments);
-    assert!(well, "openssl {arguments:?}: {said}");
-    said
-}
 
 const P384: &[&str] = &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"];
 const RSA: &[&str] = &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:3072"];
@@ -66,13 +53,16 @@ fn make_ca(dir: &Path, name: &str, key: &[&str], subject: &str, room: &str, by: 
 }
 
 /// A root (RSA, with a name as directories have them) and a CA below it (P-384) that is for brokers.
-struct Organization(tempfile::TempDir);
+pub(crate) struct Organization(tempfile::TempDir);
 
-static ORGANIZATION: LazyLock<Organization> = LazyLock::new(Organization::new);
+pub(crate) static ORGANIZATION: LazyLock<Organization> = LazyLock::new(Organization::new);
 
 impl Organization {
     fn new() -> Self {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let lists = "[ca]\ndefault_ca=own\n[own]\ndatabase=index\ndefault_md=sha256\ndefault_crl_days=30\n";
+        fs::write(dir.path().join("lists.cnf"), lists).unwrap();
+        fs::write(dir.path().join("index"), "").unwrap();
         make_ca(dir.path(), "root", RSA, "/DC=com/DC=example/O=Exämple/OU=A/OU=B/CN=Example Root", "", None);
         make_ca(dir.path(), "issuing", P384, "/DC=com/DC=example/CN=Example Brokers", ",pathlen:1", Some("root"));
         Self(dir)
@@ -83,12 +73,33 @@ impl Organization {
     }
 
     /// What follows in the configuration of a broker below the issuing CA.
-    fn config(&self) -> String {
+    pub(crate) fn config(&self) -> String {
         settings(&self.file("issuing.crt"), &self.file("issuing.key"), Some(&self.file("root.crt")))
     }
 
     fn root(&self) -> String {
         fs::read_to_string(self.file("root.crt")).unwrap()
+    }
+
+    /// The lists that the organisation has of its own: nothing is revoked.
+    pub(crate) fn lists(&self) -> String {
+        ["root", "issuing"]
+            .map(|name| {
+                must(
+                    self.0.path(),
+                    &[
+                        "ca",
+                        "-gencrl",
+                        "-config",
+                        "lists.cnf",
+                        "-cert",
+                        &format!("{name}.crt"),
+                        "-keyfile",
+                        &format!("{name}.key"),
+                    ],
+                )
+            })
+            .concat()
     }
 }
 
@@ -251,18 +262,81 @@ both! {
     }
 }
 
-/// Its certificate for its own TLS listener too; and a client that knows the root knows a broker that joins, with nothing fetched.
+/// The root stays, so it takes a list of the CA itself to say that one of the authorities below it is not to be believed: any broker gives
+/// it out, for those of all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_joins_is_known_at_once() {
+async fn a_tainted_authority_is_on_a_list_of_its_ca() {
     let stand = Stand::with(Store::Redis, &ORGANIZATION.config()).await;
+    let second = second(&stand, "").await;
+    let (root, own) = (ORGANIZATION.root(), ORGANIZATION.lists());
+    let (one, other) = (Certified::new(&stand, &stand.broker).await, Certified::new(&stand, &second).await);
+    let all = |one: &Certified, lists: &str| {
+        one.lists(lists);
+        one.verify(&root, &["-crl_check_all", "-CRLfile", "list.pem"])
+    };
+    let before = fetch(&stand, &stand.broker, "/pki/crl.pem").await;
+    assert_eq!(before.matches("BEGIN X509 CRL").count(), 3, "two authorities, and who certified both");
+    for one in [&one, &other] {
+        let (good, said) = all(one, &(before.clone() + &own));
+        assert!(good, "{said}");
+        // Of its own CA the organisation has a list, and of the root; of the authority only the broker.
+        assert!(!all(one, &before).0 && !all(one, &own).0);
+    }
+    // What the list is: of authorities, for those that name it, and of nobody else.
+    let path = list_named_in(&one.chain[1]).strip_prefix(&stand.broker.url).unwrap().to_owned();
+    let octets = stand.client.get(stand.url(&path)).send().await.unwrap().bytes().await.unwrap();
+    fs::write(one.dir.path().join("l.der"), &octets).unwrap();
+    let shown = must(one.dir.path(), &["crl", "-inform", "DER", "-in", "l.der", "-noout", "-text"]);
+    for words in ["No Revoked Certificates.", "Issuing Distribution Point: critical", "Only CA Certificates", &path] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    let (_, list) = parse_x509_crl(&octets).unwrap();
+    let (_, issuing) = parse_x509_certificate(&one.chain[2]).unwrap();
+    list.verify_signature(issuing.public_key()).unwrap();
+    assert!(list.issuer().as_raw() == issuing.subject().as_raw() && path.ends_with(".authorities"));
+    assert!(list.next_update().unwrap().timestamp() - list.last_update().timestamp() <= 12);
+    let unknown = path.replacen(&path[9..19], "AAAAAAAAAA", 1);
+    assert_eq!(stand.call(Method::GET, &unknown, None, None).await.status, StatusCode::NOT_FOUND);
+
+    let kid = one.issuer().rsplit_once("CN=").unwrap().1.to_owned();
+    stand
+        .call_at(&second, Method::POST, &format!("/v1/keys/{kid}/taint"), Some(ADMIN), Some(json!({})))
+        .await
+        .expect(StatusCode::OK);
+    for at in [&stand.broker, &second] {
+        wait_for("the list", || async {
+            let lists = before.clone() + &fetch(&stand, at, "/pki/crl.pem").await + &own;
+            all(&one, &lists).1.contains("certificate revoked")
+        })
+        .await;
+        let lists = fetch(&stand, at, "/pki/crl.pem").await + &own;
+        assert!(all(&other, &lists).0 && !all(&one, &lists).0);
+        let octets = stand.client.get(format!("{}{path}", at.url)).send().await.unwrap().bytes().await.unwrap();
+        let (_, list) = parse_x509_crl(&octets).unwrap();
+        let entries: Vec<_> = list.iter_revoked_certificates().collect();
+        let (_, authority) = parse_x509_certificate(&one.chain[1]).unwrap();
+        assert!(entries.len() == 1 && entries[0].raw_serial() == authority.raw_serial());
+        assert_eq!(entries[0].reason_code().unwrap().1.0, 1, "keyCompromise");
+    }
+}
+
+/// Another broker of the stand, below the same CA, with more to listen to.
+async fn second(stand: &Stand, listen: &str) -> Server {
     let url = stand.redis.as_ref().unwrap().url();
     let config = crate::support::write_config(stand.dir.path(), "second", &url, &ORGANIZATION.config());
     let written = fs::read_to_string(&config).unwrap();
     let own = written.split('"').nth(1).unwrap().to_owned();
+    let listen = format!("{listen}[store]");
+    fs::write(&config, written.replace(&own, &stand.broker.url).replace("[store]", &listen)).unwrap();
+    Server::start(&config).await
+}
+
+/// Its certificate for its own TLS listener too; and a client that knows the root knows a broker that joins, with nothing fetched.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_joins_is_known_at_once() {
+    let stand = Stand::with(Store::Redis, &ORGANIZATION.config()).await;
     let port = free_port();
-    let tls = format!("tls = \"127.0.0.1:{port}\"\ntls_names = [\"localhost\"]\n[store]");
-    fs::write(&config, written.replace(&own, &stand.broker.url).replace("[store]", &tls)).unwrap();
-    let second = Server::start(&config).await;
+    let second = second(&stand, &format!("tls = \"127.0.0.1:{port}\"\ntls_names = [\"localhost\"]\n")).await;
     let curl = |root: &Path| {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "--noproxy", "*", "--max-time", "20", "-o", "/dev/null", "-w", "%{http_code}", "--cacert"]);
@@ -277,7 +351,7 @@ async fn a_broker_that_joins_is_known_at_once() {
     for one in [&here, &there] {
         for at in [&stand.broker, &second] {
             let lists = fetch(&stand, at, "/pki/crl.pem").await;
-            assert_eq!(lists.matches("BEGIN X509 CRL").count(), 2);
+            assert_eq!(lists.matches("BEGIN X509 CRL").count(), 3);
             one.is_good(&fetch(&stand, at, "/pki/ca.pem").await, &one.lists(&lists));
         }
         one.is_good(&root, &[]);
@@ -398,6 +472,27 @@ async fn its_files_are_read_for_each_authority() {
     assert!(next.issuer() != one.issuer() && ends(&next, 1) > ends(&one, 1));
     let bundle = text(&next.answer, "bundle");
     assert!(ders(&bundle).len() == 2 && one.verify(&bundle, &[]).0 && next.verify(&bundle, &[]).0);
+}
+
+/// A CA that is about to end certifies nothing more, and goes on saying which of its authorities is tainted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_are_signed_until_the_ca_ends() {
+    let place = Place::new();
+    let mut params = good("ending");
+    lasts(&mut params, -3600, 30 * 3600);
+    place.root(&params);
+    let frozen = Frozen::start(|text| text.to_owned() + &place.settings()).await;
+    let client = crate::support::client();
+    let lists = async || {
+        let lists = client.get(frozen.url("/pki/crl.pem")).send().await.unwrap().text().await.unwrap();
+        lists.matches("BEGIN X509 CRL").count()
+    };
+    assert_eq!(lists().await, 2);
+    frozen.clock.advance(chrono::TimeDelta::hours(10));
+    let rotate = client.post(frozen.url("/v1/keys/rotate")).bearer_auth(ADMIN).json(&json!({})).send().await.unwrap();
+    assert_eq!(rotate.status(), StatusCode::SERVICE_UNAVAILABLE);
+    wait_for("the lists of then", || async { lists().await == 2 }).await;
+    frozen.running.stop().await;
 }
 
 /// As many certificates as can be kept beside the key are found there again.

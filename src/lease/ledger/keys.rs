@@ -86,6 +86,8 @@ pub struct PublishedKey {
 pub struct Vouched {
     /// The name of whoever signed its certificate.
     pub by: String,
+    /// The id of their key.
+    pub key: String,
     /// What verifiers have to trust: the root, and others that came with it.
     pub roots: Vec<TrustAnchor>,
 }
