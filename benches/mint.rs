@@ -1,8 +1,8 @@
 //! What a mint costs: its signature, and the whole of it over HTTP, on both stores, on 1 and on 64 connections; and what it costs more
-//! when its credential is bound to a key (the client's own signature of the proof included); what a certificate costs; and what it costs
-//! that the audit log is on disk.
+//! when its credential is bound to a key (the client's own signature of the proof included), or is signed with RSA; what a certificate
+//! costs; and what it costs that the audit log is on disk.
 //!
-//! `cargo bench --bench mint`. Needs `redis-server`. The ratios are the point; compare other figures within one run only. The limit that
+//! `cargo bench --bench mint`. Needs `redis-server` and `openssl`. The ratios are the point; compare other figures within one run only. The limit that
 //! says most is the last one: a server that does for every request what a mint cannot do without (a round trip to the store that reads
 //! and writes, one signature, one synced line in a log) and nothing else. Client, broker and limits share the cores.
 
@@ -20,14 +20,17 @@ use ring::{
     rand::SystemRandom,
     signature::{
         ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair,
-        KeyPair as _, UnparsedPublicKey,
+        KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey,
     },
 };
+use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject as _};
 use serde_json::{Value, json};
 use std::{
-    fs::File,
+    fs::{self, File},
     io::Write as _,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -64,6 +67,7 @@ async fn main() -> Result<()> {
         }
         minting(&stand, store, &token).await?;
         binding(&stand, store).await?;
+        with_rsa(&stand, store, &service, &token).await?;
         certifying(&stand, store).await?;
         recording(&stand, store, &service).await?;
         Arc::into_inner(stand).ok_or("the stand is in use")?.stop().await?;
@@ -133,7 +137,7 @@ async fn minting(stand: &Stand, store: Store, token: &str) -> Result<()> {
 /// With its records on disk before the answer, beside another broker whose log is in memory (`/dev/shm`).
 async fn recording(stand: &Stand, store: Store, service: &str) -> Result<()> {
     let memory = tempfile::tempdir_in("/dev/shm")?;
-    let forgetful = Stand::start_logging(store, service, Some(&memory.path().join("audit"))).await?;
+    let forgetful = Stand::start_in(store, service, &memory.path().join("audit"), Path::new("keys")).await?;
     let connections = CONNECTIONS[1];
     let (mut on_disk, mut in_memory) = (Vec::new(), Vec::new());
     for _ in 0..connections {
@@ -178,6 +182,52 @@ async fn binding(stand: &Arc<Stand>, store: Store) -> Result<()> {
         compare(&what, connections, &bound, &[("a mint that is not", send(&stand.client, requests))]).await?;
     }
     Ok(())
+}
+
+/// A token for a service that takes RS256 alone, beside the bare signature, and beside a token with ES256.
+async fn with_rsa(stand: &Stand, store: Store, service: &str, token: &str) -> Result<()> {
+    let keys = tempfile::tempdir()?;
+    let file = keys.path().join("access-token-rs256.pem");
+    let mut openssl = Command::new("openssl");
+    openssl.args(["genpkey", "-quiet", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out"]).arg(&file);
+    if !openssl.status()?.success() {
+        return Err("openssl made no key".into());
+    }
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+    let signed = rsa_signature(&fs::read(&file)?, token)?;
+    let service = format!("{service}algorithm = \"RS256\"\n");
+    let rsa = Stand::start_in(store, &service, Path::new("audit"), keys.path()).await?;
+    for connections in CONNECTIONS {
+        let (mut requests, mut others) = (Vec::new(), Vec::new());
+        for _ in 0..connections {
+            requests.push(rsa.mint(&rsa.declare().await?, 1).build()?);
+            others.push(stand.mint(&stand.declare().await?, 1).build()?);
+        }
+        let limits =
+            [("a signature by ring with RSA", signed.clone()), ("a mint with ES256", send(&stand.client, others))];
+        let what = format!("mint with RS256, {store}, {connections} at a time");
+        compare(&what, connections, &send(&rsa.client, requests), &limits).await?;
+    }
+    rsa.stop().await
+}
+
+/// A signature with an RSA key (PEM) over as many octets as that token's.
+fn rsa_signature(pem: &[u8], token: &str) -> Result<Work> {
+    let document = PrivatePkcs8KeyDer::from_pem_slice(pem)?;
+    let pair = RsaKeyPair::from_pkcs8(document.secret_pkcs8_der()).map_err(|_| "no key")?;
+    let (input, _) = token.rsplit_once('.').ok_or("no signature")?;
+    let shared = Arc::new((pair, SystemRandom::new(), input.to_owned()));
+    Ok(work(move |_| {
+        let shared = shared.clone();
+        async move {
+            let (pair, random, input) = &*shared;
+            let mut signature = vec![0; pair.public().modulus_len()];
+            let signed = pair.sign(&RSA_PKCS1_SHA256, random, input.as_bytes(), &mut signature);
+            signed.map_err(|_| "not signed")?;
+            std::hint::black_box(signature);
+            Ok(())
+        }
+    }))
 }
 
 /// A signature over as many octets as that token's.

@@ -58,11 +58,11 @@ pub(crate) struct Stand {
 impl Stand {
     /// Starts a broker that knows these `parties`: `[[service]]` and `[[operator]]`.
     pub(crate) async fn start(store: Store, parties: &str) -> Result<Self> {
-        Self::start_logging(store, parties, None).await
+        Self::start_in(store, parties, Path::new("audit"), Path::new("keys")).await
     }
 
-    /// The same, with its audit log in another directory.
-    pub(crate) async fn start_logging(store: Store, parties: &str, log: Option<&Path>) -> Result<Self> {
+    /// The same, with its audit log and its keys in other directories.
+    pub(crate) async fn start_in(store: Store, parties: &str, log: &Path, keys: &Path) -> Result<Self> {
         // The HTTP client brings no crypto provider of its own; there is one in the tree.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir()?;
@@ -75,11 +75,10 @@ impl Stand {
         fs::write(dir.path().join("ci-keys.json"), json!({"keys": [key.public()]}).to_string())?;
         let broker = format!("http://127.0.0.1:{}", free_port()?);
         let file = dir.path().join("broker.toml");
-        let log = log.unwrap_or_else(|| Path::new("audit")).display().to_string();
-        fs::write(
-            &file,
-            configuration(&broker, &url).replace("audit = \"audit\"", &format!("audit = \"{log}\"")) + parties,
-        )?;
+        let text = configuration(&broker, &url)
+            .replace("audit = \"audit\"", &format!("audit = \"{}\"", log.display()))
+            .replace("\nkeys = \"keys\"", &format!("\nkeys = \"{}\"", keys.display()));
+        fs::write(&file, text + parties)?;
         let running = start(Config::load(&file, Overrides::default())?, Arc::new(SystemClock)).await?;
         let now = SystemClock.now().timestamp();
         let mut claims = json!({
