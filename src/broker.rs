@@ -32,6 +32,7 @@
 //! signed and pushed to whoever verifies.
 //!
 //! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes.
+//! **Search** (`broker/search.rs`): what an id or a name belongs to, by the store and by this broker's log.
 //! **Timeline** (`broker/timeline.rs`): what is on record about a task, told again in the store for all brokers.
 //! **Keys** (`broker/keys.rs`): the public keys of all brokers. **Imported keys** (`broker/imported.rs`): found → published →
 //! known to every verifier → sign. **Rotate** (`broker/rotate.rs`): prepared and published → known to every
@@ -65,12 +66,15 @@ mod replay;
 mod report;
 mod revoke;
 mod rotate;
+mod search;
 mod server;
+mod sight;
 mod status;
 mod strangers;
 mod taint;
 mod task_token;
 mod timeline;
+mod whose;
 
 use arc_swap::ArcSwap;
 use identify::Caller;
@@ -114,6 +118,8 @@ pub use renew::Renewed;
 pub use report::Reported;
 pub use revoke::{Reach, Revoked};
 pub use rotate::{KeyLife, KeyState, ListedKey};
+pub use search::{Found, FoundLease, Kind as MatchKind, Match, Mention, Mentions, Query};
+pub use sight::Place;
 pub use status::StatusList;
 pub use task_token::Issued as TaskToken;
 
@@ -188,6 +194,7 @@ pub struct Broker {
     signing: imported::Signing,
     untold: timeline::Untold,
     answered: answered::Answered,
+    readers: sight::Readers,
     /// One turn of the keys at a time, and when a rotation could not begin.
     turning_keys: tokio::sync::Mutex<Option<Time>>,
     presence: tokio::sync::Mutex<presence::Presence>,
@@ -292,6 +299,7 @@ impl Broker {
             signing: imported::Signing::default(),
             untold,
             answered: answered::Answered::default(),
+            readers: sight::Readers::default(),
             turning_keys: tokio::sync::Mutex::default(),
             presence: tokio::sync::Mutex::default(),
             signs_from: AtomicI64::new(i64::MAX),

@@ -118,6 +118,13 @@ impl TaskId {
         Self(format!("{}{}", &self.0[..ROOT_LENGTH - 16], "z".repeat(16)))
     }
 
+    /// When the root was declared, as its id says; whoever makes up an id makes that up too.
+    #[must_use]
+    pub fn declared_at(&self) -> Option<Time> {
+        let ulid = ulid::Ulid::from_string(&self.root_str().strip_prefix("task_")?.to_ascii_uppercase()).ok()?;
+        Time::from_timestamp_millis(i64::try_from(ulid.timestamp_ms()).ok()?)
+    }
+
     /// Hops below the root; 0 for a root.
     #[must_use]
     pub fn depth(&self) -> usize {
@@ -188,6 +195,12 @@ impl LeaseId {
     /// When the operating system gives no random bytes.
     pub fn serial(generation: u64) -> Result<Self, Malformed> {
         Ok(Self(format!("01{}{}", hex(&generation.to_be_bytes()), hex(&random::<11>()?))))
+    }
+
+    /// Whether it is the serial of a certificate.
+    #[must_use]
+    pub fn is_serial(&self) -> bool {
+        self.0.len() == 40
     }
 
     /// The octets that the digits stand for.
@@ -562,6 +575,7 @@ mod tests {
         assert_eq!(grandchild.lineage().next(), Some(root.clone()));
         assert_eq!(grandchild.lineage().last(), Some(grandchild.clone()));
         assert!(root.covers(&grandchild) && !grandchild.covers(&root));
+        assert_eq!(grandchild.declared_at(), "2026-11-20T10:00:00Z".parse().ok());
         assert_eq!(grandchild.to_string().parse(), Ok(grandchild));
         assert!(root <= root.moment() && root.moment().to_string().parse() == Ok(root.moment()));
     }

@@ -163,6 +163,8 @@ pub enum Act {
     Revoke,
     /// Have signing keys replaced.
     RotateKeys,
+    /// Find what an id or a name belongs to.
+    Search,
     /// Show a task, or watch it.
     ShowTask,
     /// Show what happened to a task.
@@ -176,7 +178,12 @@ impl Act {
     #[must_use]
     pub fn role(self) -> Role {
         match self {
-            Self::Introspect | Self::ListKeys | Self::ListTasks | Self::ShowTask | Self::ShowTimeline => Role::Viewer,
+            Self::Introspect
+            | Self::ListKeys
+            | Self::ListTasks
+            | Self::Search
+            | Self::ShowTask
+            | Self::ShowTimeline => Role::Viewer,
             Self::Revoke => Role::Responder,
             Self::RotateKeys | Self::TaintKey => Role::Admin,
         }
@@ -186,7 +193,7 @@ impl Act {
     #[must_use]
     pub fn is_for_owners(self) -> bool {
         match self {
-            Self::ListTasks | Self::Revoke | Self::ShowTask | Self::ShowTimeline => true,
+            Self::ListTasks | Self::Revoke | Self::Search | Self::ShowTask | Self::ShowTimeline => true,
             Self::Introspect | Self::ListKeys | Self::RotateKeys | Self::TaintKey => false,
         }
     }

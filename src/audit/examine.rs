@@ -15,7 +15,7 @@ use super::{
 };
 
 /// The longest line that is looked at; a broker writes none that is half as long.
-const MAX_LINE: u64 = 4 << 20;
+pub(super) const MAX_LINE: u64 = 4 << 20;
 
 /// A log that is what was written, as far as it can be told.
 #[derive(Debug, Default, Serialize)]

@@ -1,7 +1,8 @@
 //! The audit log: one JSON line for every decision and every act, durable before the answer leaves. What cannot be
 //! recorded is not done.
 //!
-//! [`chain`] makes a change show, [`segment`] keeps the files, the writer groups and syncs, and [`checkpoint`] signs.
+//! [`chain`] makes a change show, [`segment`] keeps the files, the writer groups and syncs, [`checkpoint`] signs, and a [`Reader`] reads
+//! it back.
 
 mod anchor;
 pub mod bundle;
@@ -10,12 +11,14 @@ pub mod checkpoint;
 mod config;
 pub mod examine;
 mod past;
+mod reader;
 pub mod segment;
 mod writer;
 
 pub use anchor::Anchor;
 pub use config::Config;
 pub use past::Told;
+pub use reader::{Chapter, Reader};
 pub use writer::{Audit, Terms};
 
 use serde::{Deserialize, Serialize};

@@ -13,14 +13,17 @@ use std::{
     fmt::Display,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::{Builder, JoinHandle},
     time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Actor, Entry, Event, Recorded, Span, Unrecorded,
+    Actor, Entry, Event, Reader, Recorded, Span, Unrecorded,
     chain::{Head, Unplaced},
     checkpoint::Signer,
     past::{self, Told},
@@ -139,7 +142,7 @@ impl Audit {
     /// # Errors
     /// When they cannot be read.
     pub fn past(&self, each: impl FnMut(Recorded)) -> io::Result<()> {
-        past::read(&self.writer.dir, each)
+        past::read(&self.writer.reader.dir, each)
     }
 
     /// How far the log was told elsewhere.
@@ -147,13 +150,19 @@ impl Audit {
     /// # Errors
     /// When that cannot be read.
     pub fn told(&self) -> io::Result<Told> {
-        Told::open(&self.writer.dir, &self.writer.log)
+        Told::open(&self.writer.reader.dir, &self.writer.reader.log)
     }
 
     /// The log's name.
     #[must_use]
     pub fn log(&self) -> &str {
-        &self.writer.log
+        &self.writer.reader.log
+    }
+
+    /// What reads the log back.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        self.writer.reader.clone()
     }
 
     /// Whether the log still takes entries. After a failed write it says no for as long as a caller would wait, then
@@ -200,6 +209,7 @@ impl Audit {
         let (tell, checkpoints) = watch::channel(None);
         let condition = Arc::new(Mutex::new(Condition::Good));
         let listener = Arc::new(OnceLock::new());
+        let durable = Arc::new(AtomicU64::new(head.sequence));
         let mut writer = Writer {
             dir: dir.to_owned(),
             log: name.clone(),
@@ -210,6 +220,7 @@ impl Audit {
             signed: Instant::now(),
             tell,
             listener: Arc::clone(&listener),
+            durable: Arc::clone(&durable),
             terms,
             clock,
             condition: Arc::clone(&condition),
@@ -223,8 +234,8 @@ impl Audit {
             .spawn(move || writer.run(messages))
             .map_err(|error| Unrecorded(format!("the audit writer could not be started: {error}")))?;
         let (queue, thread) = (Some(queue), Some(thread));
-        let dir = dir.to_owned();
-        let writer = Handle { queue, thread, condition, deadline, checkpoints, dir, log: name, listener };
+        let reader = Reader { dir: dir.to_owned(), log: name, durable };
+        let writer = Handle { queue, thread, condition, deadline, checkpoints, reader, listener };
         Ok(Self { writer: Arc::new(writer) })
     }
 }
@@ -237,8 +248,7 @@ struct Handle {
     condition: Arc<Mutex<Condition>>,
     deadline: Duration,
     checkpoints: watch::Receiver<Option<String>>,
-    dir: PathBuf,
-    log: String,
+    reader: Reader,
     listener: Arc<OnceLock<Listener>>,
 }
 
@@ -314,6 +324,8 @@ struct Writer<M> {
     signed: Instant,
     tell: watch::Sender<Option<String>>,
     listener: Arc<OnceLock<Listener>>,
+    /// The number of the last record that is durable, for readers.
+    durable: Arc<AtomicU64>,
     terms: Terms,
     clock: Arc<dyn Clock>,
     condition: Arc<Mutex<Condition>>,
@@ -391,6 +403,7 @@ impl<M: Medium> Writer<M> {
         }
         reached(Step::AuditSynced);
         self.end = group.end;
+        self.durable.store(self.end.head.sequence, Ordering::Release);
         self.becomes(Condition::Good);
         Ok(())
     }

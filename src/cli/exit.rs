@@ -45,7 +45,9 @@ impl Exit {
     fn meaning(self) -> &'static str {
         match self {
             Exit::Done => "done",
-            Exit::Refused => "the broker refused: policy, task not active, not found, quota; serve: failed to start",
+            Exit::Refused => {
+                "the broker refused: policy, task not active, not found, quota; find: nothing found; serve: failed to start"
+            }
             Exit::BadInput => "bad usage or bad input",
             Exit::NotAuthenticated => "not authenticated: evidence or token missing or not accepted",
             Exit::OutOfReach => "the broker or its store is out of reach or in doubt; try again",

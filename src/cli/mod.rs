@@ -10,6 +10,7 @@ mod demo;
 mod demo_agent;
 mod demo_service;
 mod exit;
+mod find;
 mod holder;
 mod keys;
 mod mint;
@@ -74,6 +75,9 @@ enum Command {
     Proof(proof::ProofCommand),
     /// Check a token as the service that it was presented to.
     Verify(verify::Verify),
+    /// Find what an id, a name or a token belongs to.
+    #[command(after_help = find::EXAMPLES)]
+    Find(find::Find),
     /// Check, read and export an audit log.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -118,6 +122,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Keys(keys) => keys.run(&connection, output, &SystemClock).await,
         Command::Proof(proof) => proof.run(&connection),
         Command::Verify(verify) => verify.run(output, &SystemClock).await,
+        Command::Find(find) => find.run(&connection, output).await,
         Command::Audit(audit) => audit.run(output, &SystemClock),
         Command::Config(config) => config.run(&connection, output),
         Command::Policy(policy) => policy.run(output),

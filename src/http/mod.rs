@@ -12,6 +12,7 @@ mod openapi;
 mod reports;
 mod revocations;
 mod rotation;
+mod search;
 mod status;
 mod tasks;
 mod timeline;
@@ -88,6 +89,7 @@ fn api() -> OpenApiRouter<Arc<Broker>> {
         .routes(routes!(tasks::declare, tasks::list))
         .routes(routes!(tasks::show))
         .routes(routes!(timeline::show))
+        .routes(routes!(search::search))
         .routes(routes!(tasks::mint))
         .routes(routes!(certificates::mint))
         .routes(routes!(tasks::renew))

@@ -41,6 +41,7 @@ use crate::party::Act;
     servers((url = "/", description = "The broker that serves this document")),
     tags(
         (name = "tasks", description = "Declare a task, get credentials for it, end it, look at it"),
+        (name = "investigate", description = "Find what something belongs to, and go through what is on record"),
         (name = "oauth", description = "Tokens and introspection, for clients that speak OAuth"),
         (name = "keys", description = "Public documents: what verifiers and clients need to know"),
         (name = "revocations", description = "What has been revoked, as it happens"),

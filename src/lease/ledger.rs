@@ -4,6 +4,7 @@ mod certificates;
 mod ends;
 mod keys;
 mod known;
+mod leases;
 mod once;
 mod reports;
 mod status;
@@ -35,6 +36,7 @@ use crate::{
     task::{End, Renewal, State, StatusIndex, Task},
 };
 use known::Known;
+pub use leases::AnyLease;
 pub use status::StatusBits;
 use status::Taken;
 pub use timeline::{Timeline, TimelineEvent};

@@ -16,8 +16,8 @@ mod store_key;
 mod tests;
 
 pub use ledger::{
-    Config, Held, Ledger, ListedCertificate, Position, PostedCrl, PublishedKey, Remembered, Retirement, StandingKey,
-    StatusBits, Stopped, Taint, Timeline, TimelineEvent, TrustAnchor, Use, Vouched, Written,
+    AnyLease, Config, Held, Ledger, ListedCertificate, Position, PostedCrl, PublishedKey, Remembered, Retirement,
+    StandingKey, StatusBits, Stopped, Taint, Timeline, TimelineEvent, TrustAnchor, Use, Vouched, Written,
 };
 pub use record::{Key, Sealed};
 pub use store_key::StoreKey;

@@ -133,6 +133,36 @@ async fn verify_reads_status_lists() {
     shell.remit_reading(&format!("{verify} --introspect --service-token-file DIR/git"), &token).await.ended(2);
 }
 
+/// A token on standard input is read, and goes nowhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn find_says_what_it_is_and_where_it_looked() {
+    let shell = Shell::new().await;
+    let task = shell.declare().await;
+    let token = shell.mint(&task).await;
+    let dir = shell.stand.dir.path().join("leaf");
+    shell.remit(&format!("mint cert {task} --dir {} --evidence file:DIR/evidence", dir.display())).await.ended(0);
+    let certificate = fs::read_dir(&dir).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
+    let certificate = certificate.into_iter().find(|text| text.contains("BEGIN CERTIFICATE")).expect("a certificate");
+    let victor = "--operator-token-file DIR/victor";
+    for (what, input) in [(&*task, ""), ("-", &*token), ("-", &*certificate)] {
+        let said = shell.remit_reading(&format!("find {what} {victor}"), input).await.ended(0);
+        assert!(said.out.contains(&task) && said.out.contains(OWNER), "{what}: {}", said.out);
+        assert!(said.out.contains("the log of this broker alone"), "{}", said.out);
+        assert!(!said.out.contains(&token) && !said.err.contains(&token));
+    }
+    let said = shell.remit_reading(&format!("find - {victor} --output json"), &token).await.ended(0);
+    assert_eq!(said.json()["matches"][0]["task"], *task);
+    // That nothing is found is told by the code too.
+    let said = shell.remit(&format!("find 2.1 {victor}")).await.ended(1);
+    assert!(said.out.contains("looked at"), "{}", said.out);
+    // A token on the command line, and what is none on standard input, go nowhere.
+    for (what, input) in [(&*token, ""), ("-", "no token"), ("-", ""), ("task_1", "")] {
+        let said = shell.remit_reading(&format!("find {what} {victor}"), input).await.ended(2);
+        assert!(said.out.is_empty() && !said.err.contains(&token), "{}", said.err);
+    }
+    assert!(!shell.stand.whole_audit().iter().any(|line| line.to_string().contains(&token)));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_whole_job_on_the_command_line() {
     let shell = Shell::new().await;

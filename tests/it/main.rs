@@ -32,6 +32,8 @@ mod evidence;
 #[cfg(test)]
 mod feed;
 #[cfg(test)]
+mod find;
+#[cfg(test)]
 mod health;
 #[cfg(test)]
 mod introspect;

@@ -386,6 +386,7 @@ async fn a_broker_does_what_the_document_says() {
     let mut tour = Tour::new(Store::Redis).await;
     documents(&mut tour).await;
     task_and_errors(&mut tour).await;
+    investigation(&mut tour).await;
     credentials(&mut tour).await;
     reports(&mut tour).await;
     certificates(&mut tour).await;
@@ -510,6 +511,21 @@ async fn task_and_errors(tour: &mut Tour) {
     // It has ended, so the stream ends.
     let headers = [("accept", "text/event-stream")];
     tour.send("GET", "/v1/tasks/{id}", Sent { headers: &headers, ..bare(VIEWER, &task) }, 200).await;
+}
+
+async fn investigation(tour: &mut Tour) {
+    let (evidence, (task, token)) = (tour.stand.evidence(), tour.stand.task_with_token().await);
+    let jti = text(&claims(&token), "jti");
+    for query in
+        [format!("?q={jti}"), format!("?q={jti}&task={task}"), format!("?q={task}&limit=1"), "?q=1.1".to_owned()]
+    {
+        tour.send("GET", "/v1/search", Sent { query: &query, ..bare(VIEWER, "") }, 200).await;
+    }
+    let query = format!("?q={task}");
+    tour.send("GET", "/v1/search", bare(VIEWER, ""), 400).await;
+    for (bearer, status) in [("garbage", 401), (GIT_TOKEN, 403), (&*evidence, 403)] {
+        tour.send("GET", "/v1/search", Sent { query: &query, ..bare(bearer, "") }, status).await;
+    }
 }
 
 async fn credentials(tour: &mut Tour) {
@@ -686,6 +702,7 @@ async fn in_doubt(tour: &mut Tour) {
     tour.send("POST", "/v1/keys/{id}/taint", body(ADMIN, &"A".repeat(43), json!({})), 503).await;
     tour.send("GET", "/v1/tasks/{id}", bare(VIEWER, &task), 503).await;
     tour.send("GET", "/v1/tasks/{id}/timeline", bare(VIEWER, &task), 503).await;
+    tour.send("GET", "/v1/search", Sent { query: &format!("?q={task}"), ..bare(VIEWER, "") }, 503).await;
     tour.send("GET", "/readyz", Sent::default(), 503).await;
     // A list that was signed before is good for some seconds.
     for (path, id) in [("/status-lists/{id}", "0"), ("/pki/crl/{id}", &*revocations)] {
