@@ -32,7 +32,8 @@
 //! signed and pushed to whoever verifies.
 //!
 //! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes.
-//! **Search** (`broker/search.rs`): what an id or a name belongs to, by the store and by this broker's log.
+//! **Search** (`broker/search.rs`): what an id or a name belongs to, by the store and by this broker's log. **Trail**
+//! (`broker/trail.rs`): that log, line by line.
 //! **Timeline** (`broker/timeline.rs`): what is on record about a task, told again in the store for all brokers.
 //! **Keys** (`broker/keys.rs`): the public keys of all brokers. **Imported keys** (`broker/imported.rs`): found → published →
 //! known to every verifier → sign. **Rotate** (`broker/rotate.rs`): prepared and published → known to every
@@ -74,6 +75,7 @@ mod strangers;
 mod taint;
 mod task_token;
 mod timeline;
+mod trail;
 mod whose;
 
 use arc_swap::ArcSwap;
@@ -122,6 +124,7 @@ pub use search::{Found, FoundLease, Kind as MatchKind, Match, Mention, Mentions,
 pub use sight::Place;
 pub use status::StatusList;
 pub use task_token::Issued as TaskToken;
+pub use trail::{Trail, Which};
 
 /// Everything a broker is made of.
 pub struct Parts {

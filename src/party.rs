@@ -165,6 +165,8 @@ pub enum Act {
     RotateKeys,
     /// Find what an id or a name belongs to.
     Search,
+    /// Go through the audit log.
+    ShowAudit,
     /// Show a task, or watch it.
     ShowTask,
     /// Show what happened to a task.
@@ -182,6 +184,7 @@ impl Act {
             | Self::ListKeys
             | Self::ListTasks
             | Self::Search
+            | Self::ShowAudit
             | Self::ShowTask
             | Self::ShowTimeline => Role::Viewer,
             Self::Revoke => Role::Responder,
@@ -193,7 +196,9 @@ impl Act {
     #[must_use]
     pub fn is_for_owners(self) -> bool {
         match self {
-            Self::ListTasks | Self::Revoke | Self::Search | Self::ShowTask | Self::ShowTimeline => true,
+            Self::ListTasks | Self::Revoke | Self::Search | Self::ShowAudit | Self::ShowTask | Self::ShowTimeline => {
+                true
+            }
             Self::Introspect | Self::ListKeys | Self::RotateKeys | Self::TaintKey => false,
         }
     }

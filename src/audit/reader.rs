@@ -48,10 +48,10 @@ impl Chapter {
         self.segment.first
     }
 
-    /// Whether it may hold records with this number, or later ones.
+    /// Whether it may hold records after the one with this number.
     #[must_use]
-    pub fn reaches(&self, sequence: u64) -> bool {
-        self.next.is_none_or(|next| next > sequence)
+    pub fn goes_past(&self, sequence: u64) -> bool {
+        self.next.is_none_or(|next| next.saturating_sub(1) > sequence)
     }
 
     /// Whether it may hold records of this time.
@@ -154,6 +154,6 @@ mod tests {
         assert!(may("", "2026-11-20T09:01:00Z") && may("2026-11-20T11:00:00Z", "2026-11-20T12:00:00Z"));
         let growing = chapter("2026-11-20T10:00:00Z", None);
         assert!(growing.may_hold("2036-11-20T10:00:00Z".parse().ok(), None), "it may hold what comes");
-        assert!(growing.reaches(1000) && old.reaches(19) && !old.reaches(20));
+        assert!(growing.goes_past(u64::MAX) && old.goes_past(18) && !old.goes_past(19));
     }
 }

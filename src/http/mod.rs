@@ -17,6 +17,7 @@ mod status;
 mod tasks;
 mod timeline;
 mod tls;
+mod trail;
 mod watch;
 
 use axum::{
@@ -90,6 +91,7 @@ fn api() -> OpenApiRouter<Arc<Broker>> {
         .routes(routes!(tasks::show))
         .routes(routes!(timeline::show))
         .routes(routes!(search::search))
+        .routes(routes!(trail::show))
         .routes(routes!(tasks::mint))
         .routes(routes!(certificates::mint))
         .routes(routes!(tasks::renew))

@@ -106,6 +106,8 @@ mod timeline;
 #[cfg(test)]
 mod tls;
 #[cfg(test)]
+mod trail;
+#[cfg(test)]
 mod upstream;
 #[cfg(test)]
 mod verifiers;

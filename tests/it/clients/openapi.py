@@ -80,7 +80,7 @@ def answer(seen):
     headers = {name.lower(): value for name, value in seen["headers"].items()}
     found = [f"{where}: no header {name}" for name in response["headers"] if name.lower() not in headers]
     kind = headers["content-type"].split(";")[0]
-    body = json.loads(seen["body"]) if kind.endswith("json") else seen["body"]
+    body = json.loads(seen["body"]) if kind.endswith(("/json", "+json")) else seen["body"]
     if "x-remit-codes" in response and body.get("code", body.get("error")) not in response["x-remit-codes"]:
         found.append(f"{where}: the code is not documented: {body}")
     return found + misfit_body(response["content"], kind, body, where)
