@@ -33,7 +33,7 @@
 //!
 //! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes.
 //! **Search** (`broker/search.rs`): what an id or a name belongs to, by the store and by this broker's log. **Trail**
-//! (`broker/trail.rs`): that log, line by line.
+//! (`broker/trail.rs`): that log, line by line. **Inventory** (`broker/inventory.rs`): which workloads there are.
 //! **Timeline** (`broker/timeline.rs`): what is on record about a task, told again in the store for all brokers.
 //! **Keys** (`broker/keys.rs`): the public keys of all brokers. **Imported keys** (`broker/imported.rs`): found → published →
 //! known to every verifier → sign. **Rotate** (`broker/rotate.rs`): prepared and published → known to every
@@ -55,6 +55,7 @@ mod follow;
 mod identify;
 mod imported;
 mod intent;
+mod inventory;
 mod keys;
 mod live;
 mod look;
@@ -113,6 +114,7 @@ pub use declare::{Declared, IdempotencyKey};
 pub use feed::{Follower, Left, Push};
 pub use follow::{Following, Turn};
 pub use identify::Presented;
+pub use inventory::{Inventory, Workload};
 pub use keys::PublicKeys;
 pub use look::{Filter, Page, Seen};
 pub use prove::{Manner, PresentedTaskToken, ProofOf};
@@ -198,6 +200,7 @@ pub struct Broker {
     untold: timeline::Untold,
     answered: answered::Answered,
     readers: sight::Readers,
+    inventory: inventory::FromLog,
     /// One turn of the keys at a time, and when a rotation could not begin.
     turning_keys: tokio::sync::Mutex<Option<Time>>,
     presence: tokio::sync::Mutex<presence::Presence>,
@@ -303,6 +306,7 @@ impl Broker {
             untold,
             answered: answered::Answered::default(),
             readers: sight::Readers::default(),
+            inventory: inventory::FromLog::default(),
             turning_keys: tokio::sync::Mutex::default(),
             presence: tokio::sync::Mutex::default(),
             signs_from: AtomicI64::new(i64::MAX),

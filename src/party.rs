@@ -159,6 +159,8 @@ pub enum Act {
     ListKeys,
     /// List tasks.
     ListTasks,
+    /// See which workloads there are.
+    ListWorkloads,
     /// Revoke a task.
     Revoke,
     /// Have signing keys replaced.
@@ -183,6 +185,7 @@ impl Act {
             Self::Introspect
             | Self::ListKeys
             | Self::ListTasks
+            | Self::ListWorkloads
             | Self::Search
             | Self::ShowAudit
             | Self::ShowTask
@@ -199,7 +202,7 @@ impl Act {
             Self::ListTasks | Self::Revoke | Self::Search | Self::ShowAudit | Self::ShowTask | Self::ShowTimeline => {
                 true
             }
-            Self::Introspect | Self::ListKeys | Self::RotateKeys | Self::TaintKey => false,
+            Self::Introspect | Self::ListKeys | Self::ListWorkloads | Self::RotateKeys | Self::TaintKey => false,
         }
     }
 }

@@ -22,6 +22,7 @@ mod show;
 mod task;
 mod timeline;
 mod verify;
+mod workloads;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::process::ExitCode;
@@ -78,6 +79,8 @@ enum Command {
     /// Find what an id, a name or a token belongs to.
     #[command(after_help = find::EXAMPLES)]
     Find(find::Find),
+    /// List the workloads that there are: since when, for whom they work, what they were refused.
+    Workloads(workloads::Workloads),
     /// Check, read and export an audit log.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -123,6 +126,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Proof(proof) => proof.run(&connection),
         Command::Verify(verify) => verify.run(output, &SystemClock).await,
         Command::Find(find) => find.run(&connection, output).await,
+        Command::Workloads(workloads) => workloads.run(&connection, output, &SystemClock).await,
         Command::Audit(audit) => audit.run(output, &SystemClock),
         Command::Config(config) => config.run(&connection, output),
         Command::Policy(policy) => policy.run(output),

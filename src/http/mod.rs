@@ -19,6 +19,7 @@ mod timeline;
 mod tls;
 mod trail;
 mod watch;
+mod workloads;
 
 use axum::{
     Extension, Router,
@@ -92,6 +93,7 @@ fn api() -> OpenApiRouter<Arc<Broker>> {
         .routes(routes!(timeline::show))
         .routes(routes!(search::search))
         .routes(routes!(trail::show))
+        .routes(routes!(workloads::list))
         .routes(routes!(tasks::mint))
         .routes(routes!(certificates::mint))
         .routes(routes!(tasks::renew))

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What sort of thing a workload is, by the attestor's configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "broker", derive(utoipa::ToSchema), schema(as = WorkloadKind))]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {

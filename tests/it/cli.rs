@@ -161,6 +161,12 @@ async fn find_says_what_it_is_and_where_it_looked() {
         assert!(said.out.is_empty() && !said.err.contains(&token), "{}", said.err);
     }
     assert!(!shell.stand.whole_audit().iter().any(|line| line.to_string().contains(&token)));
+    let said = shell.remit(&format!("workloads {victor}")).await.ended(0);
+    assert!(said.out.contains("spiffe://example.com/ci/acme/payments") && said.out.contains(OWNER), "{}", said.out);
+    let said = shell.remit(&format!("workloads --limit 1 --output json {victor}")).await.ended(0).json();
+    assert_eq!(said["workloads"][0]["live_tasks"], 1);
+    shell.remit("workloads --evidence file:DIR/evidence").await.ended(1);
+    shell.remit(&format!("workloads --limit 0 {victor}")).await.ended(2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -38,6 +38,8 @@ mod health;
 #[cfg(test)]
 mod introspect;
 #[cfg(test)]
+mod inventory;
+#[cfg(test)]
 mod journal;
 #[cfg(test)]
 mod jwks;
