@@ -33,7 +33,8 @@
 //!
 //! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes.
 //! **Search** (`broker/search.rs`): what an id or a name belongs to, by the store and by this broker's log. **Trail**
-//! (`broker/trail.rs`): that log, line by line. **Inventory** (`broker/inventory.rs`): which workloads there are.
+//! (`broker/trail.rs`): that log, line by line. **Inventory** (`broker/inventory.rs`): which workloads there are. **Unused**
+//! (`broker/unused.rs`): what was granted, and nobody needed.
 //! **Timeline** (`broker/timeline.rs`): what is on record about a task, told again in the store for all brokers.
 //! **Keys** (`broker/keys.rs`): the public keys of all brokers. **Imported keys** (`broker/imported.rs`): found → published →
 //! known to every verifier → sign. **Rotate** (`broker/rotate.rs`): prepared and published → known to every
@@ -77,6 +78,7 @@ mod taint;
 mod task_token;
 mod timeline;
 mod trail;
+mod unused;
 mod whose;
 
 use arc_swap::ArcSwap;
@@ -127,6 +129,7 @@ pub use sight::Place;
 pub use status::StatusList;
 pub use task_token::Issued as TaskToken;
 pub use trail::{Trail, Which};
+pub use unused::{Grant, Period, UnseenLease, Unused, UnusedPage};
 
 /// Everything a broker is made of.
 pub struct Parts {

@@ -161,6 +161,8 @@ pub enum Act {
     ListTasks,
     /// See which workloads there are.
     ListWorkloads,
+    /// See what was granted and not used.
+    ReportUnused,
     /// Revoke a task.
     Revoke,
     /// Have signing keys replaced.
@@ -186,6 +188,7 @@ impl Act {
             | Self::ListKeys
             | Self::ListTasks
             | Self::ListWorkloads
+            | Self::ReportUnused
             | Self::Search
             | Self::ShowAudit
             | Self::ShowTask
@@ -199,9 +202,13 @@ impl Act {
     #[must_use]
     pub fn is_for_owners(self) -> bool {
         match self {
-            Self::ListTasks | Self::Revoke | Self::Search | Self::ShowAudit | Self::ShowTask | Self::ShowTimeline => {
-                true
-            }
+            Self::ListTasks
+            | Self::ReportUnused
+            | Self::Revoke
+            | Self::Search
+            | Self::ShowAudit
+            | Self::ShowTask
+            | Self::ShowTimeline => true,
             Self::Introspect | Self::ListKeys | Self::ListWorkloads | Self::RotateKeys | Self::TaintKey => false,
         }
     }
@@ -463,6 +470,13 @@ impl Parties {
             )),
             (algorithm, _) => Ok(algorithm),
         }
+    }
+
+    /// Whether the use of a credential for this audience can be seen: its service asks, or reports.
+    #[must_use]
+    pub fn sees_uses(&self, audience: &Location) -> bool {
+        let service = self.services.iter().find(|service| service.answers_for(audience));
+        service.is_some_and(|service| service.reports() || service.0.revocation == Revocation::Introspection)
     }
 
     /// The names of the services whose tokens are signed with RS256.

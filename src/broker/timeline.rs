@@ -129,12 +129,17 @@ impl Broker {
             return Err(Error::Unavailable(Input::Store));
         }
         seen?;
+        self.all_told().await;
+        self.parts.ledger.timeline(id).await.map_err(|why| in_doubt(&why))
+    }
+
+    /// Waits, for a while, until all is told that was on record here before.
+    pub(super) async fn all_told(&self) {
         let (told, answer) = oneshot::channel();
         if self.untold.queue.try_send(Message::Reader(told)).is_ok() {
             // What is told later is in the next answer.
             let _ = timeout(PATIENCE, answer).await;
         }
-        self.parts.ledger.timeline(id).await.map_err(|why| in_doubt(&why))
     }
 
     /// Tells what is on record until `stop`, and then what was on record before. To be run once, beside everything else.

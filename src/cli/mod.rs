@@ -17,6 +17,7 @@ mod mint;
 mod openapi;
 mod policy;
 mod proof;
+mod report;
 mod serve;
 mod show;
 mod task;
@@ -79,6 +80,9 @@ enum Command {
     /// Find what an id, a name or a token belongs to.
     #[command(after_help = find::EXAMPLES)]
     Find(find::Find),
+    /// Report on what tasks had and did not need.
+    #[command(subcommand)]
+    Report(report::ReportCommand),
     /// List the workloads that there are: since when, for whom they work, what they were refused.
     Workloads(workloads::Workloads),
     /// Check, read and export an audit log.
@@ -126,6 +130,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Proof(proof) => proof.run(&connection),
         Command::Verify(verify) => verify.run(output, &SystemClock).await,
         Command::Find(find) => find.run(&connection, output).await,
+        Command::Report(report) => report.run(&connection, output).await,
         Command::Workloads(workloads) => workloads.run(&connection, output, &SystemClock).await,
         Command::Audit(audit) => audit.run(output, &SystemClock),
         Command::Config(config) => config.run(&connection, output),

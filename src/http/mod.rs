@@ -18,6 +18,7 @@ mod tasks;
 mod timeline;
 mod tls;
 mod trail;
+mod unused;
 mod watch;
 mod workloads;
 
@@ -94,6 +95,7 @@ fn api() -> OpenApiRouter<Arc<Broker>> {
         .routes(routes!(search::search))
         .routes(routes!(trail::show))
         .routes(routes!(workloads::list))
+        .routes(routes!(unused::report))
         .routes(routes!(tasks::mint))
         .routes(routes!(certificates::mint))
         .routes(routes!(tasks::renew))

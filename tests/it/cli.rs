@@ -166,6 +166,16 @@ async fn find_says_what_it_is_and_where_it_looked() {
     let said = shell.remit(&format!("workloads --limit 1 --output json {victor}")).await.ended(0).json();
     assert_eq!(said["workloads"][0]["live_tasks"], 1);
     shell.remit("workloads --evidence file:DIR/evidence").await.ended(1);
+    let unused = shell.remit(&format!("report unused --owner {OWNER} {victor}")).await.ended(0);
+    for words in [&*task, "never minted", "write at", "never seen", "1 of 1 tasks"] {
+        assert!(unused.out.contains(words), "{words}: {}", unused.out);
+    }
+    let workload = "--workload spiffe://example.com/ci/acme/payments --since 2016-01-01T00:00:00Z --output json";
+    let unused = shell.remit(&format!("report unused {workload} {victor}")).await.ended(0).json();
+    assert_eq!(unused["tasks"][0]["never_minted"][0]["privilege"], "write");
+    for wrong in ["", "--workload x", "--owner o --since yesterday", "--owner o --limit 0"] {
+        shell.remit(format!("report unused {wrong} {victor}").replace("  ", " ").as_str()).await.ended(2);
+    }
     shell.remit(&format!("workloads --limit 0 {victor}")).await.ended(2);
 }
 

@@ -110,6 +110,8 @@ mod tls;
 #[cfg(test)]
 mod trail;
 #[cfg(test)]
+mod unused;
+#[cfg(test)]
 mod upstream;
 #[cfg(test)]
 mod verifiers;

@@ -530,11 +530,14 @@ async fn investigation(tour: &mut Tour) {
         tour.send("GET", "/v1/audit", Sent { query, ..bare(VIEWER, "") }, 200).await;
     }
     tour.send("GET", "/v1/workloads", bare(VIEWER, ""), 200).await;
+    tour.send("GET", "/v1/reports/unused", bare(VIEWER, ""), 200).await;
+    tour.send("GET", "/v1/reports/unused", Sent { query: "?limit=0", ..bare(VIEWER, "") }, 400).await;
     tour.send("GET", "/v1/workloads", Sent { query: "?limit=0", ..bare(VIEWER, "") }, 400).await;
     tour.send("GET", "/v1/audit", Sent { query: "?limit=0", ..bare(VIEWER, "") }, 400).await;
     for (bearer, status) in [("garbage", 401), (GIT_TOKEN, 403), (&*evidence, 403)] {
         tour.send("GET", "/v1/audit", bare(bearer, ""), status).await;
         tour.send("GET", "/v1/workloads", bare(bearer, ""), status).await;
+        tour.send("GET", "/v1/reports/unused", bare(bearer, ""), status).await;
         tour.send("GET", "/v1/search", Sent { query: &query, ..bare(bearer, "") }, status).await;
     }
 }
@@ -715,6 +718,7 @@ async fn in_doubt(tour: &mut Tour) {
     tour.send("GET", "/v1/tasks/{id}/timeline", bare(VIEWER, &task), 503).await;
     tour.send("GET", "/v1/search", Sent { query: &format!("?q={task}"), ..bare(VIEWER, "") }, 503).await;
     tour.send("GET", "/v1/workloads", bare(VIEWER, ""), 503).await;
+    tour.send("GET", "/v1/reports/unused", bare(VIEWER, ""), 503).await;
     tour.send("GET", "/readyz", Sent::default(), 503).await;
     // A list that was signed before is good for some seconds.
     for (path, id) in [("/status-lists/{id}", "0"), ("/pki/crl/{id}", &*revocations)] {
