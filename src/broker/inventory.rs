@@ -195,6 +195,7 @@ impl Broker {
         });
         let (mut workloads, records, all_records, left_out) = read.await?;
         let (tasks, all_tasks) = self.add_tasks(&mut workloads).await?;
+        self.still_vouched().await?;
         let mut rest = workloads.into_iter().filter(|(name, _)| after.is_none_or(|after| name.as_str() > after));
         let page: Vec<_> = rest.by_ref().take(limit).collect();
         let next = rest.next().and_then(|_| page.last().map(|(name, _)| name.clone()));

@@ -124,7 +124,7 @@ pub struct Mention {
 pub struct Found {
     /// What was found.
     pub matches: Vec<Match>,
-    /// How many tasks of the store were looked at; `None` where none had to be.
+    /// How many tasks of the store were looked at that the caller sees; `None` where none had to be.
     pub tasks: Option<usize>,
     /// Whether those were all.
     pub all_tasks: bool,
@@ -283,7 +283,11 @@ impl Broker {
         let before = self.in_own_log(before)?;
         let sight = self.sight(request, query.task(), (Act::Search, "search")).await?;
         let (mut matches, tasks, all_tasks) = match before {
-            None => self.find_in_store(query, of, &sight, limit).await?,
+            None => {
+                let found = self.find_in_store(query, of, &sight, limit).await?;
+                self.still_vouched().await?;
+                found
+            }
             Some(_) => (Vec::new(), None, true),
         };
         let (reader, ledger, query) = (self.parts.audit.reader(), self.parts.ledger.clone(), query.clone());
@@ -340,10 +344,12 @@ impl Broker {
         {
             return Ok((found.into_iter().collect(), None, true));
         }
-        let (mut matches, mut before, mut looked_at) = (Vec::new(), None, 0);
-        while looked_at < MOST_TASKS {
+        let (mut matches, mut before, mut looked_at, mut gone_through) = (Vec::new(), None, 0, 0);
+        while gone_through < MOST_TASKS {
             let (page, next) = ledger.tasks(before.as_ref(), STEP).await.map_err(|why| in_doubt(&why))?;
-            looked_at += page.len();
+            gone_through += STEP;
+            // How many others there are is not told.
+            looked_at += page.iter().filter(|held| shown(held)).count();
             if let Some(lease) = lease {
                 let ids: Vec<_> = page.iter().map(|held| held.task.id.clone()).collect();
                 if let Some(found) = of_lease(lease, &ids).await? {

@@ -105,6 +105,14 @@ impl Broker {
         }
     }
 
+    /// Makes sure that nothing was missing in the store because it forgot it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub(super) async fn still_vouched(&self) -> Result<(), Error> {
+        if self.watch().await { Ok(()) } else { Err(Error::Unavailable(Input::Store)) }
+    }
+
     /// What whoever calls may look at; that they do is on record.
     ///
     /// # Errors

@@ -99,6 +99,7 @@ impl Broker {
         let sight = self.sight(request, None, (Act::ReportUnused, "unused")).await?;
         let rules = self.rules();
         self.all_told().await;
+        self.still_vouched().await?;
         let wanted = |held: &Held| {
             let task = &held.task;
             sight.shows(Some(&task.owner))

@@ -58,17 +58,28 @@ impl Find {
             ("cursor", self.cursor),
         ];
         let more = more.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        let query: Vec<_> = [("q", query)].into_iter().chain(more).collect();
-        let answer = connection.operator().await?.get("/v1/search", &query).await?;
+        let mut query: Vec<_> = [("q", query)].into_iter().chain(more).collect();
+        let client = connection.operator().await?;
+        let mut answer = client.get("/v1/search", &query).await?;
+        // Until something is found: a long log is looked at piece by piece, from its end.
+        while let (true, Some(cursor)) = (is_empty(&answer.json), answer.json["next_cursor"].as_str()) {
+            query.retain(|(name, _)| *name != "cursor");
+            query.push(("cursor", cursor.to_owned()));
+            answer = client.get("/v1/search", &query).await?;
+        }
         super::show::say(&match output {
             Output::Json => answer.text,
             Output::Text => found(&answer.json),
         });
-        if items(&answer.json, "matches").is_empty() {
+        if is_empty(&answer.json) {
             return Err(Failure::Stopped("nothing was found where it was looked for".to_owned()));
         }
         Ok(())
     }
+}
+
+fn is_empty(answer: &Value) -> bool {
+    items(answer, "matches").is_empty()
 }
 
 /// What stands on the command line, where others can read it.

@@ -132,7 +132,7 @@ struct Record {
 #[derive(Serialize, ToSchema)]
 #[schema(as = SearchLookedAt)]
 struct LookedAt {
-    /// How many tasks of the store, the newest ones; null where the id itself says where it stands, or only older records were asked for.
+    /// How many tasks of the store, the newest ones, of those that the caller sees; null where the id itself says where it stands, or only older records were asked for.
     #[schema(required)]
     tasks: Option<usize>,
     /// Whether the store holds no others. Tasks are kept for a day after their deadline.

@@ -174,6 +174,9 @@ async fn an_owner_finds_their_own() {
     for query in [&others, &others_jti, &request, NOBODYS] {
         assert_eq!(find(query).await, Vec::<String>::new(), "{query}");
     }
+    // Nor how many there are.
+    let answer = stand.get(&path(&[("q", WORKLOAD)]), &ann).await.expect(StatusCode::OK);
+    assert_eq!(answer["looked_at"]["tasks"], 1);
     let looks = stand.audit().into_iter().filter(|line| line["at"] == "search" && line["actor"]["as"] == "owner");
     assert!(looks.count() >= 8);
     for bearer in [stand.evidence(), GIT_TOKEN.to_owned(), stand.person(&["all-employees"])] {
@@ -220,4 +223,19 @@ async fn another_broker_finds_what_is_in_the_store() {
     let found = the_one(&search(&stand, &[("q", &jti)]).await);
     assert_eq!((&found["task"], &found["owner"], &found["state"]), (&json!(task), &json!(OWNER), &Value::Null));
     assert_eq!(found["lease"]["resource"], GIT);
+}
+
+/// A store that forgot everything is no reason to say that there is nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_forgot_is_in_doubt() {
+    let stand = Stand::new(Store::Redis).await;
+    let (task, _) = stand.task_with_token().await;
+    stand.redis.as_ref().expect("Redis").cli(&["FLUSHALL"]).await;
+    for path in
+        [path(&[("q", &task)]), path(&[("q", WORKLOAD)]), "/v1/workloads".to_owned(), "/v1/reports/unused".to_owned()]
+    {
+        stand.get(&path, VIEWER).await.refused(503, "temporarily_unavailable");
+    }
+    // The log is there all the same.
+    assert!(stand.get("/v1/audit", VIEWER).await.text.contains(&task));
 }
