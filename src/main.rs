@@ -11,6 +11,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = remit::cli::Cli::parse();
+    if let Err(why) = cli.keep_memory() {
+        return remit::cli::not_started(&why);
+    }
     let log = tracing_subscriber::fmt().with_env_filter(cli.log_filter()).with_writer(stderr);
     if cli.logs_json() {
         log.json().with_span_list(false).init();

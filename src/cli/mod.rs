@@ -13,6 +13,7 @@ mod exit;
 mod find;
 mod holder;
 mod keys;
+mod memory;
 mod mint;
 mod openapi;
 mod policy;
@@ -109,6 +110,14 @@ impl Cli {
     pub fn log_filter(&self) -> &str {
         let default = if matches!(self.command, Command::Serve(_)) { "info" } else { "warn" };
         self.log.as_deref().unwrap_or(default)
+    }
+
+    /// Sees to it that no core dump holds what this process is about to know. Before anything else.
+    ///
+    /// # Errors
+    /// When the system does not let us, in a sentence.
+    pub fn keep_memory(&self) -> Result<(), String> {
+        memory::keep(matches!(self.command, Command::Serve(_) | Command::Demo(_)))
     }
 
     /// Whether each log line is a JSON object.
