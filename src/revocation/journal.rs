@@ -186,24 +186,36 @@ struct Writer {
 
 impl Writer {
     fn run(&mut self, mut messages: mpsc::Receiver<Message>) {
-        while let Some(message) = messages.blocking_recv() {
-            let (mut text, mut waiting, mut next) = (String::new(), Vec::new(), Some(message));
-            while let Some(Message::Append(line, done)) = next.take() {
-                text.push_str(&line);
-                waiting.extend(done);
-                self.lines += 1;
-                if waiting.len() < GROUP {
+        while let Some(first) = messages.blocking_recv() {
+            let (mut text, mut waiting, mut lines) = (String::new(), Vec::new(), 0);
+            let mut rewrite = None;
+            let mut next = Some(first);
+            while let Some(message) = next.take() {
+                match message {
+                    Message::Append(line, done) => {
+                        text.push_str(&line);
+                        waiting.extend(done);
+                        lines += 1;
+                    }
+                    // What was appended before it is in it or on its way.
+                    Message::Rewrite(lines) => {
+                        rewrite = Some(lines);
+                        break;
+                    }
+                }
+                if lines < GROUP {
                     next = messages.try_recv().ok();
                 }
             }
             if !text.is_empty() {
                 let outcome = self.append(&text);
+                self.lines += lines;
                 for done in waiting {
                     // Whoever asked may be gone by now.
                     let _ = done.send(outcome.clone());
                 }
             }
-            if let Some(Message::Rewrite(lines)) = next
+            if let Some(lines) = rewrite
                 && self.lines > 2 * lines.len() + SLACK
                 && let Err(error) = self.rewrite(&lines)
             {

@@ -15,7 +15,9 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{ADMIN, GIT, GIT_TOKEN, OWNER, REGISTRY, RESPONDER, Stand, Store, VIEWER, declaration, text};
+use crate::support::{
+    ADMIN, GIT, GIT_TOKEN, OWNER, REGISTRY, RESPONDER, Stand, Store, VIEWER, declaration, secrets, text,
+};
 
 const REMIT: &str = env!("CARGO_BIN_EXE_remit");
 
@@ -453,10 +455,21 @@ struct Trial {
     banner: String,
 }
 
+impl Drop for Trial {
+    fn drop(&mut self) {
+        let dir = self.dir.path();
+        secrets::note_files(dir);
+        let mut places = secrets::places(dir);
+        places.retain(|(path, _)| !path.contains("/data/keys/") && !path.ends_with("/operator.token"));
+        secrets::expect_none(secrets::mark(dir), &places);
+    }
+}
+
 impl Trial {
     async fn start() -> Self {
         // A space in it, as people have them.
         let dir = tempfile::Builder::new().prefix("remit trial ").tempdir().unwrap();
+        secrets::mark(dir.path());
         let mut child = clean(REMIT)
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(dir.path().join("data"))

@@ -90,6 +90,8 @@ mod rotation;
 #[cfg(test)]
 mod rs256;
 #[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod server_certificate;
 #[cfg(test)]
 mod start;

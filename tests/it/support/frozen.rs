@@ -5,15 +5,32 @@ use remit::{
     config::{Config, Overrides},
     serve,
 };
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use super::{Issuer, write_config};
+use super::{Issuer, secrets, write_config, written_by};
 
 pub(crate) struct Frozen {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) running: serve::Running,
     pub(crate) issuer: Issuer,
+    searched: Searched,
     pub(crate) dir: tempfile::TempDir,
+}
+
+/// What was written in this directory is searched for secrets when the broker goes away.
+struct Searched {
+    config: PathBuf,
+    since: usize,
+}
+
+impl Drop for Searched {
+    fn drop(&mut self) {
+        secrets::note_files(self.config.parent().expect("a directory"));
+        secrets::expect_none(self.since, &written_by(&self.config));
+    }
 }
 
 impl Frozen {
@@ -30,17 +47,19 @@ impl Frozen {
         let text = std::fs::read_to_string(&path).expect("a configuration");
         std::fs::write(&path, edit(dir.path(), &text)).expect("written");
         let clock = Arc::new(ManualClock::at(SystemClock.now()));
+        let searched = Searched { config: path, since: secrets::mark(dir.path()) };
         let running = run(dir.path(), &clock).await;
-        Self { clock, running, issuer, dir }
+        Self { clock, running, issuer, searched, dir }
     }
 
     /// Stops it, and starts it again with what `between` leaves, at the same time of its clock.
     pub(crate) async fn restart(self, between: impl FnOnce()) -> Self {
-        let Self { clock, running, issuer, dir } = self;
+        let Self { clock, running, issuer, searched, dir } = self;
+        secrets::note_files(dir.path());
         running.stop().await;
         between();
         let running = run(dir.path(), &clock).await;
-        Self { clock, running, issuer, dir }
+        Self { clock, running, issuer, searched, dir }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {

@@ -29,7 +29,9 @@ impl Issuer {
             "iss": ISSUER, "aud": audience, "sub": "repo:acme/payments:ref:refs/heads/main", "iat": now, "exp": now + 300,
             "repository": "acme/payments", "ref": "refs/heads/main", "run_id": "1", "run_attempt": "1",
         });
-        self.key.sign("JWT", &overlaid(claims, &over)).expect("signed")
+        let token = self.key.sign("JWT", &overlaid(claims, &over)).expect("signed");
+        super::secrets::note_token("evidence", &token);
+        token
     }
 }
 

@@ -9,13 +9,14 @@ pub(crate) mod pki;
 mod process;
 mod prover;
 mod redis;
+pub(crate) mod secrets;
 
 pub(crate) use documented::{codes, operations, response, taken};
 pub(crate) use edited::with_policies;
 pub(crate) use frozen::Frozen;
 pub(crate) use issuer::{ISSUER, Issuer, now, overlaid};
 pub(crate) use people::{SSO, SSO_AUDIENCE, people};
-pub(crate) use process::{Server, free_port, made, mortal_broker, wait_for};
+pub(crate) use process::{Server, free_port, made, mortal_broker, wait_for, written_by};
 pub(crate) use prover::{Body, Prover};
 pub(crate) use redis::Redis;
 
@@ -80,13 +81,14 @@ pub(crate) async fn a_list(stand: &Stand) -> String {
 
 /// A test stand: a directory, a store, an evidence issuer, and a broker that can be restarted or doubled.
 pub(crate) struct Stand {
-    pub(crate) dir: tempfile::TempDir,
+    /// It goes first, for what it leaves is searched.
+    pub(crate) broker: Server,
     pub(crate) redis: Option<Redis>,
     pub(crate) issuer: Issuer,
     /// The issuer of [`people`].
     pub(crate) people: Issuer,
-    pub(crate) broker: Server,
     pub(crate) client: reqwest::Client,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Stand {
@@ -107,7 +109,7 @@ impl Stand {
         let url = redis.as_ref().map_or_else(|| "redb:remit.redb".to_owned(), Redis::url);
         let config = write_config(dir.path(), "broker", &url, extra);
         let broker = Server::start(&config).await;
-        Self { dir, redis, issuer, people, broker, client: client() }
+        Self { broker, redis, issuer, people, client: client(), dir }
     }
 
     /// A second broker of the same issuer on the same store, with keys of its own and a copy of the store's MAC key.
@@ -154,6 +156,7 @@ impl Stand {
     ) -> Answer {
         let mut request = self.client.request(method.clone(), format!("{}{path}", at.url));
         if let Some(bearer) = bearer {
+            secrets::note_token("a bearer token", bearer);
             request = request.bearer_auth(bearer);
         }
         if let Some(body) = body {
@@ -207,8 +210,12 @@ impl Stand {
     }
 
     pub(crate) async fn form_at(&self, at: &Server, path: &str, bearer: Option<&str>, form: &[(&str, &str)]) -> Answer {
+        for (name, value) in form {
+            secrets::note_token(name, value);
+        }
         let mut request = self.client.post(format!("{}{path}", at.url)).form(form);
         if let Some(bearer) = bearer {
+            secrets::note_token("a bearer token", bearer);
             request = request.bearer_auth(bearer);
         }
         let answer = Answer::of(request.send().await.expect("an answer")).await;
@@ -240,8 +247,10 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) async fn of(response: reqwest::Response) -> Self {
-        let (status, headers) = (response.status(), response.headers().clone());
-        Self { status, headers, text: response.text().await.expect("a body") }
+        let (status, headers, url) = (response.status(), response.headers().clone(), response.url().clone());
+        let answer = Self { status, headers, text: response.text().await.expect("a body") };
+        secrets::note_answer(&url, &answer);
+        answer
     }
 
     pub(crate) fn json(&self) -> Value {

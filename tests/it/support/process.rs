@@ -1,12 +1,16 @@
 //! Real processes on free ports.
 
 use std::{
+    fs,
+    io::{Read as _, Write as _},
     net::TcpListener,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 use tokio::process::{Child, Command};
+
+use super::secrets;
 
 /// A port that was free a moment ago.
 pub(crate) fn free_port() -> u16 {
@@ -38,40 +42,42 @@ pub(crate) fn mortal_broker(config: &Path, armed: &Path) -> Command {
     command
 }
 
-/// A running `remit serve --config`.
+/// A running `remit serve --config`. When it goes away, what it wrote and said is searched for secrets.
 pub(crate) struct Server {
     pub(crate) url: String,
     pub(crate) config: PathBuf,
     pub(crate) socket: PathBuf,
     pub(crate) child: Child,
+    log: PathBuf,
+    since: usize,
 }
 
 impl Server {
     pub(crate) async fn start(config: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_remit"));
-        command.args(["serve", "--config"]).arg(config).env("REMIT_LOG", "warn");
-        Self::run(command, config).await
+        command.args(["serve", "--config"]).arg(config).env("REMIT_LOG", "remit=trace,info");
+        Self::run(command, config, &config.with_extension("stderr")).await
     }
 
     /// The same with everything that it has to say, in a file.
     pub(crate) async fn start_talking(config: &Path, log: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_remit"));
         command.args(["serve", "--config"]).arg(config).env("REMIT_LOG", "trace");
-        command.stderr(std::fs::File::create(log).expect("a log file"));
-        Self::run(command, config).await
+        fs::write(log, "").expect("written");
+        Self::run(command, config, log).await
     }
 
     /// The same with what it has to say at `debug`, as JSON.
     pub(crate) async fn start_json(config: &Path, log: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_remit"));
         command.args(["serve", "--log-format", "json", "--config"]).arg(config).env("REMIT_LOG", "remit=debug");
-        command.stderr(std::fs::File::create(log).expect("a log file"));
-        Self::run(command, config).await
+        fs::write(log, "").expect("written");
+        Self::run(command, config, log).await
     }
 
     /// The same of a build that dies where the file `armed` says.
     pub(crate) async fn start_mortal(config: &Path, armed: &Path) -> Self {
-        Self::run(mortal_broker(config, armed), config).await
+        Self::run(mortal_broker(config, armed), config, &config.with_extension("stderr")).await
     }
 
     /// The same as a process whose files can be kept from growing with [`Server::limit_files`]: a write beyond the limit is then
@@ -81,7 +87,7 @@ impl Server {
         command
             .args(["-c", "trap '' XFSZ; exec \"$0\" serve --config \"$1\"", env!("CARGO_BIN_EXE_remit")])
             .arg(config);
-        Self::run(command.env("REMIT_LOG", "off"), config).await
+        Self::run(command.env("REMIT_LOG", "off"), config, &config.with_extension("stderr")).await
     }
 
     /// No file of the process grows beyond `octets`; `None`: as it was.
@@ -93,11 +99,14 @@ impl Server {
         assert!(status.expect("prlimit (util-linux)").success());
     }
 
-    async fn run(mut command: impl std::borrow::BorrowMut<Command>, config: &Path) -> Self {
+    async fn run(mut command: impl std::borrow::BorrowMut<Command>, config: &Path, log: &Path) -> Self {
+        let since = secrets::mark(config.parent().expect("a directory"));
+        let append = |path: &Path| fs::OpenOptions::new().append(true).create(true).open(path).expect("a file");
         let text = std::fs::read_to_string(config).expect("a configuration");
         let listen = text.split_once("\nhttp = \"").and_then(|(_, rest)| rest.split('"').next());
         let url = format!("http://{}", listen.expect("where it listens"));
-        let command = command.borrow_mut().stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+        let command = command.borrow_mut().stdin(Stdio::null()).kill_on_drop(true);
+        let command = command.stdout(append(&config.with_extension("stdout"))).stderr(append(log));
         let mut child = command.spawn().expect("remit starts");
         let client = super::client();
         for attempt in 0.. {
@@ -107,12 +116,40 @@ impl Server {
                 break;
             }
             if let Ok(Some(status)) = child.try_wait() {
-                panic!("the broker ended: {status}");
+                panic!("the broker ended: {status}\n{}", fs::read_to_string(log).unwrap_or_default());
             }
             assert!(attempt < 400, "the broker did not become ready");
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
-        Self { url, socket: config.with_extension("sock"), config: config.to_owned(), child }
+        let (socket, config, log) = (config.with_extension("sock"), config.to_owned(), log.to_owned());
+        let server = Self { url, config, socket, child, log, since };
+        secrets::note_files(server.dir());
+        server
+    }
+
+    fn dir(&self) -> &Path {
+        self.config.parent().expect("a directory")
+    }
+
+    /// Its `/metrics`, as far as it still answers.
+    fn metrics(&self) -> Vec<u8> {
+        let mut answer = Vec::new();
+        let address = self.url.trim_start_matches("http://");
+        if let Ok(mut stream) = std::net::TcpStream::connect(address) {
+            let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+            let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+            let _ = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer));
+        }
+        answer
+    }
+
+    /// Whatever it wrote that is not there to hold secrets.
+    pub(crate) fn left(&self) -> Vec<(String, Vec<u8>)> {
+        let mut places = written_by(&self.config);
+        for path in [&self.log, &self.config.with_extension("stdout")] {
+            places.push((path.display().to_string(), fs::read(path).expect("what it said")));
+        }
+        places
     }
 
     pub(crate) async fn terminate(&self) {
@@ -122,10 +159,54 @@ impl Server {
 
     /// SIGTERM, and the time it took to be gone.
     pub(crate) async fn stop(&mut self) -> Duration {
+        secrets::note_files(self.dir());
         let begun = tokio::time::Instant::now();
         self.terminate().await;
         let status = self.child.wait().await.expect("it ends");
         assert!(status.success(), "{status}");
         begun.elapsed()
     }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // One that has ended already answers nothing: whoever has its address now is another.
+        let running = matches!(self.child.try_wait(), Ok(None));
+        let metrics = if running { self.metrics() } else { Vec::new() };
+        let _ = self.child.start_kill();
+        for _ in 0..400 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        secrets::note_files(self.dir());
+        let mut places = self.left();
+        places.push((format!("{}/metrics", self.url), metrics));
+        places
+            .push((format!("the errors that {} answered with", self.url), secrets::errors_of(&self.url).into_bytes()));
+        if std::thread::panicking() {
+            let said = fs::read_to_string(&self.log).unwrap_or_default();
+            let worth = |line: &&str| line.contains("WARN") || line.contains("ERROR");
+            said.lines().filter(worth).for_each(|line| eprintln!("{line}"));
+        }
+        secrets::expect_none(self.since, &places);
+    }
+}
+
+/// The audit log, the copies of its checkpoints and the embedded store of a configuration.
+pub(crate) fn written_by(config: &Path) -> Vec<(String, Vec<u8>)> {
+    let dir = config.parent().expect("a directory");
+    let text = fs::read_to_string(config).expect("it was deleted before what it wrote could be searched");
+    // A test may have made it one that is refused.
+    let table: toml::Table = text.parse().unwrap_or_default();
+    let store = table.get("store").and_then(|store| store["url"].as_str()).unwrap_or_default();
+    let audit = table.get("files").and_then(|files| files.get("audit")?.as_str()).unwrap_or_default();
+    let anchors = table.get("audit").and_then(|audit| audit.get("anchor")?.as_array());
+    let anchors = anchors.into_iter().flatten().filter_map(|anchor| anchor.get("path")?.as_str());
+    let mut places = if audit.is_empty() { Vec::new() } else { secrets::places(&dir.join(audit)) };
+    for file in anchors.chain(store.strip_prefix("redb:")) {
+        places.extend(fs::read(dir.join(file)).ok().map(|octets| (dir.join(file).display().to_string(), octets)));
+    }
+    places
 }

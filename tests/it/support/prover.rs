@@ -4,7 +4,7 @@ use remit::jose::SigningKey;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Answer, Server, Stand, documented, now, overlaid};
+use super::{Answer, Server, Stand, documented, now, overlaid, secrets};
 
 pub(crate) struct Prover {
     pub(crate) key: SigningKey,
@@ -32,7 +32,9 @@ impl Prover {
     pub(crate) fn proof(&self, method: &str, url: &str, over: Value) -> String {
         let jti = remit::id::LeaseId::random().expect("random bytes").to_string();
         let claims = json!({"jti": jti, "htm": method, "htu": url, "iat": now()});
-        self.key.prove(&overlaid(claims, &over)).expect("signed")
+        let proof = self.key.prove(&overlaid(claims, &over)).expect("signed");
+        secrets::note_token("a DPoP proof", &proof);
+        proof
     }
 }
 
@@ -55,6 +57,7 @@ impl Stand {
     ) -> Answer {
         let mut request = self.client.request(method.clone(), format!("{}{path}", at.url));
         if let Some(bearer) = bearer {
+            secrets::note_token("a bearer token", bearer);
             request = request.bearer_auth(bearer);
         }
         for proof in proofs {

@@ -3,13 +3,24 @@
 use std::process::Stdio;
 use tokio::process::{Child, Command};
 
-use super::{free_port, wait_for};
+use super::{free_port, secrets, wait_for};
 
+/// When it goes away, its files are searched for secrets: the append-only one has every key and value that there ever was.
 pub(crate) struct Redis {
     pub(crate) port: u16,
     pub(crate) dir: tempfile::TempDir,
     child: Child,
     arguments: Vec<String>,
+    since: usize,
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let places = secrets::places(self.dir.path());
+        let keeps = self.arguments.windows(2).any(|pair| pair == ["--appendonly", "yes"]);
+        assert!(!keeps || std::thread::panicking() || !places.is_empty(), "there is nothing to search");
+        secrets::expect_none(self.since, &places);
+    }
 }
 
 impl Redis {
@@ -17,8 +28,9 @@ impl Redis {
     pub(crate) async fn start(arguments: &[&str]) -> Self {
         let (port, dir) = (free_port(), tempfile::tempdir().expect("a temporary directory"));
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let since = secrets::mark(dir.path());
         let child = spawn(port, dir.path(), &arguments).await;
-        Self { port, dir, child, arguments }
+        Self { port, dir, child, arguments, since }
     }
 
     pub(crate) fn url(&self) -> String {
