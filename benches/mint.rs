@@ -67,9 +67,9 @@ async fn main() -> Result<()> {
         }
         minting(&stand, store, &token).await?;
         binding(&stand, store).await?;
-        with_rsa(&stand, store, &service, &token).await?;
+        Box::pin(with_rsa(&stand, store, &service, &token)).await?;
         certifying(&stand, store).await?;
-        recording(&stand, store, &service).await?;
+        Box::pin(recording(&stand, store, &service)).await?;
         Arc::into_inner(stand).ok_or("the stand is in use")?.stop().await?;
     }
     Ok(())

@@ -132,7 +132,7 @@ pub async fn run(cli: Cli) -> ExitCode {
     let Cli { connection, output, command, .. } = cli;
     let done = match command {
         Command::Serve(serve) => serve.run(&connection).await,
-        Command::Demo(demo) => demo.run().await,
+        Command::Demo(demo) => Box::pin(demo.run()).await,
         Command::Task(task) => task.run(&connection, output, &SystemClock).await,
         Command::Mint(mint) => mint.run(&connection, output).await,
         Command::Keys(keys) => keys.run(&connection, output, &SystemClock).await,
