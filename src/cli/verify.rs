@@ -16,14 +16,17 @@ use super::{
 };
 use crate::{
     claims::Confirmation,
-    clock::{Clock, Time},
+    clock::{Clock, Moment, Time},
     id::Location,
     jose::MAX_TOKEN,
     task::CredentialType,
-    verify::{KeySet, Presented, Refused, StatusList, Token, Verified, Verifier},
+    verify::{
+        FollowTerms, Follower, Following, KeySet, Presented, Refused, Rejected, StatusList, Token, Trouble, Verified,
+        Verifier,
+    },
 };
 
-/// Checks form, signature, issuer, times and audience; with --introspect or --status-list also whether it was revoked.
+/// Checks form, signature, issuer, times and audience; with --feed, --introspect or --status-list also whether it was revoked.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Verify {
@@ -54,6 +57,9 @@ pub(super) struct Verify {
     /// Look into the status list that the token names: it shows a revoke within ten seconds.
     #[arg(long, conflicts_with = "introspect")]
     status_list: bool,
+    /// Look into all that is revoked, as the broker's feed has it: it shows a revoke, and a lock, at once.
+    #[arg(long, conflicts_with_all = ["introspect", "status_list", "jwks"])]
+    feed: bool,
     /// Ask the broker, as a service: it shows a revoke at once.
     #[arg(long, requires = "service_token_file")]
     introspect: bool,
@@ -74,6 +80,8 @@ impl Verify {
         let now = clock.now();
         let verified = match self.check(token.expose_secret(), now).await? {
             Ok(verified) => verified,
+            // What is known is too old by now, or is not understood.
+            Err(Rejected::Denied(why)) if why.is_doubt() => return Err(Failure::OutOfReach(why.to_string())),
             Err(why) => return refuse(output, &why.to_string()),
         };
         if self.status_list
@@ -91,6 +99,7 @@ impl Verify {
         let heard = match &introspection {
             Some(answer) => Heard::Broker(answer),
             None if self.status_list => Heard::StatusList,
+            None if self.feed => Heard::Feed,
             None => Heard::Nothing,
         };
         say(&accepted(&verified, &heard, output, now));
@@ -112,19 +121,10 @@ impl Verify {
     }
 
     /// The outer error says that it could not be checked, the inner one that it was and why it is no good.
-    async fn check(&self, token: &str, now: Time) -> Result<Result<Verified, Refused>, Failure> {
+    async fn check(&self, token: &str, now: Time) -> Result<Result<Verified, Rejected>, Failure> {
         let form = match Token::parse(token) {
             Ok(outside) => outside.form(),
-            Err(why) => return Ok(Err(why)),
-        };
-        let document = self.keys(form).await?;
-        let bad_keys = |why: Refused| Failure::OutOfReach(format!("the keys of {}: {why}", self.issuer));
-        let verifier = Verifier::offline_until_expiry(&self.issuer, self.audience.clone());
-        let verifier = match form {
-            CredentialType::AccessToken => {
-                verifier.with_access_keys(KeySet::from_jwks(document.as_bytes()).map_err(bad_keys)?)
-            }
-            CredentialType::Jwt => verifier.with_svid_keys(KeySet::from_bundle(document.as_bytes()).map_err(bad_keys)?),
+            Err(why) => return Ok(Err(why.into())),
         };
         let shown = self.certificate.as_deref().map(|file| {
             CertificateDer::from_pem_file(file)
@@ -136,7 +136,32 @@ impl Verify {
             (_, _, Some(certificate)) => Presented::Certificate { token, certificate },
             _ => Presented::Bearer(token),
         };
-        Ok(verifier.verify_presented(presented, now))
+        if self.feed {
+            let verifier = self.following().await?;
+            let now = Moment { wall: now, ..Moment::now() };
+            return Ok(verifier.verify_presented(presented, &now));
+        }
+        let document = self.keys(form).await?;
+        let bad_keys = |why: Refused| Failure::OutOfReach(format!("the keys of {}: {why}", self.issuer));
+        let verifier = Verifier::offline_until_expiry(&self.issuer, self.audience.clone());
+        let verifier = match form {
+            CredentialType::AccessToken => {
+                verifier.with_access_keys(KeySet::from_jwks(document.as_bytes()).map_err(bad_keys)?)
+            }
+            CredentialType::Jwt => verifier.with_svid_keys(KeySet::from_bundle(document.as_bytes()).map_err(bad_keys)?),
+        };
+        Ok(verifier.verify_presented(presented, now).map_err(Rejected::from))
+    }
+
+    /// A verifier that knows what is revoked now.
+    async fn following(&self) -> Result<Verifier<Following>, Failure> {
+        let out_of_reach = |why: Trouble| Failure::OutOfReach(format!("the revocation feed of {}: {why}", self.issuer));
+        let token = self.service_token_file.as_deref().map(token_in).transpose()?;
+        let service_token = token.map(|token| token.expose_secret().to_owned());
+        let terms = FollowTerms { service_token, ..FollowTerms::of(&self.issuer) };
+        let follower = Follower::new(&terms).map_err(out_of_reach)?;
+        follower.learn().await.map_err(out_of_reach)?;
+        Ok(Verifier::following(follower.feed(), self.audience.clone()))
     }
 
     /// The document with the keys of this form.
@@ -191,6 +216,8 @@ enum Heard<'a> {
     Broker(&'a Value),
     /// The status list, in which it is not.
     StatusList,
+    /// The feed, by which nothing stands against it.
+    Feed,
     /// Nobody.
     Nothing,
 }
@@ -202,6 +229,7 @@ fn accepted(verified: &Verified, heard: &Heard<'_>, output: Output, now: Time) -
         match heard {
             Heard::Broker(introspection) => answer["introspection"] = (*introspection).clone(),
             Heard::StatusList => answer["status_list"] = json!({"ended": false}),
+            Heard::Feed => answer["feed"] = json!({"revoked": false}),
             Heard::Nothing => {}
         }
         return answer.to_string();
@@ -213,6 +241,7 @@ fn accepted(verified: &Verified, heard: &Heard<'_>, output: Output, now: Time) -
     let revoked = match heard {
         Heard::Broker(_) => "active, says the broker",
         Heard::StatusList => "no, says the status list",
+        Heard::Feed => "no, says the feed",
         Heard::Nothing => "not asked: keys alone show no revoke; --introspect asks the broker",
     };
     let claims_json = json!(claims);
@@ -241,7 +270,14 @@ fn accepted(verified: &Verified, heard: &Heard<'_>, output: Output, now: Time) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::SystemClock, jose::SigningKey};
+    use crate::{
+        clock::SystemClock,
+        jose::SigningKey,
+        verify::{
+            Denial,
+            follow::tests::{AUDIENCE, Broker, TASK},
+        },
+    };
 
     fn verify(jwks: &std::path::Path) -> Verify {
         Verify {
@@ -254,6 +290,7 @@ mod tests {
             method: "GET".to_owned(),
             uri: None,
             status_list: false,
+            feed: false,
             introspect: false,
             service_token_file: None,
         }
@@ -285,6 +322,25 @@ mod tests {
         let late = now + chrono::TimeDelta::seconds(60);
         assert!(verify(&path).check(&token, late).await.unwrap().is_err());
         assert!(verify(&path).check("not.a.token", now).await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn the_feed_says_what_is_revoked() {
+        let broker = Broker::start().await;
+        let verify = Verify {
+            issuer: broker.url.clone(),
+            audience: AUDIENCE.parse().unwrap(),
+            jwks: None,
+            feed: true,
+            ..verify("".as_ref())
+        };
+        let (token, now) = (broker.good_token(), SystemClock.now());
+        let verified = verify.check(&token, now).await.unwrap().unwrap();
+        assert!(accepted(&verified, &Heard::Feed, Output::Text, now).contains("no, says the feed"));
+        broker.revoke(&json!({ "task": TASK }));
+        assert_eq!(verify.check(&token, now).await.unwrap().unwrap_err(), Rejected::Denied(Denial::Revoked));
+        broker.break_down();
+        assert!(matches!(verify.check(&token, now).await, Err(Failure::OutOfReach(_))));
     }
 
     #[tokio::test]

@@ -29,7 +29,7 @@
 mod certificate;
 mod feed;
 #[cfg(feature = "follow")]
-mod follow;
+pub(crate) mod follow;
 mod keys;
 #[cfg(feature = "tower")]
 mod layer;

@@ -71,7 +71,7 @@ impl Connection {
 
     /// The keys of all brokers, and how long they may be kept.
     pub(super) async fn keys(&self) -> Result<(Keys, Duration), Trouble> {
-        let place = format!("{}/.well-known/oauth-authorization-server", self.issuer);
+        let place = format!("{}/.well-known/oauth-authorization-server", self.base());
         let metadata = self.document(&place).await?.0;
         let metadata: Metadata =
             serde_json::from_slice(&metadata).map_err(|why| Trouble::new(format!("{place}: {why}")))?;
@@ -124,7 +124,12 @@ impl Connection {
     }
 
     fn place(&self, path: &str) -> Result<Url, Trouble> {
-        checked(&format!("{}{path}", self.issuer))
+        checked(&format!("{}{path}", self.base()))
+    }
+
+    /// What all places begin with.
+    fn base(&self) -> &str {
+        self.issuer.trim_end_matches('/')
     }
 
     fn known(&self, request: RequestBuilder) -> RequestBuilder {

@@ -4,7 +4,7 @@
 mod connection;
 mod events;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
@@ -109,6 +109,16 @@ impl Follower {
         self.feed.clone()
     }
 
+    /// Learns what is revoked now, and follows no further: for who has one credential to check. What is learnt is good for the feed's window.
+    ///
+    /// # Errors
+    /// When keys or set are out of reach, or are none that can be believed.
+    pub async fn learn(&self) -> Result<(), Trouble> {
+        let (keys, _) = self.connection.keys().await?;
+        self.feed.believe(keys);
+        self.catch_up().await
+    }
+
     /// Follows, and never ends. Dropped, it leaves verifiers that go stale and deny.
     pub async fn run(self) {
         let kept = self.fetch_keys().await;
@@ -165,13 +175,7 @@ impl Follower {
 
     /// One connection, to its end.
     async fn follow(&self) -> Result<std::convert::Infallible, Trouble> {
-        let asked = Asked::new(Moment::now()).map_err(|why| Trouble::of(&why))?;
-        let snapshot = self.connection.snapshot(&asked, self.feed.witness().as_deref()).await?;
-        self.feed.answered(&snapshot, &asked, &Moment::now()).map_err(|why| {
-            // The broker may have a new key.
-            self.feed.want_keys();
-            Trouble::of(&why)
-        })?;
+        self.catch_up().await?;
         let mut stream = self.connection.stream(self.feed.last_event_id().as_deref()).await?;
         tracing::info!("the revocation feed is followed");
         loop {
@@ -186,6 +190,17 @@ impl Follower {
                 Trouble::of(&why)
             })?;
         }
+    }
+
+    /// Asks for all that is revoked.
+    async fn catch_up(&self) -> Result<(), Trouble> {
+        let asked = Asked::new(Moment::now()).map_err(|why| Trouble::of(&why))?;
+        let snapshot = self.connection.snapshot(&asked, self.feed.witness().as_deref()).await?;
+        self.feed.answered(&snapshot, &asked, &Moment::now()).map_err(|why| {
+            // The broker may have a new key.
+            self.feed.want_keys();
+            Trouble::of(&why)
+        })
     }
 
     async fn acknowledge(&self) {

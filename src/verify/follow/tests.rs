@@ -20,13 +20,13 @@ use crate::{
     verify::{Denial, Following, Rejected, Verified, Verifier},
 };
 
-const AUDIENCE: &str = "https://git.example.com";
-const TASK: &str = "task_01jd0000000000000000000000";
+pub(crate) const AUDIENCE: &str = "https://git.example.com";
+pub(crate) const TASK: &str = "task_01jd0000000000000000000000";
 /// The window, in milliseconds.
 const F: i64 = 1_000;
 
-struct Broker {
-    url: String,
+pub(crate) struct Broker {
+    pub(crate) url: String,
     inner: Arc<Mutex<Inner>>,
     tasks: JoinSet<()>,
 }
@@ -122,7 +122,7 @@ impl Inner {
 }
 
 impl Broker {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (key, foreign, access) = (key(), key(), key());
@@ -188,9 +188,19 @@ impl Broker {
         key.sign("at+jwt", &claims).unwrap()
     }
 
-    fn check(&self, verifier: &Verifier<Following>) -> Result<Verified, Rejected> {
+    /// A token that is good.
+    pub(crate) fn good_token(&self) -> String {
         let (key, generation) = self.with(|inner| (inner.access.clone(), inner.generation));
-        verifier.verify(&self.token(&key, generation), &Moment::now())
+        self.token(&key, generation)
+    }
+
+    /// From now on it answers no question for what is revoked.
+    pub(crate) fn break_down(&self) {
+        self.with(|inner| inner.out_of_order = &["/v1/revocations?"]);
+    }
+
+    fn check(&self, verifier: &Verifier<Following>) -> Result<Verified, Rejected> {
+        verifier.verify(&self.good_token(), &Moment::now())
     }
 
     /// What it says when it comes to what is expected; how long it took.
@@ -224,7 +234,7 @@ impl Broker {
     }
 
     /// Revokes, and says so.
-    fn revoke(&self, what: &Value) {
+    pub(crate) fn revoke(&self, what: &Value) {
         self.with(|inner| {
             let (previous, entry) = (inner.sequence, dead(what));
             inner.entries.push(entry.clone());
