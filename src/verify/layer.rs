@@ -21,15 +21,21 @@ pub struct PeerCertificate(pub Vec<u8>);
 /// Lets through who presents a token that is accepted, and puts [`Verified`] into the extensions of the request. It answers the others: 401
 /// with `WWW-Authenticate` (RFC 6750 section 3, RFC 9449 section 7.1), or 503 with `Retry-After` while it cannot tell.
 ///
-/// ```
-/// use remit::verify::{Following, Verified, Verifier, VerifyLayer};
-/// # fn layered(verifier: Verifier<Following>) {
-/// let layer = VerifyLayer::new(verifier);
-/// // axum: Router::new().route("/notes", get(notes)).layer(layer), and in the handler:
-/// fn may(request: &http::Request<()>) -> bool {
-///     request.extensions().get::<Verified>().is_some_and(|verified| verified.claims().scope.to_string() == "read")
+/// ```no_run
+/// # #[cfg(all(feature = "broker", feature = "follow"))] mod example {
+/// use axum::{Extension, Router, routing::get};
+/// use remit::verify::{FollowTerms, Follower, Verified, Verifier, VerifyLayer};
+///
+/// async fn notes(Extension(verified): Extension<Verified>) -> String {
+///     format!("{} for {}", verified.claims().client_id, verified.claims().task.id)
 /// }
-/// # let _ = (layer, may); }
+///
+/// # async fn serve() -> Result<Router, Box<dyn std::error::Error>> {
+/// let follower = Follower::new(&FollowTerms::of("https://broker.example.com"))?;
+/// let verifier = Verifier::following(follower.feed(), "https://git.example.com".parse()?);
+/// let following = tokio::spawn(follower.run());
+/// let app = Router::new().route("/notes", get(notes)).layer(VerifyLayer::new(verifier));
+/// # Ok(app) } }
 /// ```
 #[derive(Debug, Clone)]
 pub struct VerifyLayer {
