@@ -30,6 +30,7 @@ const LONGEST: u64 = 300;
 
 pub(super) struct Connection {
     http: reqwest::Client,
+    roots: Option<Vec<reqwest::Certificate>>,
     issuer: String,
     authorization: Option<HeaderValue>,
 }
@@ -49,15 +50,8 @@ impl Connection {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         // An error says that a provider is installed already, which is as good.
         let _ = rustls::crypto::CryptoProvider::install_default((*provider).clone());
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(CONNECT)
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .user_agent(concat!("remit-verify/", env!("CARGO_PKG_VERSION")));
-        if let Some(roots) = &terms.roots {
-            let roots = reqwest::Certificate::from_pem_bundle(roots).map_err(|error| Trouble::of(&error))?;
-            builder = builder.tls_certs_only(roots);
-        }
+        let roots = terms.roots.as_ref().map(|roots| reqwest::Certificate::from_pem_bundle(roots)).transpose();
+        let roots = roots.map_err(|error| Trouble::of(&error))?;
         let bearer = |token: &String| {
             let mut value = HeaderValue::try_from(format!("Bearer {token}"))
                 .map_err(|_| Trouble::new("the service's token cannot be sent in a header"))?;
@@ -65,8 +59,13 @@ impl Connection {
             Ok::<_, Trouble>(value)
         };
         let authorization = terms.service_token.as_ref().map(bearer).transpose()?;
-        let http = builder.build().map_err(|error| Trouble::of(&error))?;
-        Ok(Self { http, issuer: terms.issuer.clone(), authorization })
+        Ok(Self { http: client(roots.as_deref())?, roots, issuer: terms.issuer.clone(), authorization })
+    }
+
+    /// A way to one broker: what is asked on it is asked, as far as that is up to us, on one connection, which goes with it. A connection
+    /// that is dead without anybody having said so is not used again.
+    pub(super) fn session(&self) -> Result<Session<'_>, Trouble> {
+        Ok(Session { connection: self, http: client(self.roots.as_deref())? })
     }
 
     /// The keys of all brokers, and how long they may be kept.
@@ -85,38 +84,11 @@ impl Connection {
         Ok((keys, kept(&headers)))
     }
 
-    /// All that is revoked.
-    pub(super) async fn snapshot(&self, asked: &Asked, witness: Option<&str>) -> Result<String, Trouble> {
-        let mut place = self.place("/v1/revocations")?;
-        place.query_pairs_mut().append_pair("nonce", asked.nonce());
-        let mut request = self.http.get(place);
-        if let Some(witness) = witness {
-            request = request.header("Remit-Last-State", witness);
-        }
-        let read = async { whole(self.send(self.known(request)).await?, MAX_STATE).await };
-        let octets = tokio::time::timeout(PATIENCE, read).await.map_err(|_| Trouble::new("no snapshot in time"))??;
-        String::from_utf8(octets).map_err(|_| Trouble::new("the snapshot is no text"))
-    }
-
-    /// What changes from here on.
-    pub(super) async fn stream(&self, last: Option<&str>) -> Result<Stream, Trouble> {
-        let mut request = self.http.get(self.place("/v1/revocations")?).header(ACCEPT, "text/event-stream");
-        if let Some(last) = last {
-            request = request.header("Last-Event-ID", last);
-        }
-        let response = self.send(self.known(request)).await?;
-        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-        if !kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
-            return Err(Trouble::new("the feed is no stream of events"));
-        }
-        Ok(Stream { response, events: Events::new(MAX_EVENT) })
-    }
-
     /// Tells the broker how far we are, where it knows us.
     pub(super) async fn acknowledge(&self, (broker, sequence): (String, u64)) -> Result<(), Trouble> {
         let body = json!({"broker": broker, "sequence": sequence}).to_string();
         let request = self.http.post(self.place("/v1/revocations/ack")?).header(CONTENT_TYPE, "application/json");
-        self.send(self.known(request.body(body))).await.map(|_| ())
+        send(self.known(request.body(body))).await.map(|_| ())
     }
 
     pub(super) fn is_known(&self) -> bool {
@@ -141,7 +113,7 @@ impl Connection {
 
     async fn document(&self, place: &str) -> Result<(Vec<u8>, HeaderMap), Trouble> {
         let read = async {
-            let response = self.send(self.http.get(checked(place)?)).await?;
+            let response = send(self.http.get(checked(place)?)).await?;
             let headers = response.headers().clone();
             Ok((whole(response, MAX_DOCUMENT).await?, headers))
         };
@@ -149,14 +121,63 @@ impl Connection {
         read.unwrap_or_else(|_| Err(Trouble::new("no answer in time")))
             .map_err(|why| Trouble::new(format!("{place}: {why}")))
     }
+}
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, Trouble> {
-        let response = tokio::time::timeout(PATIENCE, request.send()).await;
-        let response = response.map_err(|_| Trouble::new("no answer in time"))?.map_err(|error| Trouble::of(&error))?;
-        match response.status() {
-            status if status.is_success() => Ok(response),
-            status => Err(Trouble::new(format!("the broker answers {status}"))),
+/// What is asked of one broker.
+pub(super) struct Session<'a> {
+    connection: &'a Connection,
+    http: reqwest::Client,
+}
+
+impl Session<'_> {
+    /// All that is revoked.
+    pub(super) async fn snapshot(&self, asked: &Asked, witness: Option<&str>) -> Result<String, Trouble> {
+        let mut place = self.connection.place("/v1/revocations")?;
+        place.query_pairs_mut().append_pair("nonce", asked.nonce());
+        let mut request = self.http.get(place);
+        if let Some(witness) = witness {
+            request = request.header("Remit-Last-State", witness);
         }
+        let read = async { whole(send(self.connection.known(request)).await?, MAX_STATE).await };
+        let octets = tokio::time::timeout(PATIENCE, read).await.map_err(|_| Trouble::new("no snapshot in time"))??;
+        String::from_utf8(octets).map_err(|_| Trouble::new("the snapshot is no text"))
+    }
+
+    /// What changes from here on.
+    pub(super) async fn stream(&self, last: Option<&str>) -> Result<Stream, Trouble> {
+        let mut request = self.http.get(self.connection.place("/v1/revocations")?).header(ACCEPT, "text/event-stream");
+        if let Some(last) = last {
+            request = request.header("Last-Event-ID", last);
+        }
+        let response = send(self.connection.known(request)).await?;
+        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        if !kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
+            return Err(Trouble::new("the feed is no stream of events"));
+        }
+        Ok(Stream { response, events: Events::new(MAX_EVENT) })
+    }
+}
+
+fn client(roots: Option<&[reqwest::Certificate]>) -> Result<reqwest::Client, Trouble> {
+    let mut builder = reqwest::Client::builder()
+        .connect_timeout(CONNECT)
+        .http2_keep_alive_interval(PATIENCE)
+        .http2_keep_alive_timeout(CONNECT)
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .user_agent(concat!("remit-verify/", env!("CARGO_PKG_VERSION")));
+    if let Some(roots) = roots {
+        builder = builder.tls_certs_only(roots.iter().cloned());
+    }
+    builder.build().map_err(|error| Trouble::of(&error))
+}
+
+async fn send(request: RequestBuilder) -> Result<Response, Trouble> {
+    let response = tokio::time::timeout(PATIENCE, request.send()).await;
+    let response = response.map_err(|_| Trouble::new("no answer in time"))?.map_err(|error| Trouble::of(&error))?;
+    match response.status() {
+        status if status.is_success() => Ok(response),
+        status => Err(Trouble::new(format!("the broker answers {status}"))),
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{Asked, Feed, Keys};
 use crate::{clock::Moment, id::random};
-use connection::Connection;
+use connection::{Connection, Session};
 
 /// The first wait before another try, and the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -116,7 +116,7 @@ impl Follower {
     pub async fn learn(&self) -> Result<(), Trouble> {
         let (keys, _) = self.connection.keys().await?;
         self.feed.believe(keys);
-        self.catch_up().await
+        self.catch_up(&self.connection.session()?).await
     }
 
     /// Follows, and never ends. Dropped, it leaves verifiers that go stale and deny.
@@ -175,8 +175,9 @@ impl Follower {
 
     /// One connection, to its end.
     async fn follow(&self) -> Result<std::convert::Infallible, Trouble> {
-        self.catch_up().await?;
-        let mut stream = self.connection.stream(self.feed.last_event_id().as_deref()).await?;
+        let session = self.connection.session()?;
+        self.catch_up(&session).await?;
+        let mut stream = session.stream(self.feed.last_event_id().as_deref()).await?;
         tracing::info!("the revocation feed is followed");
         loop {
             // What says nothing new in time is as good as dead, even where it says something.
@@ -193,9 +194,9 @@ impl Follower {
     }
 
     /// Asks for all that is revoked.
-    async fn catch_up(&self) -> Result<(), Trouble> {
+    async fn catch_up(&self, session: &Session<'_>) -> Result<(), Trouble> {
         let asked = Asked::new(Moment::now()).map_err(|why| Trouble::of(&why))?;
-        let snapshot = self.connection.snapshot(&asked, self.feed.witness().as_deref()).await?;
+        let snapshot = session.snapshot(&asked, self.feed.witness().as_deref()).await?;
         self.feed.answered(&snapshot, &asked, &Moment::now()).map_err(|why| {
             // The broker may have a new key.
             self.feed.want_keys();

@@ -51,6 +51,8 @@ struct Inner {
 
 #[derive(Debug, Clone)]
 struct Request {
+    /// The port at the other end: which connection it came on.
+    peer: u16,
     line: String,
     head: String,
     body: String,
@@ -195,6 +197,7 @@ impl Broker {
     }
 
     /// From now on it answers no question for what is revoked.
+    #[cfg(feature = "broker")]
     pub(crate) fn break_down(&self) {
         self.with(|inner| inner.out_of_order = &["/v1/revocations?"]);
     }
@@ -245,13 +248,39 @@ impl Broker {
 }
 
 async fn serve(mut socket: TcpStream, inner: Arc<Mutex<Inner>>) {
+    let peer = socket.peer_addr().unwrap().port();
+    while let Some(request) = read(&mut socket, peer).await {
+        let is_stream = request.head.contains("text/event-stream");
+        let (mut events, (status, body)) = {
+            let mut inner = inner.lock().unwrap();
+            inner.requests.push(request.clone());
+            (inner.streams.subscribe(), inner.answer(&request))
+        };
+        if is_stream && status == 200 {
+            let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+            let _ = socket.write_all(head).await;
+            while let Ok(Some(event)) = events.recv().await {
+                if socket.write_all(event.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+            return;
+        }
+        let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        if socket.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn read(socket: &mut TcpStream, peer: u16) -> Option<Request> {
     let mut octets = Vec::new();
     let head = loop {
         if let Some(end) = octets.windows(4).position(|window| window == b"\r\n\r\n") {
             break end + 4;
         }
         if socket.read_buf(&mut octets).await.unwrap_or(0) == 0 {
-            return;
+            return None;
         }
     };
     let text = String::from_utf8(octets[..head].to_vec()).unwrap().to_ascii_lowercase();
@@ -260,30 +289,12 @@ async fn serve(mut socket: TcpStream, inner: Arc<Mutex<Inner>>) {
         socket.read_buf(&mut octets).await.unwrap();
     }
     let whole = String::from_utf8(octets).unwrap();
-    let request = Request {
+    Some(Request {
+        peer,
         line: whole.lines().next().unwrap().to_owned(),
         head: whole[..head].to_owned(),
         body: whole[head..].to_owned(),
-    };
-    let is_stream = text.contains("text/event-stream");
-    let (mut events, (status, body)) = {
-        let mut inner = inner.lock().unwrap();
-        inner.requests.push(request.clone());
-        (inner.streams.subscribe(), inner.answer(&request))
-    };
-    if is_stream && status == 200 {
-        let _ =
-            socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n").await;
-        while let Ok(Some(event)) = events.recv().await {
-            if socket.write_all(event.as_bytes()).await.is_err() {
-                return;
-            }
-        }
-        return;
-    }
-    let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-    let _ = socket.write_all(head.as_bytes()).await;
-    let _ = socket.write_all(body.as_bytes()).await;
+    })
 }
 
 #[tokio::test]
@@ -309,6 +320,8 @@ async fn a_revoke_arrives_and_is_acknowledged() {
     let heads = broker.requests("GET /v1/revocations");
     let stream = heads.iter().find(|one| one.head.contains("text/event-stream")).unwrap();
     assert!(stream.head.to_ascii_lowercase().contains("last-event-id: a:7"), "{stream:?}");
+    let snapshot = broker.requests("GET /v1/revocations?nonce=").remove(0);
+    assert_eq!(stream.peer, snapshot.peer, "another connection may lead to another broker");
 }
 
 #[tokio::test]
