@@ -5,7 +5,11 @@
 //! fresher by it: verifiers go stale, and deny. All brokers on a store tell the same, each in numbers of its own.
 
 use chrono::TimeDelta;
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 use tokio::{
     sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast},
     time::{Instant, timeout_at},
@@ -16,6 +20,7 @@ use crate::{
     claims::{NumericDate, REVOCATIONS_TYP, RevocationClaims, RevocationEntry, Revoked},
     clock::{Time, whole_second},
     error::{Error, Input},
+    id::TaskId,
     jose::Invalid,
     lease::{InDoubt, Position, Use},
     task::Ending,
@@ -36,6 +41,30 @@ pub(super) struct Feed {
     read: Mutex<Position>,
     followers: Arc<Semaphore>,
     snapshots: Semaphore,
+    services: Arc<Services>,
+}
+
+/// How far the services are that say who they are, by name.
+#[derive(Default)]
+struct Services(StdMutex<HashMap<String, Progress>>);
+
+/// How far a service is.
+#[derive(Default)]
+struct Progress {
+    /// When the last state expires that it was sent.
+    holds_until: Option<Time>,
+    /// The last sequence that it said to go by.
+    acknowledged: u64,
+}
+
+impl Services {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Progress>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sent(&self, service: &str, exp: Time) {
+        self.lock().entry(service.to_owned()).or_default().holds_until = Some(exp);
+    }
 }
 
 impl Default for Feed {
@@ -46,6 +75,7 @@ impl Default for Feed {
             read: Mutex::default(),
             followers: Arc::new(Semaphore::new(MOST)),
             snapshots: Semaphore::new(SNAPSHOTS),
+            services: Arc::default(),
         }
     }
 }
@@ -66,22 +96,30 @@ pub struct Push {
     pub id: String,
     /// The state, signed.
     pub state: String,
+    /// When it expires.
+    exp: Time,
 }
 
 /// Somebody who follows the feed.
 pub struct Follower {
     first: Option<Arc<Push>>,
     pushes: broadcast::Receiver<Arc<Push>>,
+    /// Who it is, where that is said.
+    service: Option<(String, Arc<Services>)>,
     _room: OwnedSemaphorePermit,
 }
 
 impl Follower {
     /// The next state; `None`: they were too slow, and have to begin again.
     pub async fn next(&mut self) -> Option<Arc<Push>> {
-        match self.first.take() {
-            Some(first) => Some(first),
-            None => self.pushes.recv().await.ok(),
+        let push = match self.first.take() {
+            Some(first) => first,
+            None => self.pushes.recv().await.ok()?,
+        };
+        if let Some((service, services)) = &self.service {
+            services.sent(service, push.exp);
         }
+        Some(push)
     }
 }
 
@@ -101,7 +139,7 @@ impl Broker {
     /// [`Error::EvidenceInvalid`] for a caller who is none; [`Error::PolicyDenied`] for one who may not; [`Error::QuotaExceeded`] where too
     /// many follow already; [`Error::Unavailable`] while no state can be signed.
     pub async fn follow_revocations(&self, request: Option<Request>, left: Option<Left>) -> Result<Follower, Error> {
-        self.may_read_feed(request).await?;
+        let service = self.reads_feed(request).await?;
         let room = self.feed.followers.clone().try_acquire_owned();
         let room = room.map_err(|_| Error::QuotaExceeded("too many follow the revocations: ask another broker"))?;
         // Nothing is pushed while this is held, so what is pushed next goes on where this ends.
@@ -117,7 +155,8 @@ impl Broker {
         };
         let previous = left.filter(ours).map(|left| left.sequence);
         let first = self.state(previous, sequence, None, pushed.vouched)?;
-        Ok(Follower { first: Some(Arc::new(first)), pushes: self.feed.pushes.subscribe(), _room: room })
+        let service = service.map(|service| (service, self.feed.services.clone()));
+        Ok(Follower { first: Some(Arc::new(first)), pushes: self.feed.pushes.subscribe(), service, _room: room })
     }
 
     /// All that has ended, in one signed state. With a nonce it is as of after it was asked for.
@@ -125,7 +164,7 @@ impl Broker {
     /// # Errors
     /// As [`Broker::follow_revocations`].
     pub async fn revocations(&self, request: Option<Request>, nonce: Option<String>) -> Result<Push, Error> {
-        self.may_read_feed(request).await?;
+        let service = self.reads_feed(request).await?;
         let taken = self.feed.snapshots.acquire().await.map_err(|_| Error::Unavailable(Input::Keys))?;
         let vouched = match &nonce {
             Some(_) => self.vouch().await,
@@ -135,18 +174,55 @@ impl Broker {
         let (_, sequence) = self.revocations.told_after(u64::MAX);
         let state = self.state(None, sequence, nonce, Some(vouched));
         drop(taken);
-        state
+        let state = state?;
+        if let Some(service) = service {
+            self.feed.services.sent(&service, state.exp);
+        }
+        Ok(state)
     }
 
-    /// Anybody, unless the configuration says otherwise; but nobody who says who they are, and is not.
-    async fn may_read_feed(&self, request: Option<Request>) -> Result<(), Error> {
+    /// A service says how far it is: from now on it accepts nothing that this state says is dead.
+    ///
+    /// # Errors
+    /// [`Error::EvidenceInvalid`] for a caller who is none; [`Error::PolicyDenied`] for one who is no service; [`Error::InvalidRequest`] for
+    /// what this broker has never said.
+    pub async fn acknowledge(&self, request: Request, at: &Left) -> Result<(), Error> {
+        let call = Call { request: &request.id, task: None, now: self.now() };
+        let refused = "services acknowledge what they have heard";
+        let service = match self.identify(request.presented, &call).await? {
+            Caller::Service(service) => service,
+            Caller::Operator(operator) => return Err(self.refuse_operator(&operator, &call, refused).await?),
+            Caller::Owner(_) | Caller::Workload(_) => return Err(wrong_role(refused)),
+        };
+        // Of another broker, it is no word about what this one says; and nobody has heard what was never said.
+        let (_, last) = self.revocations.told_after(u64::MAX);
+        if at.broker != self.revocations.broker().as_str() || at.sequence > last {
+            return Err(Error::invalid("this broker has not said that: acknowledge its own states to itself"));
+        }
+        let mut services = self.feed.services.lock();
+        let progress = services.entry(service.name().to_owned()).or_default();
+        progress.acknowledged = progress.acknowledged.max(at.sequence);
+        Ok(())
+    }
+
+    /// How many of the services that follow this broker have heard of the end of this task, and how many there are.
+    pub(super) fn heard_of(&self, task: &TaskId, now: Time) -> (u64, u64) {
+        let sequence = self.revocations.number_of(task).unwrap_or(u64::MAX);
+        let services = self.feed.services.lock();
+        let holding = services.values().filter(|progress| progress.holds_until.is_some_and(|until| until > now));
+        holding.fold((0, 0), |(heard, of), progress| (heard + u64::from(progress.acknowledged >= sequence), of + 1))
+    }
+
+    /// Anybody, unless the configuration says otherwise; but nobody who says who they are, and is not. The name, of a service.
+    async fn reads_feed(&self, request: Option<Request>) -> Result<Option<String>, Error> {
         let Some(request) = request else {
-            return if self.parts.feed.anonymous { Ok(()) } else { Err(Error::EvidenceInvalid) };
+            return if self.parts.feed.anonymous { Ok(None) } else { Err(Error::EvidenceInvalid) };
         };
         let call = Call { request: &request.id, task: None, now: self.now() };
         match self.identify(request.presented, &call).await? {
-            Caller::Service(_) | Caller::Operator(_) => Ok(()),
-            Caller::Owner(_) | Caller::Workload(_) if self.parts.feed.anonymous => Ok(()),
+            Caller::Service(service) => Ok(Some(service.name().to_owned())),
+            Caller::Operator(_) => Ok(None),
+            Caller::Owner(_) | Caller::Workload(_) if self.parts.feed.anonymous => Ok(None),
             Caller::Owner(_) | Caller::Workload(_) => Err(wrong_role("the revocations are for services and operators")),
         }
     }
@@ -286,7 +362,7 @@ impl Broker {
             tracing::error!(why, "a state of the revocation feed was not signed");
             Error::Unavailable(Input::Keys)
         })?;
-        Ok(Push { id: format!("{broker}:{sequence}"), state })
+        Ok(Push { id: format!("{broker}:{sequence}"), state, exp })
     }
 }
 

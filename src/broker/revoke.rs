@@ -28,6 +28,9 @@ pub(super) const RETENTION: TimeDelta = TimeDelta::hours(24);
 /// How long after a task's deadline no clock that is nearly right still calls a credential of it valid.
 const EXPIRED_FOR_SURE: TimeDelta = TimeDelta::minutes(5);
 
+/// By how much a verifier that follows the feed may be off.
+const FOLLOWERS_SKEW: TimeDelta = TimeDelta::seconds(1);
+
 /// What a revoke came to.
 #[derive(Debug)]
 pub struct Revoked {
@@ -50,10 +53,18 @@ pub struct Revoked {
 /// By when a class of verifier denies what was revoked.
 #[derive(Debug)]
 pub struct Reach {
-    /// `introspection`, `status_list`, `crl` or `jwks_only`.
+    /// `introspection`, `feed`, `status_list`, `crl` or `jwks_only`.
     pub class: &'static str,
+    /// `feed`: how many of the services that follow this broker, and say who they are, have said that they deny it, and of how many.
+    pub heard: Option<(u64, u64)>,
     /// By then, at the latest.
     pub by: Time,
+}
+
+impl Reach {
+    fn of(class: &'static str, by: Time) -> Self {
+        Self { class, heard: None, by }
+    }
 }
 
 /// What came of the steps of an end.
@@ -145,7 +156,7 @@ impl Broker {
         }
         let end = End { task: id.clone(), state: State::Revoked, at: now, reason: Some(reason), by };
         match self.stop(end, operator, &actor, &request.id).await? {
-            Stop::Done(Some(stopped)) => Ok(self.account(id, &stopped)),
+            Stop::Done(Some(stopped)) => Ok(self.account(id, &stopped, now)),
             Stop::Done(None) => Err(Error::NotFound),
             Stop::Journaled(end) => Ok(self.promise(end, now)),
         }
@@ -224,11 +235,13 @@ impl Broker {
             tally: Tally::default(),
             generation: self.parts.ledger.generation(),
             effective_by: by,
-            reach: ["introspection", "status_list", "crl", "jwks_only"].map(|class| Reach { class, by }).into(),
+            reach: ["introspection", "feed", "status_list", "crl", "jwks_only"]
+                .map(|class| Reach::of(class, by))
+                .into(),
         }
     }
 
-    fn account(&self, id: &TaskId, stopped: &Stopped) -> Revoked {
+    fn account(&self, id: &TaskId, stopped: &Stopped, now: Time) -> Revoked {
         let Stopped { end, task, expires_at, tally, effective_at, status } = stopped;
         let state = expires_at.map_or(end.state, |deadline| State::of(Some(end), deadline, end.at));
         // A verifier that asks learns of it with its next question; one that reads status lists, when the list it holds expires; one
@@ -241,18 +254,23 @@ impl Broker {
         let last = DateTime::from_timestamp(tally.latest_expiry, 0).unwrap_or(effective_at).max(effective_at);
         // Of what nobody here knows, nobody knows when it expires: only that nothing lives longer than a task may.
         let last = if task.is_some() { last } else { last.max(effective_at + TimeDelta::seconds(i64::from(MAX_TTL))) };
+        // Nobody who follows goes by a state that was fresh before it was effective for longer than that, heard or not.
+        let followed = effective_at + TimeDelta::seconds(i64::from(self.rules().parties.freshness())) + FOLLOWERS_SKEW;
+        let crl = effective_at + TimeDelta::seconds(i64::from(CRL_LIFE));
+        let feed = Reach { class: "feed", heard: Some(self.heard_of(id, now)), by: followed };
         Revoked {
             task: id.clone(),
             state: Some(state),
             known: task.is_some(),
             tally: *tally,
             generation: self.parts.ledger.generation(),
-            effective_by: listed.max(effective_at + TimeDelta::seconds(i64::from(CRL_LIFE))),
+            effective_by: listed.max(crl).max(followed),
             reach: vec![
-                Reach { class: "introspection", by: effective_at },
-                Reach { class: "status_list", by: listed },
-                Reach { class: "crl", by: effective_at + TimeDelta::seconds(i64::from(CRL_LIFE)) },
-                Reach { class: "jwks_only", by: last },
+                Reach::of("introspection", effective_at),
+                feed,
+                Reach::of("status_list", listed),
+                Reach::of("crl", crl),
+                Reach::of("jwks_only", last),
             ],
         }
     }

@@ -306,6 +306,7 @@ pub(super) fn revoked(answer: &Value, now: Time) -> String {
         };
         let class = match reach["class"].as_str() {
             Some("introspection") => "services that introspect",
+            Some("feed") => "services that follow the feed",
             Some("status_list") => "services that read status lists",
             Some("crl") => "services that check revocation lists",
             Some("jwks_only") => "services that only check signatures",

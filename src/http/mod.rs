@@ -83,6 +83,7 @@ fn api() -> OpenApiRouter<Arc<Broker>> {
         .routes(routes!(certificates::lists))
         .routes(routes!(status::list))
         .routes(routes!(revocations::follow))
+        .routes(routes!(revocations::acknowledge))
         .routes(routes!(revocations::jwks))
         .routes(routes!(oauth::token))
         .routes(routes!(oauth::introspect))

@@ -3,7 +3,7 @@
 use axum::{
     Extension,
     extract::{Query, State, rejection::QueryRejection},
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{
         IntoResponse as _, Response, Sse,
         sse::{Event, KeepAlive},
@@ -13,11 +13,11 @@ use futures_util::stream;
 use serde::Deserialize;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     error::Problem,
-    extract::Called,
+    extract::{Called, Json},
     keys::{self, JwkSet},
     openapi::{Refusals, refused},
     watch,
@@ -105,6 +105,41 @@ pub(super) async fn follow(
 fn left(headers: &HeaderMap) -> Option<Left> {
     let (broker, sequence) = headers.get("last-event-id")?.to_str().ok()?.rsplit_once(':')?;
     Some(Left { broker: broker.to_owned(), sequence: sequence.parse().ok()? })
+}
+
+/// How far a service is.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Acknowledgement)]
+pub(super) struct AckBody {
+    /// The broker whose state it goes by.
+    broker: String,
+    /// The sequence of that state.
+    sequence: u64,
+}
+
+/// Say which state is gone by.
+///
+/// A service that follows the feed says how far it is, so that a revoke can tell who has heard of it. It goes to the broker that it
+/// follows, about that broker's states.
+#[utoipa::path(
+    post, path = "/v1/revocations/ack", operation_id = "acknowledgeRevocations", tag = "revocations",
+    request_body = AckBody,
+    responses(
+        (status = 204, description = "Noted"),
+        Refusals<{ refused::MALFORMED | refused::EVIDENCE | refused::ROLE | refused::BODY }>,
+    ),
+    security(("service" = [])),
+    extensions(("x-remit-callers" = json!(["service"]))),
+)]
+pub(super) async fn acknowledge(
+    State(broker): State<Arc<Broker>>,
+    called: Called,
+    Json { value, .. }: Json<AckBody>,
+) -> Result<StatusCode, Problem> {
+    let AckBody { broker: name, sequence } = value;
+    broker.acknowledge(called.request, &Left { broker: name, sequence }).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// The public keys of the states of the feed.

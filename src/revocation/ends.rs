@@ -89,6 +89,12 @@ impl Ends {
         true
     }
 
+    /// The number of the end of this task, or of the one above it that ended first.
+    pub(super) fn number_of(&self, task: &TaskId) -> Option<u64> {
+        let set = self.lock();
+        task.lineage().filter_map(|id| set.held.get(&id)?.number).min()
+    }
+
     /// What was numbered after `number`, in order, and the last number.
     pub(super) fn numbered_after(&self, number: u64) -> (Vec<Ending>, u64) {
         let set = self.lock();

@@ -135,6 +135,12 @@ impl Revocations {
         self.ends.numbered_after(number)
     }
 
+    /// From which number on verifiers know that this task has ended; `None` where they were not told.
+    #[must_use]
+    pub fn number_of(&self, task: &TaskId) -> Option<u64> {
+        self.ends.number_of(task)
+    }
+
     /// Whether this broker can tell what is newer than `number`.
     #[must_use]
     pub fn can_resume(&self, number: u64) -> bool {

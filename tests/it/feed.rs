@@ -171,6 +171,38 @@ both! {
         assert!(after.claims.get("previous").is_none() && names(&after.claims, &task));
     }
 
+    /// A revoke says how many of those that follow have heard of it.
+    async fn a_service_says_how_far_it_is(stand) {
+        let (task, _) = stand.task_with_token().await;
+        let heard = |answer: &Value| {
+            let feed = answer["reach"].as_array().unwrap().iter().find(|reach| reach["class"] == "feed").unwrap().clone();
+            (feed["acknowledged"].clone(), feed["of"].clone())
+        };
+        let state = stand.client.get(stand.url(PATH)).bearer_auth(GIT_TOKEN).send().await.unwrap().text().await.unwrap();
+        let before = claims(&state);
+        let first = stand.revoke(&task).await.expect(StatusCode::OK);
+        assert_eq!(heard(&first), (json!(0), json!(1)));
+        let ack = async |broker: &Value, sequence: u64, bearer: &str| {
+            stand.post("/v1/revocations/ack", bearer, json!({"broker": broker, "sequence": sequence})).await
+        };
+        let (broker, sequence) = (&before["broker"], before["sequence"].as_u64().unwrap());
+        assert_eq!(ack(broker, sequence, GIT_TOKEN).await.status, StatusCode::NO_CONTENT);
+        assert_eq!(heard(&stand.revoke(&task).await.json()), (json!(0), json!(1)));
+        // What was never said, nobody has heard; and nobody speaks for another, or for another broker.
+        ack(broker, sequence + 2, GIT_TOKEN).await.refused(400, "invalid_request");
+        ack(&json!("broker_x"), sequence, GIT_TOKEN).await.refused(400, "invalid_request");
+        ack(broker, sequence + 1, RESPONDER).await.refused(403, "policy_denied");
+        ack(broker, sequence + 1, &stand.evidence()).await.refused(403, "policy_denied");
+        ack(broker, sequence + 1, "nobody").await.refused(401, "evidence_invalid");
+        assert_eq!(ack(broker, sequence + 1, GIT_TOKEN).await.status, StatusCode::NO_CONTENT);
+        // It never goes back.
+        assert_eq!(ack(broker, sequence, GIT_TOKEN).await.status, StatusCode::NO_CONTENT);
+        assert_eq!(heard(&stand.revoke(&task).await.json()), (json!(1), json!(1)));
+        // One whose state has run out is not waited for.
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(heard(&stand.revoke(&task).await.json()), (json!(0), json!(0)));
+    }
+
     async fn bad_questions_are_refused(stand) {
         for query in ["?nonce=", "?nonce=a%20b", "?nonce=a&nonce=b", "?since=1", &format!("?nonce={}", "a".repeat(129))] {
             let answer = stand.client.get(stand.url(&format!("{PATH}{query}"))).send().await.unwrap();

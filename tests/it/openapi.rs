@@ -455,6 +455,11 @@ async fn documents(tour: &mut Tour) {
     tour.send("GET", "/status-lists/{id}", Sent { id: "99", ..Sent::default() }, 404).await;
     tour.send("GET", "/v1/revocations", Sent { query: "?nonce=", ..Sent::default() }, 400).await;
     tour.send("GET", "/v1/revocations", bare("garbage", ""), 401).await;
+    let state = tour.stand.client.get(tour.stand.url("/v1/revocations")).send().await.unwrap().text().await.unwrap();
+    let ack = json!({"broker": claims(&state)["broker"], "sequence": claims(&state)["sequence"]});
+    unread(tour, "/v1/revocations/ack", "", ack.clone()).await;
+    tour.send("POST", "/v1/revocations/ack", body(VIEWER, "", ack.clone()), 403).await;
+    tour.send("POST", "/v1/revocations/ack", body(GIT_TOKEN, "", ack), 204).await;
     let headers = [("accept", "text/html")];
     tour.send("GET", "/status-lists/{id}", Sent { id: "0", headers: &headers, ..Sent::default() }, 406).await;
 }

@@ -171,6 +171,10 @@ async fn call(stand: &Stand, method: &str, path: &str, bearer: Option<&str>, (ta
                     Some(members.chain([("reports".to_owned(), json!([report]))]).collect())
                 }
                 "/v1/tasks/{id}/renew" => Some(json!({"ttl": 60})),
+                "/v1/revocations/ack" => {
+                    let state = claims(&stand.call(Method::GET, "/v1/revocations", None, None).await.text);
+                    Some(json!({"broker": state["broker"], "sequence": state["sequence"]}))
+                }
                 "/v1/keys/rotate" | "/v1/keys/{id}/taint" | "/v1/tasks/{id}/complete" | "/v1/tasks/{id}/revoke" => {
                     Some(json!({"reason": "r"}))
                 }
@@ -294,6 +298,7 @@ fn nothing_that_can_be_called_says_who_may_do_what() {
         "POST /oauth2/token: workload",
         "POST /v1/keys/rotate: admin",
         "POST /v1/keys/{id}/taint: admin",
+        "POST /v1/revocations/ack: service",
         "POST /v1/tasks: workload",
         "POST /v1/tasks/{id}/certificate: workload",
         "POST /v1/tasks/{id}/complete: workload",

@@ -19,10 +19,11 @@ both! {
         assert_eq!((&answer["ended_tasks"], &answer["credentials"], &answer["generation"]), (&json!(1), &json!(2), &json!(1)));
         let at = text(&answer["reach"][0], "by");
         assert_eq!(answer["reach"][0], json!({"class": "introspection", "by": at}));
-        assert_eq!(answer["reach"][1], json!({"class": "status_list", "by": answer["effective_by"]}));
-        assert_eq!(answer["reach"][2], json!({"class": "crl", "by": answer["effective_by"]}));
-        assert_eq!(answer["reach"][3]["class"], "jwks_only");
-        let last: chrono::DateTime<chrono::Utc> = text(&answer["reach"][3], "by").parse().unwrap();
+        assert_eq!((&answer["reach"][1]["class"], &answer["reach"][1]["of"]), (&json!("feed"), &json!(0)));
+        assert_eq!(answer["reach"][2], json!({"class": "status_list", "by": answer["effective_by"]}));
+        assert_eq!(answer["reach"][3], json!({"class": "crl", "by": answer["effective_by"]}));
+        assert_eq!(answer["reach"][4]["class"], "jwks_only");
+        let last: chrono::DateTime<chrono::Utc> = text(&answer["reach"][4], "by").parse().unwrap();
         assert_eq!(last.timestamp(), crate::support::claims(&second)["exp"].as_i64().unwrap());
         for token in [&token, &second] {
             assert_eq!(stand.introspect(token).await, json!({"active": false}));
@@ -34,6 +35,7 @@ both! {
         let instant = |text: &str| text.parse::<chrono::DateTime<chrono::Utc>>().unwrap();
         assert!(instant(&text(&shown, "ended_at")) <= instant(&at));
         assert_eq!((instant(&text(&answer, "effective_by")) - instant(&at)).num_seconds(), 10);
+        assert_eq!((instant(&text(&answer["reach"][1], "by")) - instant(&at)).num_seconds(), 6);
         // A second call answers with the first one's instants and counts, whatever reason it gives.
         let again = stand.post(&format!("/v1/tasks/{task}/revoke"), RESPONDER, json!({"reason": "again"})).await.expect(StatusCode::OK);
         assert_eq!(again, answer);

@@ -601,6 +601,11 @@ async fn the_log_is_read_back_segment_by_segment() {
         let time = clock.now();
         audit.record(&[Entry { time, ..entry(&format!("thing {at}")) }]).await.unwrap();
         clock.advance(TimeDelta::hours(24));
+        audit.tick();
+        // The writer begins another segment when it gets to it.
+        while audit.reader().chapters().unwrap().len() < at + 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
     }
     let reader = audit.reader();
     let read = |since: Option<Time>, until: Option<Time>| {
@@ -618,7 +623,6 @@ async fn the_log_is_read_back_segment_by_segment() {
     };
     let things = |of: std::ops::Range<usize>| of.map(|at| format!("thing {at}")).collect::<Vec<_>>();
     assert_eq!(read(None, None), things(0..5));
-    assert!(reader.chapters().unwrap().len() >= 4);
     let began = clock.now() - TimeDelta::hours(5 * 24);
     let narrow = read(Some(began + TimeDelta::hours(48)), Some(began + TimeDelta::hours(49)));
     assert!(narrow.contains(&"thing 2".to_owned()) && narrow.len() <= 2, "{narrow:?}");

@@ -350,8 +350,16 @@ pub(in crate::http) enum RevokeState {
 /// By when a class of verifier denies what was revoked.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct Reach {
-    /// `introspection`, `status_list`, `crl`, or `jwks_only`: who knows nothing but the keys.
+    /// `introspection`, `feed`, `status_list`, `crl`, or `jwks_only`: who knows nothing but the keys.
     class: &'static str,
+    /// `feed`: how many of the services that follow this broker, and say who they are, have said that they deny it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    acknowledged: Option<u64>,
+    /// `feed`: how many of them there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    of: Option<u64>,
     /// By then, at the latest.
     #[schema(value_type = String, format = DateTime)]
     by: Time,
@@ -360,7 +368,11 @@ pub(in crate::http) struct Reach {
 impl From<Revoked> for RevokeAnswer {
     fn from(revoked: Revoked) -> Self {
         let Revoked { task, state, known, tally, generation, effective_by, reach } = revoked;
-        let reach = reach.iter().map(|broker::Reach { class, by }| Reach { class, by: *by }).collect();
+        let reach = reach.into_iter().map(|broker::Reach { class, heard, by }| {
+            let (acknowledged, of) = heard.unzip();
+            Reach { class, acknowledged, of, by }
+        });
+        let reach = reach.collect();
         let (ended_tasks, credentials) = (tally.ended_tasks, tally.credentials);
         let state = match state {
             Some(task::State::Completed) => RevokeState::Completed,
