@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use super::Entry;
+use super::{Class, Entry};
 use crate::id::TaskId;
 
 /// The member that the digest of the record before stands in.
@@ -208,13 +208,15 @@ pub(super) struct Unplaced {
     after: String,
     /// The task it is about, if any.
     pub(super) task: Option<TaskId>,
+    /// What it is to others.
+    pub(super) class: Class,
 }
 
 impl Unplaced {
     /// Puts an entry into JSON.
     pub(super) fn of(entry: &Entry) -> Result<Self, serde_json::Error> {
-        let task = entry.task.clone();
-        let mut placed = Self { before: String::new(), between: String::new(), after: String::new(), task };
+        let (task, class) = (entry.task.clone(), entry.event.class());
+        let mut placed = Self { before: String::new(), between: String::new(), after: String::new(), task, class };
         let Value::Object(mut members) = serde_json::to_value(entry)? else {
             return Err(serde::ser::Error::custom("an entry is an object"));
         };

@@ -8,6 +8,7 @@ mod anchor;
 pub mod bundle;
 pub mod chain;
 pub mod checkpoint;
+mod class;
 mod config;
 pub mod examine;
 mod past;
@@ -16,6 +17,7 @@ pub mod segment;
 mod writer;
 
 pub use anchor::Anchor;
+pub use class::Class;
 pub use config::Config;
 pub use past::Told;
 pub use reader::{Chapter, Reader};
@@ -50,6 +52,17 @@ pub struct Recorded {
     pub sequence: u64,
     /// Its line, without the line feed.
     pub line: String,
+}
+
+/// A record that is on disk, for whoever sends it on.
+#[derive(Debug)]
+pub struct Copied<'a> {
+    /// Its number.
+    pub sequence: u64,
+    /// Its line, without the line feed.
+    pub line: &'a str,
+    /// What it is to others.
+    pub class: Class,
 }
 
 /// One line of the log.

@@ -23,7 +23,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Actor, Entry, Event, Reader, Recorded, Span, Unrecorded,
+    Actor, Class, Copied, Entry, Event, Reader, Recorded, Span, Unrecorded,
     chain::{Head, Unplaced},
     checkpoint::Signer,
     past::{self, Told},
@@ -32,7 +32,7 @@ use super::{
 use crate::{
     clock::{Clock, Time},
     failpoint::{Step, reached},
-    id::{hex, random},
+    id::{TaskId, hex, random},
     jose::SigningKey,
 };
 
@@ -50,6 +50,16 @@ const AHEAD: u64 = 4 << 20;
 
 /// Whoever is told of records.
 type Listener = Box<dyn Fn(Recorded) + Send + Sync>;
+
+/// Whoever sends them on.
+type Copier = Box<dyn Fn(Copied<'_>) + Send + Sync>;
+
+/// Who is told of what is on disk.
+#[derive(Default)]
+struct Listeners {
+    records: OnceLock<Listener>,
+    copies: OnceLock<Copier>,
+}
 
 /// How the log is kept.
 #[derive(Debug, Clone)]
@@ -134,7 +144,12 @@ impl Audit {
     /// Tells `listener` of every record about a task from now on, in order, once it is on disk and before whoever waits for it
     /// hears so. It must not block: the log waits for it. There is one listener, the first.
     pub fn tell(&self, listener: impl Fn(Recorded) + Send + Sync + 'static) {
-        let _ = self.writer.listener.set(Box::new(listener));
+        let _ = self.writer.listeners.records.set(Box::new(listener));
+    }
+
+    /// Shows `copier` every record from now on, in order, once it is on disk. It must not block either, and is the first that is given.
+    pub fn copy(&self, copier: impl Fn(Copied<'_>) + Send + Sync + 'static) {
+        let _ = self.writer.listeners.copies.set(Box::new(copier));
     }
 
     /// Hands the records about tasks that are on disk to `each`, in order, as far back as is read in a moment.
@@ -208,7 +223,7 @@ impl Audit {
         let (queue, messages) = mpsc::channel(QUEUE);
         let (tell, checkpoints) = watch::channel(None);
         let condition = Arc::new(Mutex::new(Condition::Good));
-        let listener = Arc::new(OnceLock::new());
+        let listeners = Arc::<Listeners>::default();
         let durable = Arc::new(AtomicU64::new(head.sequence));
         let mut writer = Writer {
             dir: dir.to_owned(),
@@ -219,7 +234,7 @@ impl Audit {
             signer,
             signed: Instant::now(),
             tell,
-            listener: Arc::clone(&listener),
+            listeners: Arc::clone(&listeners),
             durable: Arc::clone(&durable),
             terms,
             clock,
@@ -235,7 +250,7 @@ impl Audit {
             .map_err(|error| Unrecorded(format!("the audit writer could not be started: {error}")))?;
         let (queue, thread) = (Some(queue), Some(thread));
         let reader = Reader { dir: dir.to_owned(), log: name, durable };
-        let writer = Handle { queue, thread, condition, deadline, checkpoints, reader, listener };
+        let writer = Handle { queue, thread, condition, deadline, checkpoints, reader, listeners };
         Ok(Self { writer: Arc::new(writer) })
     }
 }
@@ -249,7 +264,7 @@ struct Handle {
     deadline: Duration,
     checkpoints: watch::Receiver<Option<String>>,
     reader: Reader,
-    listener: Arc<OnceLock<Listener>>,
+    listeners: Arc<Listeners>,
 }
 
 impl Handle {
@@ -323,7 +338,7 @@ struct Writer<M> {
     /// When it signed last.
     signed: Instant,
     tell: watch::Sender<Option<String>>,
-    listener: Arc<OnceLock<Listener>>,
+    listeners: Arc<Listeners>,
     /// The number of the last record that is durable, for readers.
     durable: Arc<AtomicU64>,
     terms: Terms,
@@ -380,8 +395,8 @@ impl<M: Medium> Writer<M> {
         let mut group = Group::new(self.end);
         let spans: Vec<_> = calls.iter().map(|call| group.add(&call.lines)).collect();
         let outcome = self.write(&group);
-        if let (Ok(()), Some(listener)) = (&outcome, self.listener.get()) {
-            group.recorded.into_iter().for_each(listener);
+        if outcome.is_ok() {
+            group.tell(&self.listeners);
         }
         for (call, span) in calls.into_iter().zip(spans) {
             call.answer(outcome.clone().map(|()| span));
@@ -558,8 +573,15 @@ struct Group {
     bytes: Vec<u8>,
     /// Where the log ends when it is written.
     end: End,
-    /// What of it is about a task.
-    recorded: Vec<Recorded>,
+    recorded: Vec<Placed>,
+}
+
+/// A record in its place.
+struct Placed {
+    task: Option<TaskId>,
+    class: Class,
+    sequence: u64,
+    line: String,
 }
 
 impl Group {
@@ -574,12 +596,22 @@ impl Group {
             let text = line.place(&mut self.end.head);
             self.bytes.extend_from_slice(text.as_bytes());
             self.bytes.push(b'\n');
-            if let Some(task) = line.task.clone() {
-                self.recorded.push(Recorded { task, sequence: self.end.head.sequence, line: text });
-            }
+            let (task, class) = (line.task.clone(), line.class);
+            self.recorded.push(Placed { task, class, sequence: self.end.head.sequence, line: text });
         }
         self.end.length += (self.bytes.len() - before) as u64;
         Span(first, self.end.head.sequence)
+    }
+
+    fn tell(self, listeners: &Listeners) {
+        for Placed { task, class, sequence, line } in self.recorded {
+            if let Some(copier) = listeners.copies.get() {
+                copier(Copied { sequence, line: &line, class });
+            }
+            if let (Some(listener), Some(task)) = (listeners.records.get(), task) {
+                listener(Recorded { task, sequence, line });
+            }
+        }
     }
 }
 
