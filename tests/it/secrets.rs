@@ -211,7 +211,7 @@ async fn what_is_secret_in_a_configuration_stays_there() {
     let mut places = places(redis.dir.path());
     for other in [wrong, misplaced] {
         fs::write(&config, written.replace(&good, &other)).unwrap();
-        for arguments in [&["serve", "--config"][..], &["config", "check"]] {
+        for arguments in [&["serve", "--config"][..], &["config", "check", "--config"]] {
             let mut command = Command::new(REMIT);
             command.args(arguments).arg(&config).env("REMIT_LOG", "trace").kill_on_drop(true);
             let said = tokio::time::timeout(Duration::from_secs(30), command.output()).await.unwrap().unwrap();

@@ -194,17 +194,18 @@ impl Drop for Server {
     }
 }
 
-/// The audit log, the copies of its checkpoints and the embedded store of a configuration.
+/// The audit log, the copies of its checkpoints, the journal and the embedded store of a configuration.
 pub(crate) fn written_by(config: &Path) -> Vec<(String, Vec<u8>)> {
     let dir = config.parent().expect("a directory");
     let text = fs::read_to_string(config).expect("it was deleted before what it wrote could be searched");
     // A test may have made it one that is refused.
     let table: toml::Table = text.parse().unwrap_or_default();
     let store = table.get("store").and_then(|store| store["url"].as_str()).unwrap_or_default();
-    let audit = table.get("files").and_then(|files| files.get("audit")?.as_str()).unwrap_or_default();
+    let directories = ["audit", "journal"];
+    let directories = directories.iter().filter_map(|name| table.get("files")?.get(name)?.as_str());
     let anchors = table.get("audit").and_then(|audit| audit.get("anchor")?.as_array());
     let anchors = anchors.into_iter().flatten().filter_map(|anchor| anchor.get("path")?.as_str());
-    let mut places = if audit.is_empty() { Vec::new() } else { secrets::places(&dir.join(audit)) };
+    let mut places: Vec<_> = directories.flat_map(|name| secrets::places(&dir.join(name))).collect();
     for file in anchors.chain(store.strip_prefix("redb:")) {
         places.extend(fs::read(dir.join(file)).ok().map(|octets| (dir.join(file).display().to_string(), octets)));
     }
