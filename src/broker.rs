@@ -107,6 +107,7 @@ use crate::{
     policy::{Ask, Policies, Verdict, Words, considered},
     revocation::{Certificates, Crls, FeedTerms, Revocations, StatusLists},
     task::{AccessDetail, CredentialRequest, CredentialType, ReportTerms, Task, check_requests},
+    telemetry::Telemetry,
     verify::{Signed, Token},
 };
 
@@ -159,6 +160,8 @@ pub struct Parts {
     pub audit: Audit,
     /// What is counted.
     pub metrics: Metrics,
+    /// What is sent on.
+    pub telemetry: Telemetry,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
 }
@@ -223,6 +226,7 @@ struct Kept {
     feed: FeedTerms,
     audit: Audit,
     metrics: Metrics,
+    telemetry: Telemetry,
     clock: Arc<dyn Clock>,
 }
 
@@ -268,6 +272,7 @@ impl Broker {
             key_life,
             audit,
             metrics,
+            telemetry,
             clock,
         } = parts;
         let (publishing, keys) = (crl::Publishing::new(ledger.changes()), Arc::new(keys));
@@ -287,6 +292,7 @@ impl Broker {
                 feed,
                 audit,
                 metrics,
+                telemetry,
                 clock,
             },
             revocations,
@@ -510,6 +516,12 @@ impl Broker {
     #[must_use]
     pub fn audit(&self) -> &Audit {
         &self.parts.audit
+    }
+
+    /// What is sent on.
+    #[must_use]
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.parts.telemetry
     }
 
     /// What is counted.

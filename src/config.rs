@@ -27,6 +27,7 @@ use crate::{
     revocation::FeedTerms,
     secret_file,
     task::ReportTerms,
+    telemetry,
 };
 
 /// What is wrong with a configuration: one sentence a line, each saying what to change.
@@ -77,6 +78,9 @@ pub struct Config {
     /// The revocation feed.
     #[serde(default)]
     pub feed: FeedTerms,
+    /// Where telemetry goes.
+    #[serde(default)]
+    pub telemetry: telemetry::Config,
     /// What is allowed.
     pub policy: Policy,
     /// Who can prove what they are.
@@ -435,6 +439,7 @@ impl Config {
             certificates: Certificates::default(),
             feed: FeedTerms::default(),
             reports: ReportTerms::default(),
+            telemetry: telemetry::Config::default(),
             policy: Policy { dir: None },
             attestors: vec![attest::Config::development()],
             services: Vec::new(),
@@ -469,6 +474,7 @@ impl Config {
             ("[dpop]", self.dpop != running.dpop),
             ("[certificates]", self.certificates != running.certificates),
             ("[reports]", self.reports != running.reports),
+            ("[telemetry]", self.telemetry != running.telemetry),
         ];
         let changed = changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect();
         self.issuer.clone_from(&running.issuer);
@@ -483,6 +489,7 @@ impl Config {
         self.certificates = running.certificates;
         self.reports = running.reports;
         self.feed = running.feed;
+        self.telemetry = running.telemetry.clone();
         (self, changed)
     }
 
@@ -514,6 +521,7 @@ impl Config {
         if let Some(upstream) = &mut self.authority.upstream {
             upstream.resolve(base);
         }
+        self.telemetry.resolve(base);
         for attestor in &mut self.attestors {
             attestor.resolve(base);
         }
@@ -545,6 +553,7 @@ impl Config {
         mistakes.extend(self.store.check().err());
         mistakes.extend(self.audit.mistakes());
         mistakes.extend(self.reports.mistake());
+        mistakes.extend(self.telemetry.mistakes());
         if !(1..=86_400).contains(&self.keys.jwks_max_age) {
             mistakes.push("`keys.jwks_max_age` is 1 to 86400 seconds".into());
         }
@@ -628,6 +637,7 @@ fn unreadable(text: &str, first: toml::de::Error) -> Vec<(usize, toml::de::Error
                 "dpop" => found.extend(take::<Dpop>(section)),
                 "certificates" => found.extend(take::<Certificates>(section)),
                 "reports" => found.extend(take::<ReportTerms>(section)),
+                "telemetry" => found.extend(take::<telemetry::Config>(section)),
                 "policy" => found.extend(take::<Policy>(section)),
                 "attestor" => found.extend(each::<attest::Config>(section)),
                 "service" => found.extend(each::<ServiceConfig>(section)),
@@ -687,7 +697,7 @@ mod tests {
             &path,
             "issuer = 7\ntrust_domain = 'example.com'\n[listen]\nhttp = '127.0.0.1:1'\n[store]\nurl = 'redb:x'\n\
              mac_key_file = 'k'\n[files]\nkeys = 'k'\naudit = 'a'\n[keys]\n[authority]\n[dpop]\nnonce = 'offered'\n\
-             [certificates]\nno_rev_avail = true\n[reports]\nbodies = true\nmax_body = 1\n[policy]\ndir = 'p'\n",
+             [certificates]\nno_rev_avail = true\n[reports]\nbodies = true\nmax_body = 1\n[telemetry]\n[policy]\ndir = 'p'\n",
         )
         .unwrap();
         let Mistakes(mistakes) = Config::load(&path, Overrides::default()).unwrap_err();

@@ -24,6 +24,7 @@
 //! - [`audit`]: one line for every decision and act, durable before the answer leaves.
 //! - [`metrics`]: what is counted and timed; nothing is decided by it.
 //! - [`failpoint`]: where a test can make a broker die.
+//! - [`telemetry`]: what of that is sent on to a collector; nothing waits for it.
 //! - [`revocation`]: what has ended. An end is one record for a task id, and a task id names all its ancestors, so a revoke
 //!   costs the same for one credential and for a hundred thousand.
 //!
@@ -89,5 +90,7 @@ pub mod secret_file;
 #[cfg(feature = "broker")]
 pub mod serve;
 pub mod task;
+#[cfg(feature = "broker")]
+pub mod telemetry;
 #[cfg(feature = "verify")]
 pub mod verify;

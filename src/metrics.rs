@@ -34,6 +34,7 @@ struct Inner {
     audit_seconds: Histogram,
     audit_errors: Counter,
     audit_anchored: Family<Anchoring, Counter>,
+    telemetry: Family<Exporting, Counter>,
     live_credentials: Gauge,
     live_tasks: Gauge,
     store_up: Gauge,
@@ -145,6 +146,12 @@ struct Anchoring {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Exporting {
+    signal: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PolicyInfo {
     digest: String,
 }
@@ -181,6 +188,7 @@ impl Metrics {
             audit_seconds: timer(),
             audit_errors: Counter::default(),
             audit_anchored: Family::default(),
+            telemetry: Family::default(),
             live_credentials: Gauge::default(),
             live_tasks: Gauge::default(),
             store_up: Gauge::default(),
@@ -211,6 +219,7 @@ impl Metrics {
         all.register("audit_write_duration_seconds", "Time until records were durable", inner.audit_seconds.clone());
         all.register("audit_errors", "Times the audit log took nothing", inner.audit_errors.clone());
         all.register("audit_checkpoints_sent", "Checkpoints sent to an anchor", inner.audit_anchored.clone());
+        all.register("telemetry_exported", "Telemetry sent to the collector", inner.telemetry.clone());
         all.register("live_credentials", "Signed by this broker and alive", inner.live_credentials.clone());
         all.register("live_tasks", "Declared at this broker and alive", inner.live_tasks.clone());
         all.register("store_up", "Whether the store answered when last asked", inner.store_up.clone());
@@ -295,6 +304,12 @@ impl Metrics {
     pub fn anchored(&self, anchor: &str, sent: bool) {
         let outcome = if sent { "sent" } else { "failed" };
         self.0.audit_anchored.get_or_create(&Anchoring { anchor: anchor.to_owned(), outcome }).inc();
+    }
+
+    /// So many of a signal (`logs`, `traces`; `metrics`: all of them at once) were sent to the collector, or left out.
+    pub fn exported(&self, signal: &'static str, sent: bool, count: u64) {
+        let outcome = if sent { "sent" } else { "dropped" };
+        self.0.telemetry.get_or_create(&Exporting { signal, outcome }).inc_by(count);
     }
 
     /// The audit log took records, or failed.

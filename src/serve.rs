@@ -2,6 +2,8 @@
 
 mod own;
 mod reload;
+#[cfg(feature = "otlp")]
+mod ship;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use own::Own;
@@ -35,6 +37,7 @@ use crate::{
     party::Parties,
     policy::{BadPolicies, Policies},
     revocation::Revocations,
+    telemetry::{Copied, Telemetry, Waiting},
 };
 
 /// How long requests under way may take after a shutdown began.
@@ -77,6 +80,8 @@ pub struct Running {
     stop: CancellationToken,
     tasks: TaskTracker,
     telling: (CancellationToken, TaskTracker),
+    #[cfg(feature = "otlp")]
+    shipping: ship::Shipping,
 }
 
 /// Builds a broker and starts to serve.
@@ -104,15 +109,17 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
     let (parts, tls) = check(&config)?;
     let anchors = config.audit.anchors.iter().map(Anchor::new).collect::<Result<Vec<_>, _>>();
     let anchors = anchors.map_err(StartError::Configuration)?;
-    let broker = Arc::new(build(config.clone(), parts, clock).await?);
+    #[cfg(feature = "otlp")]
+    let (exporter, time) = (ship::exporter(&config).map_err(StartError::Configuration)?, clock.clone());
+    #[cfg_attr(not(feature = "otlp"), expect(unused_variables, reason = "nothing is sent"))]
+    let (broker, waiting) = Box::pin(build(config.clone(), parts, clock)).await?;
+    #[cfg(feature = "otlp")]
+    let shipping = ship::begin(exporter.zip(waiting), &broker, time);
     let own = match own_names(&config) {
         Some(hosts) => Some(own::begin(broker.clone(), hosts, config.listen.tls_min_version).await?),
         None => None,
     };
-    let unix = match &socket {
-        Some(path) => Some(bind_unix(path).await?),
-        None => None,
-    };
+    let unix = bind_unix(socket.as_deref()).await?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let router = http::router(broker.clone(), tasks.clone(), stop.clone());
     let listen = |listener: Listener, router, most| {
@@ -150,11 +157,18 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
     }
     tasks.close();
     // It outlasts the requests, so that the last of them are told of too.
-    let telling = (CancellationToken::new(), TaskTracker::new());
-    let (teller, until) = (broker.clone(), telling.0.clone());
-    telling.1.spawn(async move { teller.tell(until).await });
-    telling.1.close();
-    Ok(Running { http, https, socket, broker, stop, tasks, telling })
+    let telling = tell(broker.clone());
+    Ok(Running {
+        http,
+        https,
+        socket,
+        broker,
+        stop,
+        tasks,
+        telling,
+        #[cfg(feature = "otlp")]
+        shipping,
+    })
 }
 
 /// All that is wrong with a configuration and the files that it names, or the parts.
@@ -268,6 +282,8 @@ impl Checked {
         mistakes.extend(StoreKey::check(&config.store.mac_key_file).err());
         mistakes.extend(key_file::load(&audit_key_file(config)).err());
         mistakes.extend(config.audit.anchors.iter().filter_map(|anchor| Anchor::new(anchor).err()));
+        #[cfg(feature = "otlp")]
+        mistakes.extend(ship::exporter(config).err());
         let tls = keep(tls(config).transpose().map_err(|mistake| vec![mistake]), &mut mistakes);
         let mut parts = parts.filter(|_| mistakes.is_empty()).ok_or(mistakes)?;
         parts.weaknesses.extend(weaknesses(tls.flatten().as_ref(), config));
@@ -277,7 +293,11 @@ impl Checked {
     }
 }
 
-async fn build(config: Config, parts: Checked, clock: Arc<dyn Clock>) -> Result<Broker, StartError> {
+async fn build(
+    config: Config,
+    parts: Checked,
+    clock: Arc<dyn Clock>,
+) -> Result<(Arc<Broker>, Option<Waiting>), StartError> {
     for weakness in &parts.weaknesses {
         tracing::warn!("{weakness}");
     }
@@ -293,6 +313,18 @@ async fn build(config: Config, parts: Checked, clock: Arc<dyn Clock>) -> Result<
     let audit = audit.map_err(|why| failed(&why))?;
     let revocations = Revocations::open(&config.files.journal()).map_err(|why| failed(&why))?;
     let metrics = Metrics::new(rules.policies.digest());
+    let (telemetry, waiting) = match &config.telemetry.otlp {
+        Some(_) => {
+            let (telemetry, waiting) = Telemetry::new(clock.clone(), metrics.clone());
+            let told = telemetry.clone();
+            audit.copy(move |record| {
+                let class = (record.class.uid(), record.class.name());
+                told.copied(|| Copied { sequence: record.sequence, line: record.line.to_owned(), class });
+            });
+            (telemetry, Some(waiting))
+        }
+        None => (Telemetry::default(), None),
+    };
     let ledger = Ledger::open(&config.store, store_key, clock.clone(), metrics.clone(), config.strict);
     let ledger = ledger
         .await
@@ -312,6 +344,7 @@ async fn build(config: Config, parts: Checked, clock: Arc<dyn Clock>) -> Result<
         key_life: KeyLife { jwks_max_age: config.keys.jwks_max_age, rotate_every: config.keys.rotate_every },
         audit,
         metrics,
+        telemetry,
         clock,
     });
     broker.publish_keys().await.map_err(|why| failed(&why))?;
@@ -319,7 +352,7 @@ async fn build(config: Config, parts: Checked, clock: Arc<dyn Clock>) -> Result<
     broker.publish_crls().await;
     // What the store lacks it is told before anybody is served.
     broker.watch().await;
-    Ok(broker)
+    Ok((Arc::new(broker), waiting))
 }
 
 /// Signs the checkpoints of the audit log, and nothing else.
@@ -347,6 +380,14 @@ async fn watch(broker: Arc<Broker>, stop: CancellationToken) {
     }
 }
 
+fn tell(broker: Arc<Broker>) -> (CancellationToken, TaskTracker) {
+    let (told, telling) = (CancellationToken::new(), TaskTracker::new());
+    let until = told.clone();
+    telling.spawn(async move { broker.tell(until).await });
+    telling.close();
+    (told, telling)
+}
+
 async fn follow(anchor: Anchor, broker: Arc<Broker>, stop: CancellationToken) {
     let (name, metrics) = (anchor.name().to_owned(), broker.metrics().clone());
     anchor.follow(broker.audit().checkpoints(), stop, |sent| metrics.anchored(&name, sent)).await;
@@ -362,7 +403,8 @@ fn failed(why: &dyn Display) -> StartError {
 }
 
 /// Any local process may connect: who it is, the kernel says, and what it may do, policy.
-async fn bind_unix(path: &Path) -> Result<UnixListener, StartError> {
+async fn bind_unix(path: Option<&Path>) -> Result<Option<UnixListener>, StartError> {
+    let Some(path) = path else { return Ok(None) };
     let failed = |error: std::io::Error| StartError::Failed(format!("{}: {error}", path.display()));
     if UnixStream::connect(path).await.is_ok() {
         return Err(StartError::Failed(format!("{}: another broker is listening there", path.display())));
@@ -379,7 +421,7 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, StartError> {
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(failed)?;
-    Ok(listener)
+    Ok(Some(listener))
 }
 
 async fn bind(address: Option<SocketAddr>, setting: &str) -> Result<Option<TcpListener>, StartError> {
@@ -414,6 +456,8 @@ impl Running {
         if tokio::time::timeout(TELL, telling.wait()).await.is_err() {
             tracing::warn!("some of what is on record did not get into the timelines");
         }
+        #[cfg(feature = "otlp")]
+        self.shipping.end().await;
         if let Some(path) = &self.socket {
             let _ = std::fs::remove_file(path);
         }

@@ -40,6 +40,7 @@ use crate::{
     broker::Broker,
     failpoint::{Step, reached},
     id, metrics,
+    telemetry::{Link, Served},
 };
 use error::Fault;
 use listen::Room;
@@ -54,6 +55,8 @@ pub use tls::{Tls, TlsFiles, TlsVersion};
 const MAX_BODY: usize = 64 * 1024;
 
 static DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
+/// W3C Trace Context.
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Who is at the other end of a connection, as far as the transport can tell.
@@ -157,6 +160,7 @@ async fn finish(
     };
     request.extensions_mut().insert(RequestId(id.clone()));
     let proves = request.headers().contains_key("dpop");
+    let caller = request.headers().get(&TRACEPARENT).and_then(|value| Link::parse(value.to_str().ok()?));
     let oauth = request.uri().path().starts_with("/oauth2/");
     // RFC 9112 section 3.2: where a request is to go is not open to two readings.
     let hosts = request.headers().get_all(header::HOST).iter().count();
@@ -197,6 +201,14 @@ async fn finish(
     }
     let (status, took) = (response.status().as_u16(), begun.elapsed());
     broker.metrics().answered(method.as_str(), route, status, took);
+    broker.telemetry().served(|| Served {
+        id,
+        method: metrics::method(method.as_str()),
+        route: route.map(str::to_owned),
+        status,
+        took,
+        caller,
+    });
     span.in_scope(|| tracing::debug!(status, seconds = took.as_secs_f64(), "answered"));
     response
 }

@@ -51,6 +51,7 @@ const MODULES: &[Module] = &[
     Module { name: "error", uses: &["clock", "id", "task"], because: BOTTOM },
     Module { name: "metrics", uses: &[], because: LEAF },
     Module { name: "audit", uses: &[], because: LEAF },
+    Module { name: "telemetry", uses: &["metrics"], because: LEAF },
     // The port is timed where it is.
     Module { name: "lease", uses: &["metrics"], because: LEAF },
     // People prove who they are to an issuer of their own, and its tokens are judged as evidence is.
@@ -81,7 +82,18 @@ const MODULES: &[Module] = &[
     },
     Module {
         name: "broker",
-        uses: &["attest", "audit", "credential", "lease", "metrics", "party", "policy", "revocation", "verify"],
+        uses: &[
+            "attest",
+            "audit",
+            "credential",
+            "lease",
+            "metrics",
+            "party",
+            "policy",
+            "revocation",
+            "telemetry",
+            "verify",
+        ],
         because: "the use cases know the leaves, and no transport",
     },
     // What an edge shows is data that the broker hands out; it holds no store and no key.
@@ -104,13 +116,27 @@ const MODULES: &[Module] = &[
             "metrics",
             "party::Act",
             "party::Role",
+            "telemetry::Link",
+            "telemetry::Served",
         ],
         because: EDGE,
     },
     Module { name: "grpc", uses: &["attest::Peer", "broker", "credential::Credential", "lease::Held"], because: EDGE },
     Module {
         name: "config",
-        uses: &["attest", "audit", "broker", "credential", "grpc", "http", "lease", "party", "policy", "revocation"],
+        uses: &[
+            "attest",
+            "audit",
+            "broker",
+            "credential",
+            "grpc",
+            "http",
+            "lease",
+            "party",
+            "policy",
+            "revocation",
+            "telemetry",
+        ],
         because: "it is made of the sections that the modules own",
     },
     Module {
@@ -128,6 +154,7 @@ const MODULES: &[Module] = &[
             "party",
             "policy",
             "revocation",
+            "telemetry",
         ],
         because: ROOT,
     },
@@ -190,8 +217,16 @@ const LIBRARIES: &[Library] = &[
     },
     Library {
         names: &["reqwest"],
-        only_in: &["attest/fetched.rs", "attest/settings.rs", "audit/anchor.rs", "cli/", "verify/follow/"],
-        because: "the broker calls out for an issuer's keys, to anchor its log, and for nothing else; a verifier, to the broker",
+        only_in: &[
+            "attest/fetched.rs",
+            "attest/settings.rs",
+            "audit/anchor.rs",
+            "cli/",
+            "telemetry/export.rs",
+            "verify/follow/",
+        ],
+        because: "the broker calls out for an issuer's keys, to anchor its log, to send telemetry, and for nothing else; a verifier, to \
+                  the broker",
     },
 ];
 

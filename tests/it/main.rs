@@ -105,6 +105,9 @@ mod support;
 mod taint;
 #[cfg(test)]
 mod task_token;
+#[cfg(feature = "otlp")]
+#[cfg(test)]
+mod telemetry;
 #[cfg(test)]
 mod timeline;
 #[cfg(test)]
