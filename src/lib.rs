@@ -25,7 +25,7 @@
 //! - [`metrics`]: what is counted and timed; nothing is decided by it.
 //! - [`failpoint`]: where a test can make a broker die.
 //! - [`telemetry`]: what of that is sent on to a collector; nothing waits for it.
-//! - [`revocation`]: what has ended. An end is one record for a task id, and a task id names all its ancestors, so a revoke
+//! - [`revocation`]: what has ended, and the journal of it. An end is one record for a task id, and a task id names all its ancestors, so a revoke
 //!   costs the same for one credential and for a hundred thousand.
 //!
 //! [`broker`] is the only place that knows the order of these steps: read it next. [`http`] and [`cli`] are edges that parse, call the
@@ -36,8 +36,9 @@
 //! # How a credential is accepted
 //!
 //! *Online* (introspection): its lease is there, nothing in its task's lineage has ended, the generation is the current one, and
-//! all records are genuine. So losing a lease or a task denies, and so does losing everything. Losing the record of an *end* alone
-//! does not, yet: only the broker that made it still knows, in memory; a revocation journal will close that. *By status list*
+//! all records are genuine. So losing a lease or a task denies, and so does losing everything. The record of an *end* is also in the
+//! journal of every broker that knows of it, which denies by that, and tells a store that lost it. *By the feed* (`/v1/revocations`):
+//! it names neither the task nor one above it, and the last state of it is a few seconds old at most. *By status list*
 //! (`/status-lists/{id}`): the bit that the token names is not set, in a list that is ten seconds old at most. *By revocation list*
 //! (`/pki/crl/{id}`): the certificate's serial is not on the list that it names, which is ten seconds old at most. *By keys alone*
 //! (`/jwks`): until its `exp`, which no revoke can shorten.

@@ -26,8 +26,8 @@ use crate::{
     task::Ending,
 };
 
-/// How many may follow at a time: each holds a connection.
-const MOST: usize = 10_000;
+/// How many may follow at a time: each holds a connection, and others need some too.
+const MOST: usize = 192;
 /// How many states a reader may be behind. One that is slower is dropped, goes stale, and asks again.
 const BEHIND: usize = 256;
 /// How many whole sets may be put together at a time.
@@ -181,12 +181,12 @@ impl Broker {
         Ok(state)
     }
 
-    /// A service says how far it is: from now on it accepts nothing that this state says is dead.
+    /// A service says how far it is: from now on it accepts nothing that this state says is dead. The sequence that it is at now.
     ///
     /// # Errors
     /// [`Error::EvidenceInvalid`] for a caller who is none; [`Error::PolicyDenied`] for one who is no service; [`Error::InvalidRequest`] for
     /// what this broker has never said.
-    pub async fn acknowledge(&self, request: Request, at: &Left) -> Result<(), Error> {
+    pub async fn acknowledge(&self, request: Request, at: &Left) -> Result<u64, Error> {
         let call = Call { request: &request.id, task: None, now: self.now() };
         let refused = "services acknowledge what they have heard";
         let service = match self.identify(request.presented, &call).await? {
@@ -202,7 +202,7 @@ impl Broker {
         let mut services = self.feed.services.lock();
         let progress = services.entry(service.name().to_owned()).or_default();
         progress.acknowledged = progress.acknowledged.max(at.sequence);
-        Ok(())
+        Ok(progress.acknowledged)
     }
 
     /// How many of the services that follow this broker have heard of the end of this task, and how many there are.

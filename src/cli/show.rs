@@ -301,7 +301,7 @@ pub(super) fn revoked(answer: &Value, now: Time) -> String {
     let mut table = table(&[]);
     for reach in items(answer, "reach") {
         let heard = match (reach["acknowledged"].as_u64(), reach["of"].as_u64()) {
-            (Some(heard), Some(of)) => format!("{heard} of {of} acknowledged"),
+            (Some(heard), Some(of)) if of > 0 => format!("{heard} of {of} acknowledged"),
             _ => String::new(),
         };
         let class = match reach["class"].as_str() {

@@ -1,16 +1,16 @@
 //! The revocation feed: a stream of signed states for those who verify, or one of them.
 
 use axum::{
-    Extension,
+    Extension, Json as Answer,
     extract::{Query, State, rejection::QueryRejection},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, header},
     response::{
         IntoResponse as _, Response, Sse,
         sse::{Event, KeepAlive},
     },
 };
 use futures_util::stream;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use utoipa::{IntoParams, ToSchema};
@@ -108,7 +108,7 @@ fn left(headers: &HeaderMap) -> Option<Left> {
 }
 
 /// How far a service is.
-#[derive(Deserialize, ToSchema)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Acknowledgement)]
 pub(super) struct AckBody {
@@ -126,7 +126,7 @@ pub(super) struct AckBody {
     post, path = "/v1/revocations/ack", operation_id = "acknowledgeRevocations", tag = "revocations",
     request_body = AckBody,
     responses(
-        (status = 204, description = "Noted"),
+        (status = 200, description = "Noted, and what is on note now: it never goes back", body = AckBody),
         Refusals<{ refused::MALFORMED | refused::EVIDENCE | refused::ROLE | refused::BODY }>,
     ),
     security(("service" = [])),
@@ -136,10 +136,11 @@ pub(super) async fn acknowledge(
     State(broker): State<Arc<Broker>>,
     called: Called,
     Json { value, .. }: Json<AckBody>,
-) -> Result<StatusCode, Problem> {
+) -> Result<Answer<AckBody>, Problem> {
     let AckBody { broker: name, sequence } = value;
-    broker.acknowledge(called.request, &Left { broker: name, sequence }).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let left = Left { broker: name, sequence };
+    let sequence = broker.acknowledge(called.request, &left).await?;
+    Ok(Answer(AckBody { broker: left.broker, sequence }))
 }
 
 /// The public keys of the states of the feed.
