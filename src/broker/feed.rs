@@ -7,12 +7,15 @@
 use chrono::TimeDelta;
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex as StdMutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
     sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast},
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until},
 };
 
 use super::{Broker, Call, Caller, Request, wrong_role};
@@ -42,6 +45,10 @@ pub(super) struct Feed {
     followers: Arc<Semaphore>,
     snapshots: Semaphore,
     services: Arc<Services>,
+    /// When the store was last found to be itself: by how many it was asked at a time, it is asked once.
+    vouching: Mutex<Option<(Instant, Option<Time>)>>,
+    /// The longest window that any state had, in seconds: none that was signed before a configuration changed lives longer.
+    longest: AtomicU32,
 }
 
 /// How far the services are that say who they are, by name.
@@ -76,6 +83,8 @@ impl Default for Feed {
             followers: Arc::new(Semaphore::new(MOST)),
             snapshots: Semaphore::new(SNAPSHOTS),
             services: Arc::default(),
+            vouching: Mutex::default(),
+            longest: AtomicU32::new(0),
         }
     }
 }
@@ -142,11 +151,15 @@ impl Broker {
         let service = self.reads_feed(request).await?;
         let room = self.feed.followers.clone().try_acquire_owned();
         let room = room.map_err(|_| Error::QuotaExceeded("too many follow the revocations: ask another broker"))?;
+        let taken = self.feed.snapshots.acquire().await.map_err(|_| Error::Unavailable(Input::Keys))?;
         // Nothing is pushed while this is held, so what is pushed next goes on where this ends.
-        let mut pushed = self.feed.pushed.lock().await;
-        let sequence = match pushed.sequence {
-            Some(sequence) => sequence,
-            None => self.push(&mut pushed).await?,
+        let (sequence, vouched, pushes) = {
+            let mut pushed = self.feed.pushed.lock().await;
+            let sequence = match pushed.sequence {
+                Some(sequence) => sequence,
+                None => self.push(&mut pushed)?,
+            };
+            (sequence, pushed.vouched, self.feed.pushes.subscribe())
         };
         let ours = |left: &Left| {
             left.broker == self.revocations.broker().as_str()
@@ -154,9 +167,10 @@ impl Broker {
                 && self.revocations.can_resume(left.sequence)
         };
         let previous = left.filter(ours).map(|left| left.sequence);
-        let first = self.state(previous, sequence, None, pushed.vouched)?;
+        let first = self.state(previous, sequence, None, vouched)?;
+        drop(taken);
         let service = service.map(|service| (service, self.feed.services.clone()));
-        Ok(Follower { first: Some(Arc::new(first)), pushes: self.feed.pushes.subscribe(), service, _room: room })
+        Ok(Follower { first: Some(Arc::new(first)), pushes, service, _room: room })
     }
 
     /// All that has ended, in one signed state. With a nonce it is as of after it was asked for.
@@ -171,7 +185,7 @@ impl Broker {
             None => self.last_vouched().await,
         };
         let vouched = vouched.ok_or(Error::Unavailable(Input::Store))?;
-        let (_, sequence) = self.revocations.told_after(u64::MAX);
+        let sequence = self.revocations.last();
         let state = self.state(None, sequence, nonce, Some(vouched));
         drop(taken);
         let state = state?;
@@ -195,7 +209,7 @@ impl Broker {
             Caller::Owner(_) | Caller::Workload(_) => return Err(wrong_role(refused)),
         };
         // Of another broker, it is no word about what this one says; and nobody has heard what was never said.
-        let (_, last) = self.revocations.told_after(u64::MAX);
+        let last = self.revocations.last();
         if at.broker != self.revocations.broker().as_str() || at.sequence > last {
             return Err(Error::invalid("this broker has not said that: acknowledge its own states to itself"));
         }
@@ -235,36 +249,47 @@ impl Broker {
 
     /// Pushes what is new as soon as it is, and that there is nothing new before anybody would go stale. Ends with the broker.
     pub async fn feed(&self) {
-        let mut hints = self.parts.ledger.changes();
+        tokio::join!(self.push_news(), self.push_heartbeats(), self.follow_hints());
+    }
+
+    async fn push_news(&self) {
+        loop {
+            self.revocations.news().await;
+            self.push_now(None).await;
+        }
+    }
+
+    /// However much there is that is new, a state becomes fresher by this alone.
+    async fn push_heartbeats(&self) {
         loop {
             let next = Instant::now() + self.heartbeat();
-            loop {
-                let news = async {
-                    tokio::select! {
-                        () = self.revocations.news() => true,
-                        // What was hinted at, or that hints were lost: either way the log is looked at.
-                        _ = hints.recv() => false,
-                    }
-                };
-                match timeout_at(next, news).await {
-                    Ok(true) => break,
-                    Ok(false) => {
-                        if let Err(why) = self.learn_ends().await {
-                            tracing::warn!(%why, "what other brokers ended cannot be read");
-                        }
-                    }
-                    Err(_) => {
-                        let vouched = self.vouch().await;
-                        let mut pushed = self.feed.pushed.lock().await;
-                        pushed.vouched = vouched.or(pushed.vouched);
-                        break;
-                    }
-                }
+            let vouched = self.vouch().await;
+            self.push_now(vouched).await;
+            sleep_until(next).await;
+        }
+    }
+
+    /// Looks into the log of ends whenever something was hinted at, or hints were lost.
+    async fn follow_hints(&self) {
+        let mut hints = self.parts.ledger.changes();
+        loop {
+            if let Err(broadcast::error::RecvError::Closed) = hints.recv().await {
+                return;
             }
-            let mut pushed = self.feed.pushed.lock().await;
-            if let Err(error) = self.push(&mut pushed).await {
-                tracing::warn!(%error, "no state of the revocation feed was pushed");
+            // However many came meanwhile, they are about what is read now.
+            while hints.try_recv().is_ok() {}
+            if let Err(why) = self.learn_ends().await {
+                tracing::warn!(%why, "what other brokers ended cannot be read");
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
+        }
+    }
+
+    async fn push_now(&self, vouched: Option<Time>) {
+        let mut pushed = self.feed.pushed.lock().await;
+        pushed.vouched = pushed.vouched.max(vouched);
+        if let Err(error) = self.push(&mut pushed) {
+            tracing::warn!(%error, "no state of the revocation feed was pushed");
         }
     }
 
@@ -274,11 +299,8 @@ impl Broker {
     }
 
     /// Signs what is new since the last push, once for all, and pushes it: the sequence.
-    async fn push(&self, pushed: &mut Pushed) -> Result<u64, Error> {
-        if pushed.vouched.is_none() {
-            pushed.vouched = self.vouch().await;
-        }
-        let (_, sequence) = self.revocations.told_after(u64::MAX);
+    fn push(&self, pushed: &mut Pushed) -> Result<u64, Error> {
+        let sequence = self.revocations.last();
         let previous = pushed.sequence.unwrap_or(sequence);
         let push = self.state(Some(previous), sequence, None, pushed.vouched)?;
         pushed.sequence = Some(sequence);
@@ -287,17 +309,39 @@ impl Broker {
         Ok(sequence)
     }
 
-    /// When the store was found to be itself, all that has ended being known: the moment before it was asked. `None`: it was not.
+    /// For how long a state that somebody holds may be fresh at most.
+    pub(super) fn longest_freshness(&self) -> TimeDelta {
+        let now = self.rules().parties.freshness();
+        TimeDelta::seconds(i64::from(self.feed.longest.load(Ordering::Acquire).max(now)))
+    }
+
+    /// When the store was found to be itself, all that has ended being known: the moment before it was asked. `None`: it was not. One look
+    /// at a time, and one for all who came before it began.
     async fn vouch(&self) -> Option<Time> {
-        let at = self.now();
+        let came = Instant::now();
+        let mut last = self.feed.vouching.lock().await;
+        if let Some((_, vouched)) = last.filter(|(begun, _)| *begun >= came) {
+            return vouched;
+        }
+        let (begun, at) = (Instant::now(), self.now());
         let vouched = async {
             self.parts.ledger.touch(self.revocations.broker(), at).await?;
             if !self.watch().await {
                 return Err(InDoubt("the store is not vouched for".into()));
             }
-            self.learn_ends().await
+            let before = self.parts.ledger.incarnation().await?;
+            self.learn_ends().await?;
+            // Another run of it may have another log.
+            if self.parts.ledger.incarnation().await? == before && self.replay.is_done(&before) {
+                Ok(())
+            } else {
+                Err(InDoubt("the store was started anew meanwhile".into()))
+            }
         };
-        vouched.await.inspect_err(|why| tracing::warn!(%why, "the revocation feed goes stale")).ok().map(|()| at)
+        let vouched = vouched.await.inspect_err(|why| tracing::warn!(%why, "the revocation feed goes stale")).ok();
+        let vouched = vouched.map(|()| at);
+        *last = Some((begun, vouched));
+        vouched
     }
 
     /// Takes in what other brokers have ended.
@@ -333,15 +377,14 @@ impl Broker {
         let now = self.now();
         // Of a store that was never vouched for, what is known is told as of long ago.
         let iat = vouched.unwrap_or(now - TimeDelta::days(1));
-        let exp = iat + TimeDelta::seconds(i64::from(self.rules().parties.freshness()));
+        let freshness = self.rules().parties.freshness();
+        self.feed.longest.fetch_max(freshness, Ordering::AcqRel);
+        let exp = iat + TimeDelta::seconds(i64::from(freshness));
         if !self.is_known(now) {
             return Err(Error::Unavailable(Input::Keys));
         }
-        let (endings, last) = self.revocations.told_after(previous.unwrap_or(0));
-        // What came after that is in the next state.
-        let newer = usize::try_from(last - sequence).unwrap_or(usize::MAX);
-        let keep = endings.len().saturating_sub(newer);
-        let entries = endings.into_iter().take(keep).filter_map(|ending| entry_of(&ending)).collect();
+        let endings = self.revocations.told(previous.unwrap_or(0), sequence);
+        let entries = endings.iter().map(entry_of).collect::<Option<_>>().ok_or(Error::Unavailable(Input::Keys))?;
         let broker = self.revocations.broker().clone();
         let date = |time| NumericDate::of(time).ok_or(Error::Unavailable(Input::Keys));
         let claims = RevocationClaims {

@@ -27,7 +27,7 @@ impl Replay {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn is_done(&self, incarnation: &str) -> bool {
+    pub(super) fn is_done(&self, incarnation: &str) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).as_deref() == Some(incarnation)
     }
 
@@ -56,18 +56,6 @@ impl Broker {
         self.replay.done(incarnation);
         self.vouched.store(false, Ordering::Release);
         self.replay_all(now).await.inspect_err(|_| self.replay.due())
-    }
-
-    /// Tells those who verify of an end, and the other brokers; where those cannot be told, once they can be.
-    pub(super) async fn log_end(&self, ending: &Ending) {
-        self.revocations.tell(&ending.end.task);
-        match self.parts.ledger.log_end(ending).await {
-            Ok(()) => self.revocations.logged(&ending.end.task),
-            Err(why) => {
-                tracing::error!(%why, "the other brokers are told later");
-                self.replay.due();
-            }
-        }
     }
 
     async fn replay_all(&self, now: Time) -> Result<(), InDoubt> {
@@ -99,9 +87,6 @@ impl Broker {
         let Some(stopped) = self.parts.ledger.end(end, keep, *unseen).await? else { return Ok(false) };
         if let Some(status) = stopped.status {
             self.status_lists.mark(status);
-        }
-        if let Some(deadline) = stopped.expires_at {
-            self.revocations.matters_until(&stopped.end, deadline);
         }
         let event = Event::EndReplayed { state: stopped.end.state, credentials: stopped.tally.credentials };
         self.parts.audit.note(entry(now, "", &Actor::Broker, &end.task, event));

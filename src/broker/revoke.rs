@@ -19,14 +19,11 @@ use crate::{
     metrics::Step,
     party::{Act, Member},
     revocation::{CRL_LIFE, STATUS_LIST_LIFE},
-    task::{End, State},
+    task::{End, Ending, State},
 };
 
 /// How long an end is kept after the task's own deadline, so that a person can still read it.
 pub(super) const RETENTION: TimeDelta = TimeDelta::hours(24);
-
-/// How long after a task's deadline no clock that is nearly right still calls a credential of it valid.
-const EXPIRED_FOR_SURE: TimeDelta = TimeDelta::minutes(5);
 
 /// By how much a verifier that follows the feed may be off.
 const FOLLOWERS_SKEW: TimeDelta = TimeDelta::seconds(1);
@@ -177,23 +174,28 @@ impl Broker {
         let intent = self.intend(vec![line(requested)]).await?;
         let ended_before = self.revocations.covers(&task);
         let journaled = self.revocations.record(end.clone(), lives_until(asked), allow_unseen).await;
+        if journaled.is_ok() {
+            // Those that follow this broker need no store to hear of it.
+            self.revocations.tell(&task);
+        }
         // A journal that takes nothing is no reason to let the task live.
-        let end = journaled.as_ref().map_or(end, End::clone);
-        let keep_until = keep_until(end.at);
-        let stopped = self.parts.ledger.end(&end, keep_until, allow_unseen).await;
-        if let Err(why) = &stopped {
-            tracing::error!(%why, task = %end.task, "the store is in doubt, and is told of this end when it is not");
-            self.replay.due();
+        let end = journaled.as_ref().map_or(end, |ending| ending.end.clone());
+        let log = journaled.as_ref().ok().filter(|_| !self.revocations.is_logged(&task));
+        let stopped = self.parts.ledger.end_and_log(&end, keep_until(end.at), allow_unseen, log).await;
+        match &stopped {
+            Ok(Some(_)) => self.revocations.logged(&task),
+            // The other brokers are told, whatever the store knows of the task.
+            Ok(None) => self.replay.due(),
+            Err(why) => {
+                tracing::error!(%why, %task, "the store is in doubt, and is told of this end when it is not");
+                self.replay.due();
+            }
         }
         // A store that is not the one that was opened forgets what it was just told: recorded there is not recorded.
         let stopped = if self.watch().await { stopped.ok() } else { None };
         let Some(stopped) = stopped else {
             return match journaled {
-                Ok(end) => {
-                    // Those that follow this broker need no store to hear of it.
-                    self.revocations.tell(&end.task);
-                    Ok(Stop::Journaled(end))
-                }
+                Ok(Ending { end, .. }) => Ok(Stop::Journaled(end)),
                 Err(_) => Err(Error::Unavailable(Input::Store)),
             };
         };
@@ -203,9 +205,6 @@ impl Broker {
                 let completed = stopped.end.state == State::Completed;
                 self.parts.metrics.task(if completed { Step::Completed } else { Step::Revoked });
             }
-            let lives = stopped.expires_at.map_or(keep_until, |deadline| deadline + EXPIRED_FOR_SURE);
-            let ending = self.revocations.matters_until(&stopped.end, lives);
-            self.log_end(&ending).await;
             if let Some(status) = stopped.status {
                 self.status_lists.mark(status);
             }
@@ -255,7 +254,7 @@ impl Broker {
         // Of what nobody here knows, nobody knows when it expires: only that nothing lives longer than a task may.
         let last = if task.is_some() { last } else { last.max(effective_at + TimeDelta::seconds(i64::from(MAX_TTL))) };
         // Nobody who follows goes by a state that was fresh before it was effective for longer than that, heard or not.
-        let followed = effective_at + TimeDelta::seconds(i64::from(self.rules().parties.freshness())) + FOLLOWERS_SKEW;
+        let followed = effective_at + self.longest_freshness() + FOLLOWERS_SKEW;
         let crl = effective_at + TimeDelta::seconds(i64::from(CRL_LIFE));
         let feed = Reach { class: "feed", heard: Some(self.heard_of(id, now)), by: followed };
         Revoked {

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Broker, Ordering, Request, in_doubt};
+use super::{Broker, Request, in_doubt};
 use crate::{
     audit::{Audit, Recorded, Told},
     error::{Error, Input},
@@ -205,7 +205,7 @@ impl Broker {
         let mut tries = 0;
         while let Err(why) = self.parts.ledger.tell(&tree, &events).await {
             // While the store is out of reach, what comes waits in the queue.
-            tries += u32::from(self.vouched.load(Ordering::Acquire) || stop.is_cancelled());
+            tries += u32::from(self.watch().await || stop.is_cancelled());
             if tries >= TRIES {
                 tracing::warn!(%why, task = %tree, count = events.len(), "left out of the timeline");
                 self.untold.short.leave_out(tree, events.len() as u64);

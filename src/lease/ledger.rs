@@ -33,7 +33,7 @@ use crate::{
     clock::{Clock, Time},
     id::{self, LeaseId, TaskId},
     metrics::Metrics,
-    task::{End, Renewal, State, StatusIndex, Task},
+    task::{End, Ending as KnownEnd, Renewal, State, StatusIndex, Task},
 };
 use known::Known;
 pub use leases::AnyLease;
@@ -442,6 +442,20 @@ impl Ledger {
     /// # Errors
     /// When the store is in doubt; it may or may not have been recorded. Asked again, it yields what then stands.
     pub async fn end(&self, end: &End, keep_until: Time, unseen: bool) -> Result<Option<Stopped>, InDoubt> {
+        self.end_and_log(end, keep_until, unseen, None).await
+    }
+
+    /// The same, and tells all brokers before the end counts as effective.
+    ///
+    /// # Errors
+    /// As [`Ledger::end`], and when they may not have been told.
+    pub async fn end_and_log(
+        &self,
+        end: &End,
+        keep_until: Time,
+        unseen: bool,
+        log: Option<&KnownEnd>,
+    ) -> Result<Option<Stopped>, InDoubt> {
         let record = self.0.sealer.seal(&Key::End(end.task.clone()), end)?;
         // In memory as a rule. What was declared never changes, so neither does the place of its status. The places of tasks below
         // it are their own, and so far nobody can declare one.
@@ -461,6 +475,9 @@ impl Ledger {
             // It was declared between the two looks. The end that stands now stays; this sets the bit.
             step.status = Some(task.status);
             self.0.store.end(&step).await?;
+        }
+        if let Some(ending) = log {
+            self.log_end(ending).await?;
         }
         // `standing.at` was read before the step, and something may have been found alive until the step was done.
         let seen = self.0.store.confirm(&standing.task, self.0.clock.now()).await?;

@@ -36,6 +36,8 @@ struct Held {
     loaded: Instant,
     /// `None`: verifiers are not told of it yet.
     number: Option<u64>,
+    /// Whether it is in the journal of this broker.
+    is_journaled: bool,
     /// Whether the other brokers were told, by this run of the store.
     is_logged: bool,
 }
@@ -54,13 +56,13 @@ impl Ends {
         Self(Mutex::new(Set { last, ..Set::default() }))
     }
 
-    /// Adds an end. Of two for one task the first one stands, and is kept until what the newer one says: whoever knew more said less.
+    /// Adds an end. Of two for one task the first one stands, and is kept until the later of the two.
     pub(super) fn insert(&self, ending: Ending, at: Instant) {
         let mut set = self.lock();
         if let Some(held) = set.held.get_mut(&ending.end.task) {
-            held.ending.until = ending.until;
+            held.ending.until = held.ending.until.max(ending.until);
         } else {
-            let held = Held { ending, loaded: at, number: None, is_logged: false };
+            let held = Held { ending, loaded: at, number: None, is_journaled: false, is_logged: false };
             set.held.insert(held.ending.end.task.clone(), held);
         }
     }
@@ -95,12 +97,29 @@ impl Ends {
         task.lineage().filter_map(|id| set.held.get(&id)?.number).min()
     }
 
-    /// What was numbered after `number`, in order, and the last number.
-    pub(super) fn numbered_after(&self, number: u64) -> (Vec<Ending>, u64) {
+    /// What was numbered after `number`, up to `last`, in order.
+    pub(super) fn numbered(&self, number: u64, last: u64) -> Vec<Ending> {
         let set = self.lock();
-        let tasks = set.numbered.range((Bound::Excluded(number), Bound::Unbounded)).map(|(_, task)| task);
-        let endings = tasks.filter_map(|task| set.held.get(task)).map(|held| held.ending.clone());
-        (endings.collect(), set.last)
+        let last = Bound::Included(last.max(number));
+        let tasks = set.numbered.range((Bound::Excluded(number), last)).map(|(_, task)| task);
+        tasks.filter_map(|task| set.held.get(task)).map(|held| held.ending.clone()).collect()
+    }
+
+    /// The last number that was given out.
+    pub(super) fn last(&self) -> u64 {
+        self.lock().last
+    }
+
+    /// The end of this task is in the journal.
+    pub(super) fn journaled(&self, task: &TaskId) {
+        if let Some(held) = self.lock().held.get_mut(task) {
+            held.is_journaled = true;
+        }
+    }
+
+    /// Whether the end of this task is in the journal.
+    pub(super) fn is_journaled(&self, task: &TaskId) -> bool {
+        self.lock().held.get(task).is_some_and(|held| held.is_journaled)
     }
 
     /// The other brokers know of the end of this task.
@@ -108,6 +127,11 @@ impl Ends {
         if let Some(held) = self.lock().held.get_mut(task) {
             held.is_logged = true;
         }
+    }
+
+    /// Whether the other brokers know of the end of this task.
+    pub(super) fn is_logged(&self, task: &TaskId) -> bool {
+        self.lock().held.get(task).is_some_and(|held| held.is_logged)
     }
 
     /// Nothing is taken for known to the other brokers any more.
@@ -186,13 +210,13 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_first_end_stands_for_as_long_as_is_known_now() {
+    fn the_first_end_stands_for_as_long_as_either_says() {
         let task = TaskId::root(now()).unwrap();
         let (ends, at) = (Ends::default(), Instant::now());
         ends.insert(ending(&task, now(), 86_400), at);
         ends.insert(ending(&task, now() + TimeDelta::seconds(5), 15), at);
         let held = ends.get(&task).unwrap();
-        assert_eq!((held.end.at, held.until), (now(), now() + TimeDelta::seconds(20)));
+        assert_eq!((held.end.at, held.until), (now(), now() + TimeDelta::seconds(86_400)));
     }
 
     #[test]
@@ -203,14 +227,12 @@ pub(super) mod tests {
             ends.insert(ending(task, now(), 10), at);
         }
         assert!(ends.number(&tasks[1]) && !ends.number(&tasks[1]) && ends.number(&tasks[0]));
-        let told = |number| {
-            let (endings, last) = ends.numbered_after(number);
-            (endings.into_iter().map(|ending| ending.end.task).collect::<Vec<_>>(), last)
-        };
-        assert_eq!(told(0), (vec![tasks[1].clone(), tasks[0].clone()], 9));
-        assert_eq!(told(8), (vec![tasks[0].clone()], 9));
+        let told =
+            |number, last| ends.numbered(number, last).into_iter().map(|ending| ending.end.task).collect::<Vec<_>>();
+        assert_eq!((told(0, 9), ends.last()), (vec![tasks[1].clone(), tasks[0].clone()], 9));
+        assert_eq!((told(8, 9), told(0, 8), told(9, 9)), (vec![tasks[0].clone()], vec![tasks[1].clone()], vec![]));
         ends.forget(now() + TimeDelta::hours(1), at + Duration::from_secs(60));
         assert!(!ends.number(&tasks[2]));
-        assert_eq!(told(0), (vec![], 9));
+        assert_eq!((told(0, 9), ends.last()), (vec![], 9));
     }
 }

@@ -11,11 +11,13 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
     thread::{Builder, JoinHandle},
     time::Duration,
 };
 use tokio::sync::{mpsc, oneshot};
 
+use super::ends::Ends;
 use crate::{
     failpoint::{Step, reached},
     id::{hex, random, sha256_hex},
@@ -74,8 +76,9 @@ pub(super) struct Recalled {
 
 #[derive(Debug)]
 enum Message {
-    Append(String, Option<oneshot::Sender<Result<(), Unjournaled>>>),
-    Rewrite(Vec<String>),
+    Append(String, oneshot::Sender<Result<(), Unjournaled>>),
+    /// The writer asks for what there is once it gets to it: that holds all that was appended until then.
+    Rewrite(Arc<Ends>),
 }
 
 impl Journal {
@@ -135,28 +138,18 @@ impl Journal {
         let (done, answer) = oneshot::channel();
         let recorded = async {
             let queue = self.queue.as_ref().ok_or_else(gone)?;
-            queue.send(Message::Append(line, Some(done))).await.map_err(|_| gone())?;
+            queue.send(Message::Append(line, done)).await.map_err(|_| gone())?;
             answer.await.map_err(|_| gone())?
         };
         let late = |_| Err(Unjournaled("the disk of the journal of revocations did not answer in time".into()));
         tokio::time::timeout(DEADLINE, recorded).await.unwrap_or_else(late)
     }
 
-    /// Appends what is known better now, with the next group, and waits for nothing: the line before it is the safe one.
-    pub(super) fn note(&self, ending: &Ending) {
-        let Some(queue) = &self.queue else { return };
-        if let Ok(line) = encode(&Line::Ended(ending.clone())) {
-            let _ = queue.try_send(Message::Append(line, None));
-        }
-    }
-
-    /// Writes the file anew with these alone, if it has become much longer. They must hold everything that was ever appended and is
-    /// not over.
-    pub(super) fn compact(&self, endings: &[Ending]) {
-        let lines = endings.iter().map(|ending| encode(&Line::Ended(ending.clone()))).collect::<Result<Vec<_>, _>>();
-        if let (Ok(lines), Some(queue)) = (lines, &self.queue) {
+    /// Writes the file anew with what is in `ends` alone, if it has become much longer. Whatever is appended has to be in there first.
+    pub(super) fn compact(&self, ends: &Arc<Ends>) {
+        if let Some(queue) = &self.queue {
             // A writer that has no room for this is asked again.
-            let _ = queue.try_send(Message::Rewrite(lines));
+            let _ = queue.try_send(Message::Rewrite(ends.clone()));
         }
     }
 }
@@ -194,12 +187,11 @@ impl Writer {
                 match message {
                     Message::Append(line, done) => {
                         text.push_str(&line);
-                        waiting.extend(done);
+                        waiting.push(done);
                         lines += 1;
                     }
-                    // What was appended before it is in it or on its way.
-                    Message::Rewrite(lines) => {
-                        rewrite = Some(lines);
+                    Message::Rewrite(ends) => {
+                        rewrite = Some(ends);
                         break;
                     }
                 }
@@ -215,12 +207,21 @@ impl Writer {
                     let _ = done.send(outcome.clone());
                 }
             }
-            if let Some(lines) = rewrite
-                && self.lines > 2 * lines.len() + SLACK
-                && let Err(error) = self.rewrite(&lines)
-            {
-                tracing::error!(%error, "the journal of revocations goes on in the file that it has");
+            if let Some(ends) = rewrite {
+                self.compact(&ends);
             }
+        }
+    }
+
+    fn compact(&mut self, ends: &Ends) {
+        let endings = ends.all();
+        if self.lost.is_some() || self.lines <= 2 * endings.len() + SLACK {
+            return;
+        }
+        let lines = endings.into_iter().map(|ending| encode(&Line::Ended(ending))).collect::<Result<Vec<_>, _>>();
+        let rewritten = lines.map_err(io::Error::other).and_then(|lines| self.rewrite(&lines));
+        if let Err(error) = rewritten {
+            tracing::error!(%error, "the journal of revocations goes on in the file that it has");
         }
     }
 
@@ -267,7 +268,10 @@ impl Writer {
         std::fs::rename(&aside, self.dir.join("revocations"))?;
         // From here on the new file is the one that is found.
         (self.file, self.lines, self.reserved) = (file, lines.len() + 1, 0);
-        own_dir::sync(&self.dir)
+        own_dir::sync(&self.dir).inspect_err(|error| {
+            // Nobody knows which of the two files is found after a crash.
+            self.lost = Some(Unjournaled(format!("the journal of revocations could not be put in its place: {error}")));
+        })
     }
 }
 
@@ -359,10 +363,14 @@ mod tests {
         let endings = some(2);
         let (journal, first) = Journal::open(dir.path()).unwrap();
         for _ in 0..SLACK {
-            journal.note(&endings[0]);
+            journal.record(&endings[0]).await.unwrap();
             journal.record(&endings[1]).await.unwrap();
         }
-        journal.compact(&endings);
+        let ends = Arc::new(Ends::default());
+        for ending in &endings {
+            ends.insert(ending.clone(), std::time::Instant::now());
+        }
+        journal.compact(&ends);
         let last = &some(1)[0];
         journal.record(last).await.unwrap();
         drop(journal);

@@ -14,7 +14,7 @@ pub use journal::Unjournaled;
 pub use status_list::{STATUS_LIST_LIFE, STATUS_LIST_TTL, Signed, StatusLists, View};
 
 use serde::Deserialize;
-use std::{path::Path, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 use tokio::sync::Notify;
 
 use crate::{
@@ -42,7 +42,7 @@ impl Default for FeedTerms {
 /// The ends that this broker knows of, and its journal of them.
 #[derive(Debug)]
 pub struct Revocations {
-    ends: Ends,
+    ends: Arc<Ends>,
     journal: Journal,
     broker: BrokerName,
     /// From which number on it counts since it was started.
@@ -60,13 +60,14 @@ impl Revocations {
         let (journal, recalled) = Journal::open(dir)?;
         let broker =
             recalled.broker.parse().map_err(|why| Unjournaled(format!("the journal of revocations: {why}")))?;
-        let (ends, loaded) = (Ends::after(recalled.sequence), Instant::now());
+        let (ends, loaded) = (Arc::new(Ends::after(recalled.sequence)), Instant::now());
         for ending in recalled.endings {
             let task = ending.end.task.clone();
             ends.insert(ending, loaded);
+            ends.journaled(&task);
             ends.number(&task);
         }
-        let since = ends.numbered_after(u64::MAX).1;
+        let since = ends.last();
         Ok(Self { ends, journal, broker, since, news: Notify::new() })
     }
 
@@ -81,13 +82,14 @@ impl Revocations {
     ///
     /// # Errors
     /// When the journal did not take it.
-    pub async fn record(&self, end: End, until: Time, unseen: bool) -> Result<End, Unjournaled> {
+    pub async fn record(&self, end: End, until: Time, unseen: bool) -> Result<Ending, Unjournaled> {
         let standing = self.ends.get(&end.task).map(|standing| standing.end);
         let end = standing.unwrap_or(end);
-        let ending = Ending { end: end.clone(), until, broker: self.broker.to_string(), unseen };
+        let ending = Ending { end, until, broker: self.broker.to_string(), unseen };
         self.ends.insert(ending.clone(), Instant::now());
         self.journal.record(&ending).await?;
-        Ok(end)
+        self.ends.journaled(&ending.end.task);
+        Ok(ending)
     }
 
     /// Takes in what another broker has ended, which is on disk here before verifiers are told.
@@ -96,24 +98,14 @@ impl Revocations {
     /// When the journal did not take it. It holds here all the same.
     pub async fn learn(&self, ending: Ending) -> Result<(), Unjournaled> {
         let task = ending.end.task.clone();
-        let is_new = self.ends.get(&task).is_none();
         self.ends.insert(ending.clone(), Instant::now());
-        if is_new {
+        if !self.ends.is_journaled(&task) {
             self.journal.record(&ending).await?;
+            self.ends.journaled(&task);
         }
         self.ends.logged(&task);
         self.tell(&task);
         Ok(())
-    }
-
-    /// When the last credential of a task that has ended is known to expire: what is known of its end now.
-    pub fn matters_until(&self, end: &End, until: Time) -> Ending {
-        let broker = self.broker.to_string();
-        let known = self.ends.get(&end.task).map(|known| Ending { until, ..known });
-        let ending = known.unwrap_or_else(|| Ending { end: end.clone(), until, broker, unseen: false });
-        self.ends.insert(ending.clone(), Instant::now());
-        self.journal.note(&ending);
-        ending
     }
 
     /// Lets verifiers know of the end of a task.
@@ -128,11 +120,16 @@ impl Revocations {
         self.news.notified().await;
     }
 
-    /// What verifiers are told of that is newer than `number`, and the last number; all of it where `number` is none that this broker
-    /// has given out since it was started.
+    /// What verifiers are told of that is newer than `number`, up to `last`.
     #[must_use]
-    pub fn told_after(&self, number: u64) -> (Vec<Ending>, u64) {
-        self.ends.numbered_after(number)
+    pub fn told(&self, number: u64, last: u64) -> Vec<Ending> {
+        self.ends.numbered(number, last)
+    }
+
+    /// The number of the last that verifiers are told of.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.ends.last()
     }
 
     /// From which number on verifiers know that this task has ended; `None` where they were not told.
@@ -144,12 +141,18 @@ impl Revocations {
     /// Whether this broker can tell what is newer than `number`.
     #[must_use]
     pub fn can_resume(&self, number: u64) -> bool {
-        (self.since..=self.ends.numbered_after(u64::MAX).1).contains(&number)
+        (self.since..=self.ends.last()).contains(&number)
     }
 
     /// The other brokers were told of the end of a task.
     pub fn logged(&self, task: &TaskId) {
         self.ends.logged(task);
+    }
+
+    /// Whether the other brokers were told of the end of a task.
+    #[must_use]
+    pub fn is_logged(&self, task: &TaskId) -> bool {
+        self.ends.is_logged(task)
     }
 
     /// The other brokers may have lost all that they were told.
@@ -178,7 +181,7 @@ impl Revocations {
     /// Forgets what can no longer matter, and lets the journal become shorter.
     pub fn tend(&self, now: Time) {
         if self.ends.forget(now, Instant::now()) > 0 {
-            self.journal.compact(&self.ends.all());
+            self.journal.compact(&self.ends);
         }
     }
 }

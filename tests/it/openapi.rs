@@ -292,6 +292,11 @@ async fn every_example_of_a_request_works() {
                         *placeholder = own.as_str().into();
                     }
                 }
+                if path == "/v1/revocations/ack" {
+                    let state = tour.stand.client.get(tour.stand.url("/v1/revocations")).send().await.unwrap();
+                    let state = claims(&state.text().await.unwrap());
+                    value = json!({"broker": state["broker"], "sequence": state["sequence"]});
+                }
                 let bearer = match operation["x-remit-callers"][0].as_str() {
                     // It is in the form.
                     _ if operation["security"] == json!([]) => None,
@@ -421,6 +426,7 @@ async fn a_broker_does_what_the_document_says() {
                 "GET /v1/revocations 403",
                 "GET /v1/revocations 429",
                 "GET /v1/revocations 503",
+                "POST /v1/revocations/ack 503",
             ]
             .contains(line)
             || [

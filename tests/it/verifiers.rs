@@ -137,7 +137,7 @@ impl Asked {
         Self { child, lines }
     }
 
-    /// `accept` and the task, or why not.
+    /// `accept` and of whom, or why not.
     async fn of(&mut self, token: &str) -> String {
         let stdin = self.child.stdin.as_mut().expect("a pipe");
         stdin.write_all(format!("{token}\n").as_bytes()).await.expect("written");
@@ -188,16 +188,16 @@ both! {
         let go = in_go(stand.dir.path()).await;
         let mut all: Vec<_> = [in_python(), go, in_typescript().await].into_iter().map(|command| Asked::start(command, &stand)).collect();
         let (task, token) = stand.task_with_token().await;
-        let (other, lives) = stand.task_with_token().await;
+        let (_, lives) = stand.task_with_token().await;
         for verifier in &mut all {
-            verifier.becomes(&token, &format!("accept {task}"), &["invalid", "revoked"]).await;
+            verifier.becomes(&token, "accept", &["revoked"]).await;
             assert_eq!(verifier.of("garbage").await, "invalid");
         }
         stand.revoke(&task).await.expect(StatusCode::OK);
         for verifier in &mut all {
             verifier.becomes(&token, "revoked", &["invalid", "stale", "gap"]).await;
             assert_eq!(verifier.of(&token).await, "revoked");
-            assert_eq!(verifier.of(&lives).await, format!("accept {other}"));
+            assert!(verifier.of(&lives).await.starts_with("accept"));
         }
         // Nothing is heard: nothing is accepted, and what was revoked is not taken for alive by anybody.
         stand.broker.stop().await;
@@ -207,7 +207,7 @@ both! {
         let config = stand.broker.config.clone();
         stand.broker = Server::start(&config).await;
         for verifier in &mut all {
-            verifier.becomes(&lives, &format!("accept {other}"), &["invalid", "revoked"]).await;
+            verifier.becomes(&lives, "accept", &["invalid", "revoked"]).await;
             assert_eq!(verifier.of(&token).await, "revoked");
         }
     }
@@ -220,7 +220,7 @@ async fn they_hear_of_what_another_broker_revokes() {
     let second = stand.second_broker().await;
     let mut verifier = Asked::start(in_python(), &stand);
     let (task, token) = stand.task_with_token().await;
-    verifier.becomes(&token, "accept", &["invalid", "revoked"]).await;
+    verifier.becomes(&token, "accept", &["revoked"]).await;
     let path = format!("/v1/tasks/{task}/revoke");
     let revoke = stand.call_at(&second, Method::POST, &path, Some(RESPONDER), Some(json!({"reason": "a leak"})));
     revoke.await.expect(StatusCode::OK);
