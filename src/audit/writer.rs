@@ -536,7 +536,10 @@ impl<M: Medium> Writer<M> {
         self.reserve(lines.iter().map(Unplaced::len).sum())?;
         let mut group = Group::new(self.end);
         group.add(&lines);
-        self.write(&group)
+        self.write(&group)?;
+        // Whoever sends records on takes a number that is missing for a record that was taken away.
+        group.tell(&self.listeners);
+        Ok(())
     }
 
     /// Signs where the log ends, if that is somewhere else than the last time.

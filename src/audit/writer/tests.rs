@@ -385,6 +385,35 @@ async fn a_log_goes_on_in_another_segment_and_after_another_start() {
     }
 }
 
+/// Whoever sends the records on has each of them, those that the log writes of itself too.
+#[tokio::test]
+async fn what_the_log_says_of_itself_is_sent_on_too() {
+    let (_root, dir) = log();
+    let clock = clock();
+    let terms = Terms { segment_age: 1, retention: Some(0), ..terms() };
+    let audit = Audit::open(&dir, terms, clock.clone()).unwrap();
+    let (send, copied) = std::sync::mpsc::channel();
+    audit.copy(move |copy| send.send((copy.sequence, copy.line.to_owned())).unwrap());
+    for segment in 0..3 {
+        audit.record(&[entry(&format!("{segment}"))]).await.unwrap();
+        clock.advance(TimeDelta::seconds(5));
+        let newest = || Segment::list(&dir).unwrap().pop().unwrap().first;
+        let last = newest();
+        while newest() == last {
+            audit.tick();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    drop(audit);
+    let copied: Vec<_> = copied.iter().collect();
+    // The first record was written before anybody listened.
+    let numbers: Vec<_> = copied.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, (2..2 + copied.len() as u64).collect::<Vec<_>>());
+    for event in ["segment_opened", "segment_dropped"] {
+        assert!(copied.iter().any(|(_, line)| line.contains(event)), "{event}");
+    }
+}
+
 #[tokio::test]
 async fn a_segment_is_removed_when_it_was_kept_for_long_enough() {
     let (_root, dir) = log();
