@@ -426,10 +426,13 @@ impl Event {
         )
     }
 
-    /// Whether it is recorded on a full disk too.
+    /// Whether it is recorded on a full disk too: that a revoke was asked for, and how any end that is on record went.
     #[must_use]
     pub fn is_urgent(&self) -> bool {
-        matches!(self, Self::EndRequested { .. } | Self::TaskEnded { .. } | Self::EndReplayed { .. })
+        matches!(
+            self,
+            Self::EndRequested { state: State::Revoked, .. } | Self::TaskEnded { .. } | Self::EndReplayed { .. }
+        )
     }
 }
 
