@@ -108,7 +108,7 @@ impl Broker {
             }
             Caller::Owner(member) => {
                 let owner = held.as_ref().map(|held| &held.task.owner).filter(|owner| member.acts_for(owner));
-                self.note_owner(&member, owner.ok_or(Error::NotFound)?, &call, at).await?;
+                self.note_owner(&member, (owner.ok_or(Error::NotFound)?, Some(id)), &call, at).await?;
                 Some(member.until())
             }
             Caller::Workload(holder) if held.as_ref().is_some_and(|held| owns(&holder.attested, &held.task)) => {
@@ -143,7 +143,7 @@ impl Broker {
             }
             Caller::Owner(member) => {
                 for owner in member.owners() {
-                    self.note_owner(&member, owner, &call, "tasks").await?;
+                    self.note_owner(&member, (owner, None), &call, "tasks").await?;
                 }
                 Sees::Owners(member)
             }

@@ -9,6 +9,7 @@ use crate::{
     attest::Rejected,
     audit::{Actor, Entry, Event},
     error::{Error, Input},
+    id::TaskId,
     jose::Unverified,
     party::{Act, Member, Operator, Person},
     task::Task,
@@ -25,7 +26,8 @@ impl Broker {
             Ok(Person::Stranger(name)) => {
                 let why = "the token is good, and brings neither a role nor an owner's group here";
                 let (actor, event) = (Actor::Operator { name }, Event::OperatorRefused { why: why.to_owned() });
-                self.note_of(actor, call, event).await?;
+                // Of no task: they may see none.
+                self.note_of(actor, None, call, event).await?;
                 Err(wrong_role(why))
             }
             Err(Rejected::Refused(why)) => {
@@ -54,19 +56,19 @@ impl Broker {
         self.refuse_operator(operator, call, &why).await
     }
 
-    /// Records at what somebody looked for an owner.
+    /// Records at what somebody looked for an owner, and at which task of that owner's.
     pub(super) async fn note_owner(
         &self,
         member: &Member,
-        owner: &str,
+        (owner, task): (&str, Option<&TaskId>),
         call: &Call<'_>,
         at: &str,
     ) -> Result<(), Error> {
-        self.note_of(for_owner(member, owner), call, looked(at)).await
+        self.note_of(for_owner(member, owner), task, call, looked(at)).await
     }
 
-    async fn note_of(&self, actor: Actor, call: &Call<'_>, event: Event) -> Result<(), Error> {
-        let (request, task) = (call.request.to_owned(), call.task.cloned());
+    async fn note_of(&self, actor: Actor, task: Option<&TaskId>, call: &Call<'_>, event: Event) -> Result<(), Error> {
+        let (request, task) = (call.request.to_owned(), task.cloned());
         self.record(vec![Entry { time: call.now, request, actor, task, event }]).await
     }
 }

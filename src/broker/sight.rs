@@ -132,8 +132,14 @@ impl Broker {
                 Ok(Sight::All)
             }
             Caller::Owner(member) if act.is_for_owners() => {
+                // It is on record of the task only where that is theirs: else it would be in the story of another's.
+                let of = match task {
+                    Some(id) => self.parts.ledger.task(id).await.ok().flatten().map(|held| held.task.owner.clone()),
+                    None => None,
+                };
                 for owner in member.owners() {
-                    self.note_owner(&member, owner, &call, at).await?;
+                    let task = task.filter(|_| of.as_ref() == Some(owner));
+                    self.note_owner(&member, (owner, task), &call, at).await?;
                 }
                 Ok(Sight::Owners(member))
             }

@@ -6,6 +6,7 @@
 
 use futures_util::future::join_all;
 use quick_cache::sync::Cache;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::{
     collections::{HashMap, VecDeque},
@@ -43,6 +44,10 @@ const TREES: usize = 32 * 1024;
 const SHORT_TREES: usize = 1024;
 /// How large an event may be, in octets: a timeline of a thousand is read in one piece.
 const EVENT: usize = 3 * 1024;
+/// What others do about a task without changing it, and how many of each a tree is told by one broker: whoever looks at a task, or is
+/// turned away from it, again and again pushes nothing that happened to it out of its timeline.
+const ASIDES: [&str; 3] = ["looked", "operator_refused", "evidence_refused"];
+const MOST_ASIDES: u32 = 50;
 
 /// What waits to be told.
 pub(super) struct Untold {
@@ -52,6 +57,18 @@ pub(super) struct Untold {
     short: Arc<Short>,
     /// `None` where it cannot be noted.
     told: Option<Told>,
+}
+
+/// What was heard of each tree so far: the number of its last record, and how many asides.
+struct Heard {
+    last: Cache<TaskId, u64>,
+    asides: Cache<(TaskId, &'static str), u32>,
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self { last: Cache::new(TREES), asides: Cache::new(TREES) }
+    }
 }
 
 /// How many records of a tree were left out, and are not told of yet.
@@ -84,22 +101,22 @@ impl Untold {
     pub(super) fn of(audit: &Audit) -> Self {
         let (queue, messages) = mpsc::channel(QUEUE);
         let short = Arc::<Short>::default();
-        let last = Cache::new(TREES);
+        let heard = Heard::default();
         let told =
             audit.told().inspect_err(|why| tracing::warn!(%why, "it is not known what timelines were told")).ok();
-        let before = read_past(audit, &last, told.as_ref()).unwrap_or_else(|why| {
+        let before = read_past(audit, &heard, told.as_ref()).unwrap_or_else(|why| {
             tracing::warn!(%why, "what timelines were not told of is not known");
             VecDeque::new()
         });
         let messages = Mutex::new(Some((before, messages)));
         let untold = Self { queue: queue.clone(), messages, short: short.clone(), told };
         audit.tell(move |record| {
-            if !is_news(&record.line) {
+            let tree = tree_of(&record.task);
+            if !heard.is_news(&tree, &record.line) {
                 return;
             }
-            let tree = tree_of(&record.task);
             // One that finds no room counts too: so the next one shows that it is missing.
-            let after = follow(&last, &tree, record.sequence);
+            let after = heard.follow(&tree, record.sequence);
             if queue.try_send(Message::Record(record, after)).is_err() {
                 short.leave_out(tree, 1);
             }
@@ -198,7 +215,7 @@ impl Broker {
 
     async fn tell_of(&self, tree: TaskId, mut events: Vec<TimelineEvent>, stop: &CancellationToken) {
         // Whoever asks for made-up ids fills no store with them.
-        let made_up = events.iter().all(|event| is_a_look(&event.said));
+        let made_up = events.iter().all(|event| is_an_aside(&event.said));
         if made_up && matches!(self.parts.ledger.declared(&tree).await, Ok(None)) {
             events.clear();
         }
@@ -229,15 +246,16 @@ impl Broker {
 }
 
 /// Finds in the log what came last in each tree, and what no timeline was told of, as far back as there is room for.
-fn read_past(audit: &Audit, last: &Cache<TaskId, u64>, told: Option<&Told>) -> io::Result<VecDeque<Message>> {
+fn read_past(audit: &Audit, heard: &Heard, told: Option<&Told>) -> io::Result<VecDeque<Message>> {
     let (mut untold, mut end) = (VecDeque::new(), 0);
     let before = told.and_then(|told| told.before);
     audit.past(|record| {
         end = record.sequence;
-        if !is_news(&record.line) {
+        let tree = tree_of(&record.task);
+        if !heard.is_news(&tree, &record.line) {
             return;
         }
-        let after = follow(last, &tree_of(&record.task), record.sequence);
+        let after = heard.follow(&tree, record.sequence);
         if before.is_some_and(|before| record.sequence > before) {
             if untold.len() == QUEUE {
                 untold.pop_front();
@@ -253,24 +271,47 @@ fn read_past(audit: &Audit, last: &Cache<TaskId, u64>, told: Option<&Told>) -> i
     Ok(untold)
 }
 
-/// What was done as it was meant to be says nothing new.
-fn is_news(line: &str) -> bool {
-    !(line.contains(r#""event":"settled","#) && line.contains(r#""outcome":"done","#))
+impl Heard {
+    /// Whether a record belongs in the timeline. What was done as it was meant to be says nothing new; nor does one more aside of many.
+    fn is_news(&self, tree: &TaskId, line: &str) -> bool {
+        if line.contains(r#""event":"settled","#) && line.contains(r#""outcome":"done","#) {
+            return false;
+        }
+        let Some(aside) = aside(line) else { return true };
+        let key = (tree.clone(), aside);
+        let before = self.asides.get(&key).unwrap_or_default();
+        if before < MOST_ASIDES {
+            self.asides.insert(key, before + 1);
+        }
+        before < MOST_ASIDES
+    }
+
+    /// Notes a record as the last of its tree: the one before it.
+    fn follow(&self, tree: &TaskId, sequence: u64) -> Option<u64> {
+        let after = self.last.get(tree);
+        self.last.insert(tree.clone(), sequence);
+        after
+    }
 }
 
-/// Notes a record as the last of its tree: the one before it.
-fn follow(last: &Cache<TaskId, u64>, tree: &TaskId, sequence: u64) -> Option<u64> {
-    let after = last.get(tree);
-    last.insert(tree.clone(), sequence);
-    after
+/// As which of the [`ASIDES`] a record counts.
+fn aside(line: &str) -> Option<&'static str> {
+    #[derive(Deserialize)]
+    struct Named {
+        event: String,
+    }
+    // Few lines hold the word; what a workload said may, and makes none of its records an aside.
+    let may_be = ASIDES.iter().any(|aside| line.contains(aside));
+    let named: Named = may_be.then(|| serde_json::from_str(line).ok()).flatten()?;
+    ASIDES.into_iter().find(|aside| *aside == named.event)
 }
 
 fn tree_of(task: &TaskId) -> TaskId {
     task.lineage().next().unwrap_or_else(|| task.clone())
 }
 
-fn is_a_look(said: &Map<String, Value>) -> bool {
-    ["looked", "operator_refused"].iter().any(|look| said.get("event").is_some_and(|event| event == look))
+fn is_an_aside(said: &Map<String, Value>) -> bool {
+    ASIDES.iter().any(|aside| said.get("event").is_some_and(|event| event == aside))
 }
 
 /// The copy of a record; `None` where it cannot be read.
@@ -326,5 +367,19 @@ mod tests {
         }
         let taken = short.take();
         assert!(taken.len() == SHORT_TREES && taken[&ids[0]] == 4 && short.take().is_empty());
+    }
+
+    #[test]
+    fn no_tree_is_told_more_asides_than_a_bound() {
+        let heard = Heard::default();
+        let (tree, other) = (TaskId::root(SystemClock.now()).unwrap(), TaskId::root(SystemClock.now()).unwrap());
+        let line = |event: &str| json!({"event": event, "by": {"event": "looked", "at": "looked"}}).to_string();
+        for aside in ASIDES {
+            let told = (0..2000).filter(|_| heard.is_news(&tree, &line(aside))).count();
+            assert_eq!(told, MOST_ASIDES as usize, "{aside}");
+            assert!(heard.is_news(&other, &line(aside)));
+        }
+        // Whatever it says of itself, what happened to a task is told.
+        assert!((0..2000).all(|_| heard.is_news(&tree, &line("task_declared"))));
     }
 }

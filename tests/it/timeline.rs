@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use crate::{
     both,
     support::{
-        GIT, GIT_TOKEN, NOWHERE, OWNER, RESPONDER, Server, Stand, Store, VIEWER, audit_of, declaration, text, wait_for,
+        GIT, GIT_TOKEN, NOWHERE, OWNER, RESPONDER, Server, Stand, Store, VIEWER, audit_of, declaration, people, text,
+        wait_for,
     },
 };
 
@@ -290,16 +291,56 @@ async fn what_no_broker_told_is_not_told() {
 async fn a_long_story_is_told_from_its_end() {
     let stand = Stand::new(Store::Redis).await;
     let (task, _) = stand.task_with_token().await;
-    let looks = async || {
+    let (path, evidence) = (format!("/v1/tasks/{task}/credentials"), stand.evidence());
+    let denials = async || {
         for _ in 0..250 {
-            stand.get(&format!("/v1/tasks/{task}"), VIEWER).await.expect(StatusCode::OK);
+            let ask = json!({"credentials": [{"resource": NOWHERE, "privilege": "read"}]});
+            stand.post(&path, &evidence, ask).await.refused(403, "policy_denied");
         }
     };
-    tokio::join!(looks(), looks(), looks(), looks());
+    tokio::join!(denials(), denials(), denials(), denials());
     let answer = timeline(&stand, &task).await;
     assert_eq!(events(&answer).len(), 1000);
     assert!(answer["complete"] == false && !story(&answer).contains(&"task_declared".to_owned()));
     assert!(stand.whole_audit().len() > 1000);
+}
+
+/// Whoever looks at a task or is turned away from it pushes nothing out of its story; and who may not see it is not in it at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn looks_push_nothing_out_of_a_story() {
+    let stand = Stand::with(Store::Embedded, &people()).await;
+    let (task, _) = stand.task_with_token().await;
+    let (others, nobody) = (stand.person(&["others"]), stand.person(&["all-employees"]));
+    let (find, show) = (format!("/v1/search?q={task}"), format!("/v1/tasks/{task}"));
+    for _ in 0..5 {
+        assert_eq!(stand.get(&find, &others).await.expect(StatusCode::OK)["matches"], json!([]));
+        stand.get(&show, &others).await.refused(404, "not_found");
+        stand.get(&find, &nobody).await.refused(403, "policy_denied");
+        stand.get(&show, &nobody).await.refused(403, "policy_denied");
+    }
+    for _ in 0..60 {
+        stand.get(&show, VIEWER).await.expect(StatusCode::OK);
+    }
+    stand.get(&show, "garbage").await.refused(401, "evidence_invalid");
+    stand.revoke(&task).await.expect(StatusCode::OK);
+    let answer = with(&stand, &task, "task_ended").await;
+    let (looks, happened): (Vec<_>, Vec<_>) = events(&answer)
+        .into_iter()
+        .partition(|event| event["event"] == "looked" || event["event"] == "evidence_refused");
+    let happened: Vec<_> = happened.iter().map(|event| text(event, "event")).collect();
+    assert_eq!(happened, ["task_declared", "credential_minted", "end_requested", "task_ended"]);
+    assert_eq!(looks.iter().filter(|look| look["event"] == "looked").count(), 50);
+    assert!(looks.iter().all(|look| !look.to_string().contains("ann@example.com")), "{looks:?}");
+    assert_eq!(answer["complete"], true);
+    // All of it is on record, and of what is another's not under the id of that.
+    let of = |actor: &str, event: &str| {
+        let log = stand.whole_audit().into_iter();
+        log.filter(|line| line["actor"]["as"] == actor && line["event"] == event).collect::<Vec<_>>()
+    };
+    assert!(of("operator", "looked").iter().filter(|line| line["task"] == *task).count() >= 61);
+    for (tried, count) in [(of("owner", "looked"), 5), (of("operator", "operator_refused"), 10)] {
+        assert!(tried.len() == count && tried.iter().all(|line| line["task"].is_null()), "{tried:?}");
+    }
 }
 
 /// While the store is gone nothing is told, and everything once it is back.
