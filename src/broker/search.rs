@@ -330,7 +330,11 @@ impl Broker {
             let Some(lease) = ledger.lease_of(lease, tasks).await.map_err(|why| in_doubt(&why))? else {
                 return Ok(None);
             };
-            let held = task(lease.task()).await?.filter(|held| shown(held));
+            let held = task(lease.task()).await?;
+            // Another's is looked for to the end, as one that is nowhere.
+            if !sight.shows(held.as_ref().map(|held| &*held.task.owner)) {
+                return Ok(None);
+            }
             let found = held.map(|held| Match { lease: Some((&lease).into()), ..Match::of(Kind::Lease, &held, now) });
             Ok::<_, Error>(Some(found))
         };

@@ -174,6 +174,15 @@ async fn an_owner_finds_their_own() {
     for query in [&others, &others_jti, &request, NOBODYS] {
         assert_eq!(find(query).await, Vec::<String>::new(), "{query}");
     }
+    // Nor how far it was looked for what is another's: as far as for what is nowhere.
+    let looked_at = async |query: &[(&str, &str)]| {
+        let found = stand.get(&path(query), &ann).await.expect(StatusCode::OK);
+        (found["looked_at"]["tasks"].clone(), found["looked_at"]["all_tasks"].clone(), found["next_cursor"].clone())
+    };
+    let nowhere = "f".repeat(32);
+    assert_eq!(looked_at(&[("q", &others_jti)]).await, looked_at(&[("q", &nowhere)]).await);
+    let hinted = looked_at(&[("q", &others_jti), ("task", &others)]).await;
+    assert_eq!(hinted, looked_at(&[("q", &nowhere), ("task", &others)]).await);
     // Nor how many there are.
     let answer = stand.get(&path(&[("q", WORKLOAD)]), &ann).await.expect(StatusCode::OK);
     assert_eq!(answer["looked_at"]["tasks"], 1);
