@@ -1,5 +1,6 @@
 //! Whether a log is what was written, from its files and a public key alone: offline, and beside a broker that writes on.
 
+use chrono::TimeDelta;
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
@@ -13,9 +14,13 @@ use super::{
     checkpoint::{self, Checkpoint, CheckpointKeys},
     segment::Segment,
 };
+use crate::clock::Time;
 
 /// The longest line that is looked at; a broker writes none that is half as long.
 pub(super) const MAX_LINE: u64 = 4 << 20;
+
+/// How far apart the records may be that no checkpoint covers yet: the longest that `checkpoint_every` can be, and what a request takes.
+const UNSIGNED: TimeDelta = TimeDelta::minutes(75);
 
 /// A log that is what was written, as far as it can be told.
 #[derive(Debug, Default, Serialize)]
@@ -92,16 +97,28 @@ pub fn examine(
     mut each: impl FnMut(&Record),
 ) -> Result<Examined, Verdict> {
     let unread = |error: io::Error| Verdict::Unread(format!("{} cannot be read: {error}", dir.display()));
-    // Before the records, so that whatever was signed by then is in them.
-    let own = read_checkpoints(&dir.join(checkpoint::FILE), keys)?;
-    let segments = Segment::list(dir).map_err(unread)?;
+    // Before the records, so that whatever was signed by then is in them; and between two looks at the files that saw the same ones,
+    // so that the end of each that has one was signed by then too.
+    let mut before = Segment::list(dir).map_err(unread)?;
+    let (own, segments) = loop {
+        let own = read_checkpoints(&dir.join(checkpoint::FILE), keys)?;
+        let segments = Segment::list(dir).map_err(unread)?;
+        if segments == before {
+            break (own, segments);
+        }
+        before = segments;
+    };
     let Some(oldest) = segments.first() else {
         return Err(Verdict::Unread(format!("there is no audit log in {}", dir.display())));
     };
     let mut against = Against::new(&own, anchors);
+    // What a broker adds from now on is nobody's business here: it may be signed later than it is read.
+    let length = segments.last().map_or(Ok(0), |last| std::fs::metadata(&last.path).map(|about| about.len()));
+    let length = length.map_err(unread)?;
     let mut walk = Walk { first: oldest.first, ..Walk::default() };
     for (at, segment) in segments.iter().enumerate() {
-        walk.segment(segment, at + 1 == segments.len(), &mut against, &mut each)?;
+        let length = (at + 1 == segments.len()).then_some(length);
+        walk.segment(segment, length, &mut against, &mut each)?;
     }
     walk.finish(segments.len(), &own, &against)
 }
@@ -177,6 +194,8 @@ struct Walk {
     file: PathBuf,
     /// Up to here the records are those that were signed.
     good_to: u64,
+    /// The oldest and the newest time of the records after that.
+    unsigned: Option<(Time, Time)>,
     /// What was removed because it had been kept for long enough, says the log itself.
     dropped_to: u64,
     unsettled: BTreeMap<u64, Unsettled>,
@@ -186,7 +205,7 @@ impl Walk {
     fn segment(
         &mut self,
         segment: &Segment,
-        is_last: bool,
+        length: Option<u64>,
         against: &mut Against<'_>,
         each: &mut impl FnMut(&Record),
     ) -> Result<(), Verdict> {
@@ -197,8 +216,10 @@ impl Walk {
             let what = format!("record {next} is missing: the segment begins with record {}", segment.first);
             return Err(fault(next.min(segment.first), what).into());
         }
+        self.ends_signed()?;
         self.file.clone_from(&segment.path);
-        let mut file = BufReader::with_capacity(1 << 20, File::open(&segment.path).map_err(unread)?);
+        let file = File::open(&segment.path).map_err(unread)?;
+        let mut file = BufReader::with_capacity(1 << 20, io::Read::take(file, length.unwrap_or(u64::MAX)));
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -209,7 +230,7 @@ impl Walk {
             }
             let Some(text) = line.strip_suffix(b"\n") else {
                 // Its end is on its way to the disk, or was when the broker died.
-                if is_last && read < usize::try_from(MAX_LINE).unwrap_or(usize::MAX) {
+                if length.is_some() && read < usize::try_from(MAX_LINE).unwrap_or(usize::MAX) {
                     return Ok(());
                 }
                 return Err(fault(next, format!("record {next} is cut off")).into());
@@ -225,9 +246,25 @@ impl Walk {
             self.take(&record).map_err(|what| fault(record.sequence, what))?;
             if against.check(&self.log, head, self.good_to, &segment.path)? {
                 self.good_to = head.sequence;
+                self.unsigned = None;
+            } else if let Some(time) = record.text("time").and_then(|time| time.parse::<Time>().ok()) {
+                let (oldest, newest) = self.unsigned.unwrap_or((time, time));
+                self.unsigned = Some((oldest.min(time), newest.max(time)));
             }
             each(&record);
         }
+    }
+
+    /// Before another segment: a broker signs the end of one before it begins the next.
+    fn ends_signed(&self) -> Result<(), Fault> {
+        let last = self.head.map_or(0, |head| head.sequence);
+        if last == self.good_to {
+            return Ok(());
+        }
+        let what = format!(
+            "the segment ends with record {last}, and no checkpoint says so: it was altered, or checkpoints are missing"
+        );
+        Err(Fault { sequence: self.good_to + 1, file: self.file.clone(), what })
     }
 
     fn take(&mut self, record: &Record) -> Result<(), String> {
@@ -274,7 +311,7 @@ impl Walk {
     }
 
     fn finish(self, segments: usize, own: &[Checkpoint], against: &Against<'_>) -> Result<Examined, Verdict> {
-        let Self { log, first, head, file, good_to, dropped_to, unsettled } = self;
+        let Self { log, first, head, file, good_to, unsigned, dropped_to, unsettled } = self;
         let head = head.unwrap_or(Head::NONE);
         let fault = |sequence, what| Fault { sequence, file: file.clone(), what };
         if first > 1 && dropped_to + 1 < first {
@@ -287,6 +324,24 @@ impl Walk {
             let what = format!("the log ends at record {}, and record {signed} was signed", head.sequence);
             return Err(fault(head.sequence + 1, what).into());
         }
+        let signed_to = own.iter().map(|checkpoint| checkpoint.head.sequence).max().unwrap_or_default().min(good_to);
+        // The broker signs the record that opens a log before it takes another.
+        if signed_to == 0 && head.sequence > 1 {
+            let what = format!(
+                "none of the {} records was signed: they were altered, or checkpoints are missing",
+                head.sequence
+            );
+            return Err(fault(first, what).into());
+        }
+        if let Some((oldest, newest)) = unsigned.filter(|(oldest, newest)| *newest - *oldest > UNSIGNED) {
+            let what = format!(
+                "the records from {} to {} were written between {oldest} and {newest}, and none of them was signed: they were altered, \
+                 or checkpoints are missing",
+                good_to + 1,
+                head.sequence
+            );
+            return Err(fault(good_to + 1, what).into());
+        }
         Ok(Examined {
             log,
             first,
@@ -294,7 +349,7 @@ impl Walk {
             head: Some(head.digest),
             segments,
             checkpoints: against.count,
-            signed_to: own.iter().map(|checkpoint| checkpoint.head.sequence).max().unwrap_or_default().min(good_to),
+            signed_to,
             anchored_to: against.anchored_to,
             unsettled: unsettled.into_values().collect(),
         })

@@ -232,7 +232,7 @@ impl Audit {
             end: End { head, length, first, since },
             reserved: 0,
             signer,
-            signed: Instant::now(),
+            signed: (Instant::now(), clock.now()),
             tell,
             listeners: Arc::clone(&listeners),
             durable: Arc::clone(&durable),
@@ -243,6 +243,13 @@ impl Audit {
         };
         if length == 0 {
             writer.open_segment()?;
+        }
+        // What was not signed when the last broker died is before anything is added to it: a tail is never old.
+        if let Err(why) = writer.sign() {
+            if writer.signer.last.is_none() {
+                return Err(why);
+            }
+            tracing::error!(%why, "the audit log is not signed yet");
         }
         let thread = Builder::new()
             .name("audit".to_owned())
@@ -335,8 +342,8 @@ struct Writer<M> {
     /// Up to which length the growing segment has its room on the disk.
     reserved: u64,
     signer: Signer,
-    /// When it signed last.
-    signed: Instant,
+    /// When it signed last, and by the clock that the records go by.
+    signed: (Instant, Time),
     tell: watch::Sender<Option<String>>,
     listeners: Arc<Listeners>,
     /// The number of the last record that is durable, for readers.
@@ -351,6 +358,8 @@ struct Writer<M> {
 impl<M: Medium> Writer<M> {
     fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         while let Some(message) = messages.blocking_recv() {
+            // Before anything is added: the clock may have gone on by hours since the last record.
+            self.sign_if_due();
             if let Message::Record(first) = message {
                 let mut size = first.size();
                 let mut calls = vec![first];
@@ -369,7 +378,9 @@ impl<M: Medium> Writer<M> {
             }
             self.tend();
         }
-        self.sign();
+        if let Err(why) = self.sign() {
+            tracing::error!(%why, "the end of the audit log is not signed");
+        }
     }
 
     /// Writes the calls in one go, or those of them that there is room for, and tells everybody how it went.
@@ -473,13 +484,20 @@ impl<M: Medium> Writer<M> {
         if self.lost.is_some() {
             return;
         }
-        if self.signed.elapsed() >= Duration::from_secs(u64::from(self.terms.checkpoint_every)) {
-            self.sign();
-        }
+        self.sign_if_due();
         if self.is_segment_over()
             && let Err(why) = self.turn()
         {
             tracing::error!(%why, "the audit log goes on in the segment that it has");
+        }
+    }
+
+    fn sign_if_due(&mut self) {
+        let (signed, at) = self.signed;
+        let by_clock = (self.clock.now() - at).num_seconds().unsigned_abs();
+        let is_due = by_clock.max(signed.elapsed().as_secs()) >= u64::from(self.terms.checkpoint_every);
+        if is_due && let Err(why) = self.sign() {
+            tracing::error!(%why, "the audit log goes on without being signed");
         }
     }
 
@@ -493,7 +511,8 @@ impl<M: Medium> Writer<M> {
 
     /// Begins another segment, and removes those that have been kept for long enough.
     fn turn(&mut self) -> Result<(), Unrecorded> {
-        self.sign();
+        // A segment ends with a record that is signed: without that, whoever reads the log takes it for tampered with.
+        self.sign()?;
         let first = self.end.head.sequence + 1;
         self.medium.turn(first).map_err(|error| Unrecorded(format!("another segment could not be begun: {error}")))?;
         reached(Step::SegmentTurned);
@@ -543,16 +562,20 @@ impl<M: Medium> Writer<M> {
     }
 
     /// Signs where the log ends, if that is somewhere else than the last time.
-    fn sign(&mut self) {
-        self.signed = Instant::now();
+    fn sign(&mut self) -> Result<(), Unrecorded> {
+        let now = self.clock.now();
+        self.signed = (Instant::now(), now);
         let head = self.end.head;
-        if self.lost.is_some() || self.signer.last.as_ref().is_some_and(|last| last.head == head) {
-            return;
+        if let Some(lost) = &self.lost {
+            return Err(lost.clone());
         }
-        match self.signer.sign(&self.log, head, self.clock.now()) {
-            Ok(text) => drop(self.tell.send_replace(Some(text))),
-            Err(why) => tracing::error!(%why, "the audit log could not be signed"),
+        if self.signer.last.as_ref().is_some_and(|last| last.head == head) {
+            return Ok(());
         }
+        let signed = self.signer.sign(&self.log, head, now);
+        let text = signed.map_err(|why| Unrecorded(format!("the audit log could not be signed: {why}")))?;
+        self.tell.send_replace(Some(text));
+        Ok(())
     }
 }
 

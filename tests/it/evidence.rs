@@ -119,12 +119,18 @@ async fn whatever_is_done_to_the_log_shows() {
         let (found, code) = check(&[]);
         assert_eq!((code, &found["good"], &found["sequence"]), (5, &json!(false), &json!(bad)), "{way}: {found}");
     }
+    // Without its checkpoints it is as good as rewritten.
+    copy(&dir, &spoiled);
+    fs::write(spoiled.join("checkpoints"), "").unwrap();
+    let (found, code) = check(&[]);
+    assert_eq!((code, &found["good"], &found["sequence"]), (5, &json!(false), &json!(1)), "{found}");
     // Cut together with its checkpoints: only those from elsewhere show it.
     copy(&dir, &spoiled);
     let segment = only_segment(&spoiled);
     let all = lines(&fs::read_to_string(&segment).unwrap());
     fs::write(&segment, all[..7].concat()).unwrap();
-    fs::write(spoiled.join("checkpoints"), "").unwrap();
+    let signed = fs::read_to_string(dir.join("checkpoints")).unwrap();
+    fs::write(spoiled.join("checkpoints"), signed.split_inclusive('\n').next().unwrap()).unwrap();
     assert_eq!(check(&[]).1, 0);
     let (found, code) = check(&["--anchor", as_text(&anchor)]);
     assert_eq!((code, &found["sequence"]), (5, &json!(8)), "{found}");

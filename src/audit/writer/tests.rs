@@ -340,6 +340,18 @@ fn keys(dir: &Path) -> CheckpointKeys {
     CheckpointKeys::read(&std::fs::read_to_string(dir.join(checkpoint::KEYS)).unwrap()).unwrap()
 }
 
+/// The checkpoints beside a log, each with the record that it names.
+fn checkpoints(dir: &Path) -> Vec<(u64, String)> {
+    let (text, keys) = (std::fs::read_to_string(dir.join(checkpoint::FILE)).unwrap(), keys(dir));
+    text.lines().map(|line| (keys.verify(line).unwrap().head.sequence, format!("{line}\n"))).collect()
+}
+
+/// Takes away those of later records.
+fn keep_checkpoints(dir: &Path, to: u64) {
+    let kept: String = checkpoints(dir).into_iter().filter(|(at, _)| *at <= to).map(|(_, line)| line).collect();
+    std::fs::write(dir.join(checkpoint::FILE), kept).unwrap();
+}
+
 /// The first bad record of a log.
 fn first_bad(dir: &Path) -> Option<u64> {
     match examine(dir, &keys(dir), &[], |_| {}) {
@@ -384,14 +396,14 @@ async fn a_log_goes_on_in_another_segment_and_after_another_start() {
     // A crash between a new segment and its first record, or in the middle of that.
     let text = std::fs::read_to_string(Segment::of(&dir, 13).path).unwrap();
     std::fs::remove_file(Segment::of(&dir, 13).path).unwrap();
-    std::fs::remove_file(dir.join(checkpoint::FILE)).unwrap();
+    keep_checkpoints(&dir, 12);
     for left in ["", &text[..20]] {
         std::fs::write(Segment::of(&dir, 13).path, left).unwrap();
         let again = Audit::open(&dir, Terms { key: key.clone(), ..terms() }, clock()).unwrap();
         again.record(&[entry("last")]).await.unwrap();
         drop(again);
         assert_eq!(first_bad(&dir), None);
-        std::fs::remove_file(dir.join(checkpoint::FILE)).unwrap();
+        keep_checkpoints(&dir, 12);
     }
 }
 
@@ -422,6 +434,42 @@ async fn what_the_log_says_of_itself_is_sent_on_too() {
     for event in ["segment_opened", "segment_dropped"] {
         assert!(copied.iter().any(|(_, line)| line.contains(event)), "{event}");
     }
+}
+
+#[tokio::test]
+async fn a_log_whose_checkpoints_were_taken_away_is_not_good() {
+    let (_root, dir) = log();
+    segmented(&dir, terms(), clock(), 3).await;
+    assert_eq!(first_bad(&dir), None);
+    for (kept, bad) in [(12, None), (11, Some(9)), (4, Some(5)), (3, Some(2)), (0, Some(1))] {
+        keep_checkpoints(&dir, kept);
+        assert_eq!(first_bad(&dir), bad, "up to {kept}");
+    }
+}
+
+#[tokio::test]
+async fn records_of_hours_that_nobody_signed_are_not_good() {
+    let (_root, dir) = log();
+    let (key, clock) = (terms(), clock());
+    let record = async |hours| {
+        let audit = Audit::open(&dir, key.clone(), clock.clone()).unwrap();
+        for _ in 0..3 {
+            audit.record(&[Entry { time: clock.now(), ..entry("a") }]).await.unwrap();
+        }
+        clock.advance(TimeDelta::hours(hours));
+        // What the clock went on by is signed before it is added to.
+        audit.record(&[Entry { time: clock.now(), ..entry("b") }]).await.unwrap();
+        let signed: Vec<_> = checkpoints(&dir).iter().map(|(sequence, _)| *sequence).collect();
+        assert_eq!(first_bad(&dir), None);
+        drop(audit);
+        signed
+    };
+    assert_eq!(record(1).await, [1, 4]);
+    keep_checkpoints(&dir, 1);
+    assert_eq!(first_bad(&dir), None, "within an hour");
+    assert_eq!(record(2).await, [1, 5, 8]);
+    keep_checkpoints(&dir, 5);
+    assert_eq!(first_bad(&dir), Some(6));
 }
 
 #[tokio::test]
