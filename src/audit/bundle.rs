@@ -93,6 +93,9 @@ pub struct Bundle {
     /// The public keys of the log, for convenience: a verifier goes by its own.
     keys: Value,
     runs: Vec<Run>,
+    /// How many more were asked for that no checkpoint covered yet: they are not in it.
+    #[serde(default)]
+    unsigned: usize,
 }
 
 /// Records that follow each other.
@@ -101,7 +104,7 @@ struct Run {
     /// What the first one follows.
     after: Head,
     records: Vec<Shown>,
-    /// The checkpoint of the last one; `None` where that was not signed yet.
+    /// The checkpoint of the last one; without one a run proves nothing.
     checkpoint: Option<String>,
 }
 
@@ -124,12 +127,13 @@ pub struct Proven {
     pub records: usize,
     /// How many others stand between them.
     pub others: usize,
-    /// How many of those that are shown no checkpoint vouches for yet.
+    /// How many more no checkpoint covered when they were exported; they were left out, says the bundle.
     pub unsigned: usize,
 }
 
 impl Bundle {
-    /// Takes what is asked for out of a log that is found to be good on the way.
+    /// Takes what is asked for out of a log that is found to be good on the way, as far as it is signed: nothing else could be
+    /// proven.
     ///
     /// # Errors
     /// As [`examine`].
@@ -153,7 +157,8 @@ impl Bundle {
                 runs.push(done);
             }
         })?;
-        runs.extend(run);
+        let is_shown = |shown: &&Shown| matches!(shown, Shown::Record(_));
+        let unsigned = run.map_or(0, |run| run.records.iter().filter(is_shown).count());
         Ok(Self {
             format: FORMAT.to_owned(),
             log: examined.log,
@@ -161,7 +166,14 @@ impl Bundle {
             exported_at: now,
             keys: published.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(Value::Null),
             runs,
+            unsigned,
         })
+    }
+
+    /// How many records were left out because no checkpoint covered them yet.
+    #[must_use]
+    pub fn unsigned(&self) -> usize {
+        self.unsigned
     }
 
     /// Reads a bundle that claims to be one.
@@ -173,9 +185,14 @@ impl Bundle {
     /// Proves it, and hands every record that is shown to `each`.
     ///
     /// # Errors
-    /// The first record that is not what was signed.
+    /// The first record that is not what was signed, or was not signed at all.
     pub fn verify(&self, keys: &CheckpointKeys, mut each: impl FnMut(&Record)) -> Result<Proven, Verdict> {
-        let mut proven = Proven { log: self.log.clone(), selection: self.selection.clone(), ..Proven::default() };
+        let mut proven = Proven {
+            log: self.log.clone(),
+            selection: self.selection.clone(),
+            unsigned: self.unsigned,
+            ..Proven::default()
+        };
         let mut last = 0;
         for run in &self.runs {
             let mut head = run.after;
@@ -198,19 +215,20 @@ impl Bundle {
                     }
                 };
             }
-            match &run.checkpoint {
-                Some(text) => {
-                    let checkpoint = keys
-                        .verify(text)
-                        .map_err(|why| Verdict::Unread(format!("the checkpoint of record {}: {why}", head.sequence)))?;
-                    if checkpoint.head != head || checkpoint.log != self.log {
-                        let first = run.after.sequence + 1;
-                        let what =
-                            format!("the records from {first} to {} are not those that were signed", head.sequence);
-                        return Err(bad(first, what).into());
-                    }
-                }
-                None => proven.unsigned += shown.len(),
+            let first = run.after.sequence + 1;
+            let Some(text) = &run.checkpoint else {
+                let what = format!(
+                    "no checkpoint covers the records from {first} to {}: anybody can have written them",
+                    head.sequence
+                );
+                return Err(bad(first, what).into());
+            };
+            let checkpoint = keys
+                .verify(text)
+                .map_err(|why| Verdict::Unread(format!("the checkpoint of record {}: {why}", head.sequence)))?;
+            if checkpoint.head != head || checkpoint.log != self.log {
+                let what = format!("the records from {first} to {} are not those that were signed", head.sequence);
+                return Err(bad(first, what).into());
             }
             shown.iter().for_each(&mut each);
             last = head.sequence;

@@ -154,6 +154,12 @@ impl Export {
         let keys = self.by.keys(Some(&self.target))?;
         let bundle = Bundle::export(&self.target, &keys, &self.which.selection(), now);
         let bundle = bundle.map_err(|verdict| bad(verdict, output))?;
+        if bundle.unsigned() > 0 {
+            let left_out = bundle.unsigned();
+            eprintln!(
+                "left out {left_out} records that no checkpoint covers yet; export again once the broker has signed them"
+            );
+        }
         say(&serde_json::to_string(&bundle).map_err(|error| Failure::Stopped(error.to_string()))?);
         Ok(())
     }
@@ -260,7 +266,7 @@ fn proven_text(proven: &Proven) -> String {
         ("records", format!("{} shown, with {} others between them", proven.records, proven.others)),
     ];
     if proven.unsigned > 0 {
-        found.push(("unsigned", format!("{} of them: no checkpoint vouches for them yet", proven.unsigned)));
+        found.push(("left out", format!("{} more, which no checkpoint covered yet, says the bundle", proven.unsigned)));
     }
     facts(&found)
 }

@@ -207,10 +207,13 @@ async fn a_bundle_proves_what_it_shows() {
     assert_eq!(spoiled(&|b| b["runs"][0]["checkpoint"] = "a.b.c".into()), 2);
     assert_eq!(spoiled(&|b| b["log"] = "log_other".into()), 5);
     assert_eq!(audit(&["verify", as_text(&file)]).1, 2, "not by the keys that it brings along");
-    // Without a checkpoint it says so.
+    // Without a checkpoint anybody can have written it.
     let mut unsigned = bundle.clone();
     unsigned["runs"].as_array_mut().unwrap().iter_mut().for_each(|run| run["checkpoint"] = Value::Null);
-    assert_eq!(prove(&unsigned).0["unsigned"], json!(shown));
+    let (found, code) = prove(&unsigned);
+    assert_eq!((code, &found["good"]), (5, &json!(false)), "{found}");
+    assert!(text(&found, "what").contains("no checkpoint covers the records"), "{found}");
+    assert_eq!(audit(&["show", as_text(&file), "--key", as_text(&key)]).1, 5);
 
     // By owner, by workload, by time.
     let count = |arguments: &[&str]| {

@@ -1,6 +1,7 @@
 use super::*;
 use crate::{
     audit::{
+        bundle::{Bundle, Selection},
         chain::{Record, is_active},
         checkpoint::{self, CheckpointKeys},
         examine::{Verdict, examine},
@@ -470,6 +471,29 @@ async fn records_of_hours_that_nobody_signed_are_not_good() {
     assert_eq!(record(2).await, [1, 5, 8]);
     keep_checkpoints(&dir, 5);
     assert_eq!(first_bad(&dir), Some(6));
+}
+
+#[tokio::test]
+async fn a_bundle_holds_nothing_that_is_not_signed() {
+    let (_root, dir) = log();
+    let audit = Audit::open(&dir, terms(), clock()).unwrap();
+    audit.record(&[entry("a"), entry("b")]).await.unwrap();
+    let bundle = || {
+        let bundle = Bundle::export(&dir, &keys(&dir), &Selection::default(), clock().now()).unwrap();
+        serde_json::to_value(bundle).unwrap()
+    };
+    let proven = |bundle: &Value| {
+        let proven = Bundle::read(bundle.to_string().as_bytes()).unwrap().verify(&keys(&dir), |_| {});
+        proven.map(|proven| (proven.records, proven.unsigned))
+    };
+    // The record that opens the log is signed at once.
+    assert_eq!(proven(&bundle()).unwrap(), (1, 2));
+    drop(audit);
+    let mut whole = bundle();
+    assert_eq!(proven(&whole).unwrap(), (3, 0));
+    whole["runs"][1]["checkpoint"] = Value::Null;
+    let Err(Verdict::Bad(fault)) = proven(&whole) else { panic!("it is good") };
+    assert_eq!(fault.sequence, 2, "{}", fault.what);
 }
 
 #[tokio::test]
