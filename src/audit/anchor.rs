@@ -2,19 +2,13 @@
 //!
 //! An anchor that is out of reach holds nothing up: it is told the newest checkpoint once it is back, and its age is a metric.
 
-use std::{
-    fs::OpenOptions,
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::config::AnchorConfig;
+use super::{checkpoint, config::AnchorConfig};
 use crate::{
     failpoint::{Step, reached},
     secret_file,
@@ -101,8 +95,9 @@ impl Anchor {
     pub async fn send(&self, checkpoint: &str) -> Result<(), String> {
         match &self.target {
             Target::File(path) => {
-                let (path, line) = (path.clone(), format!("{checkpoint}\n"));
-                let written = tokio::task::spawn_blocking(move || append(&path, &line)).await;
+                let (path, text) = (path.clone(), checkpoint.to_owned());
+                let append = move || checkpoint::append(&mut checkpoint::open(&path)?, &text);
+                let written = tokio::task::spawn_blocking(append).await;
                 written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
             }
             Target::Server { client, url, token } => {
@@ -116,12 +111,6 @@ impl Anchor {
             }
         }
     }
-}
-
-fn append(path: &PathBuf, line: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-    file.write_all(line.as_bytes())?;
-    file.sync_data()
 }
 
 fn client(ca_file: Option<&PathBuf>) -> Result<reqwest::Client, String> {

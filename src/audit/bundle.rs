@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     chain::{Digest, Head, Record},
-    checkpoint::{self, CheckpointKeys},
+    checkpoint::{self, Checkpoint, CheckpointKeys},
     examine::{Fault, Verdict, examine},
 };
 use crate::{clock::Time, id::TaskId};
@@ -242,8 +242,9 @@ impl Bundle {
 /// The checkpoints beside a log, as they are written, by the record that they name.
 fn signed(dir: &Path, keys: &CheckpointKeys) -> Result<BTreeMap<u64, String>, Verdict> {
     let path = dir.join(checkpoint::FILE);
-    let text = std::fs::read_to_string(&path)
-        .map_err(|error| Verdict::Unread(format!("{} cannot be read: {error}", path.display())))?;
-    let read = |line: &str| keys.verify(line).ok().map(|checkpoint| (checkpoint.head.sequence, line.to_owned()));
-    Ok(text.lines().filter_map(read).collect())
+    let mut signed = BTreeMap::new();
+    let each = |checkpoint: Checkpoint, line: &str| drop(signed.insert(checkpoint.head.sequence, line.to_owned()));
+    let read = checkpoint::read(&path, keys, each);
+    read.map_err(|error| Verdict::Unread(format!("{} cannot be read: {error}", path.display())))?;
+    Ok(signed)
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::{
     collections::HashMap,
     fs::{File, OpenOptions},
-    io::{self, Write as _},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -76,6 +76,52 @@ impl CheckpointKeys {
     }
 }
 
+/// Hands the checkpoints that stand in a file, one a line, to `each` with their lines; what is wrong with the other lines.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn read(path: &Path, keys: &CheckpointKeys, each: impl FnMut(Checkpoint, &str)) -> io::Result<Vec<String>> {
+    Ok(parse(path, whole(&std::fs::read(path)?), keys, each))
+}
+
+/// The lines that have an end: the last may be on its way to the disk, or a crash came.
+fn whole(octets: &[u8]) -> &[u8] {
+    &octets[..octets.iter().rposition(|&octet| octet == b'\n').map_or(0, |end| end + 1)]
+}
+
+fn parse(path: &Path, whole: &[u8], keys: &CheckpointKeys, mut each: impl FnMut(Checkpoint, &str)) -> Vec<String> {
+    let mut bad = Vec::new();
+    for (at, line) in String::from_utf8_lossy(whole).lines().enumerate() {
+        match keys.verify(line) {
+            Ok(checkpoint) => each(checkpoint, line),
+            Err(why) => bad.push(format!("{}, line {}: {why}", path.display(), at + 1)),
+        }
+    }
+    bad
+}
+
+/// Opens checkpoints to add to them.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+}
+
+/// Adds a checkpoint on a line of its own, or nothing: a part of one would take the next one with it.
+pub(super) fn append(file: &mut File, checkpoint: &str) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if length > 0 {
+        file.seek(SeekFrom::Start(length - 1))?;
+        file.read_exact(&mut last)?;
+    }
+    let end = if last == [b'\n'] { "" } else { "\n" };
+    let written = file.write_all(format!("{end}{checkpoint}\n").as_bytes()).and_then(|()| file.sync_data());
+    if written.is_err() {
+        // Where that fails too, the next one begins a line all the same.
+        let _ = file.set_len(length);
+    }
+    written
+}
+
 /// Signs checkpoints and keeps them beside the log.
 pub(super) struct Signer {
     key: SigningKey,
@@ -88,24 +134,29 @@ impl Signer {
     /// Opens the checkpoints of the log in `dir`.
     ///
     /// # Errors
-    /// In a sentence: when they cannot be read or written, or the last is not one of ours.
+    /// In a sentence: when they cannot be read or written, or none of them is one of ours.
     pub(super) fn open(dir: &Path, key: SigningKey) -> Result<Self, String> {
         let path = dir.join(FILE);
         let keys = publish(&dir.join(KEYS), &key)?;
         let failed = |error: io::Error| format!("{} cannot be opened: {error}", path.display());
-        let text = match std::fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            text => text.map_err(failed)?,
-        };
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(failed)?;
-        // A crash may have left half a line, which is no checkpoint.
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        if whole < text.len() {
-            file.set_len(whole as u64).map_err(failed)?;
+        let file = open(&path).map_err(failed)?;
+        let octets = std::fs::read(&path).map_err(failed)?;
+        let whole = whole(&octets);
+        if whole.len() < octets.len() {
+            file.set_len(whole.len() as u64).map_err(failed)?;
         }
-        let last = text[..whole].lines().next_back().map(|line| keys.verify(line)).transpose();
-        let last =
-            last.map_err(|why| format!("{}: the last checkpoint is not this broker's: {why}", path.display()))?;
+        let mut last: Option<Checkpoint> = None;
+        let bad = parse(&path, whole, &keys, |checkpoint, _| {
+            if last.as_ref().is_none_or(|last| last.head.sequence <= checkpoint.head.sequence) {
+                last = Some(checkpoint);
+            }
+        });
+        if let Some(why) = bad.last() {
+            if last.is_none() {
+                return Err(format!("no checkpoint is this broker's: {why}"));
+            }
+            tracing::error!(why, lines = bad.len(), "lines among the checkpoints of the audit log are none");
+        }
         Ok(Self { key, file, last })
     }
 
@@ -113,8 +164,7 @@ impl Signer {
     pub(super) fn sign(&mut self, log: &str, head: Head, now: Time) -> Result<String, String> {
         let checkpoint = Checkpoint { log: log.to_owned(), head, iat: now.timestamp() };
         let text = self.key.sign(TYP, &checkpoint).map_err(|why| why.to_string())?;
-        let written = self.file.write_all(format!("{text}\n").as_bytes()).and_then(|()| self.file.sync_data());
-        written.map_err(|error| error.to_string())?;
+        append(&mut self.file, &text).map_err(|error| error.to_string())?;
         reached(Step::CheckpointKept);
         self.last = Some(checkpoint);
         Ok(text)

@@ -41,6 +41,8 @@ pub struct Examined {
     pub signed_to: u64,
     /// The last record that a checkpoint from elsewhere vouches for; `None` where none was given.
     pub anchored_to: Option<u64>,
+    /// Lines among the checkpoints that are none, and what is wrong with them: a broker leaves none.
+    pub unread: Vec<String>,
     /// What was about to be done, and of which nothing says how it went.
     pub unsettled: Vec<Unsettled>,
 }
@@ -93,7 +95,7 @@ impl From<Fault> for Verdict {
 pub fn examine(
     dir: &Path,
     keys: &CheckpointKeys,
-    anchors: &[(PathBuf, Vec<Checkpoint>)],
+    anchors: &[(PathBuf, Checkpoints)],
     mut each: impl FnMut(&Record),
 ) -> Result<Examined, Verdict> {
     let unread = |error: io::Error| Verdict::Unread(format!("{} cannot be read: {error}", dir.display()));
@@ -111,7 +113,7 @@ pub fn examine(
     let Some(oldest) = segments.first() else {
         return Err(Verdict::Unread(format!("there is no audit log in {}", dir.display())));
     };
-    let mut against = Against::new(&own, anchors);
+    let mut against = Against::new(&own.all, anchors);
     // What a broker adds from now on is nobody's business here: it may be signed later than it is read.
     let length = segments.last().map_or(Ok(0), |last| std::fs::metadata(&last.path).map(|about| about.len()));
     let length = length.map_err(unread)?;
@@ -120,26 +122,36 @@ pub fn examine(
         let length = (at + 1 == segments.len()).then_some(length);
         walk.segment(segment, length, &mut against, &mut each)?;
     }
-    walk.finish(segments.len(), &own, &against)
+    let mut examined = walk.finish(segments.len(), &own.all, &against)?;
+    let unread = [&own].into_iter().chain(anchors.iter().map(|(_, anchored)| anchored));
+    examined.unread = unread.flat_map(|checkpoints| checkpoints.unread.iter().cloned()).collect();
+    Ok(examined)
 }
 
-/// Reads checkpoints, one a line.
+/// Checkpoints as they were read.
+#[derive(Debug, Default)]
+pub struct Checkpoints {
+    all: Vec<Checkpoint>,
+    /// What is wrong with the lines that are none.
+    unread: Vec<String>,
+}
+
+/// Reads checkpoints, one a line. A line that is none is passed over, and told.
 ///
 /// # Errors
-/// When they cannot be read, or one of them was not signed with these keys.
-pub fn read_checkpoints(path: &Path, keys: &CheckpointKeys) -> Result<Vec<Checkpoint>, Verdict> {
-    let text = match std::fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(Verdict::Unread(format!("{}: there are no checkpoints", path.display())));
-        }
-        text => text.map_err(|error| Verdict::Unread(format!("{} cannot be read: {error}", path.display())))?,
-    };
-    // The last line may be on its way to the disk.
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let read = |(at, line): (usize, &str)| {
-        keys.verify(line).map_err(|why| Verdict::Unread(format!("{}, line {}: {why}", path.display(), at + 1)))
-    };
-    whole.lines().enumerate().map(read).collect()
+/// When they cannot be read, or not one of them was signed with these keys.
+pub fn read_checkpoints(path: &Path, keys: &CheckpointKeys) -> Result<Checkpoints, Verdict> {
+    let mut all = Vec::new();
+    let unread = checkpoint::read(path, keys, |checkpoint, _| all.push(checkpoint)).map_err(|error| {
+        Verdict::Unread(match error.kind() {
+            io::ErrorKind::NotFound => format!("{}: there are no checkpoints", path.display()),
+            _ => format!("{} cannot be read: {error}", path.display()),
+        })
+    })?;
+    match unread.first() {
+        Some(why) if all.is_empty() => Err(Verdict::Unread(why.clone())),
+        _ => Ok(Checkpoints { all, unread }),
+    }
 }
 
 /// The checkpoints that a log is held against, by the record that they name.
@@ -150,9 +162,10 @@ struct Against<'a> {
 }
 
 impl<'a> Against<'a> {
-    fn new(own: &'a [Checkpoint], anchors: &'a [(PathBuf, Vec<Checkpoint>)]) -> Self {
+    fn new(own: &'a [Checkpoint], anchors: &'a [(PathBuf, Checkpoints)]) -> Self {
         let own = own.iter().map(|checkpoint| (checkpoint, None));
-        let others = anchors.iter().flat_map(|(path, all)| all.iter().map(move |one| (one, Some(path.as_path()))));
+        let others =
+            anchors.iter().flat_map(|(path, read)| read.all.iter().map(move |one| (one, Some(path.as_path()))));
         let mut against = Self { by_sequence: BTreeMap::new(), count: 0, anchored_to: None };
         for (checkpoint, from) in own.chain(others) {
             against.by_sequence.entry(checkpoint.head.sequence).or_default().push((checkpoint, from));
@@ -351,6 +364,7 @@ impl Walk {
             checkpoints: against.count,
             signed_to,
             anchored_to: against.anchored_to,
+            unread: Vec::new(),
             unsettled: unsettled.into_values().collect(),
         })
     }

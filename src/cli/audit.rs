@@ -117,14 +117,20 @@ impl Verify {
         if self.target.is_file() {
             let bundle = bundle(&self.target)?;
             let keys = self.by.keys(None)?;
-            return tell(bundle.verify(&keys, |_| {}), output, |proven| proven_text(&proven));
+            return tell(
+                &bundle.verify(&keys, |_| {}).map_err(|verdict| bad(verdict, output))?,
+                true,
+                output,
+                proven_text,
+            );
         }
         let keys = self.by.keys(Some(&self.target))?;
         let read = |path: PathBuf| read_checkpoints(&path, &keys).map(|all| (path, all));
         let anchors: Result<Vec<_>, _> = self.anchor.into_iter().map(read).collect();
         let pinned = self.by.key.is_some();
         let examined = anchors.and_then(|anchors| examine(&self.target, &keys, &anchors, |_| {}));
-        tell(examined, output, |examined| examined_text(&examined, pinned))
+        let examined = examined.map_err(|verdict| bad(verdict, output))?;
+        tell(&examined, examined.unread.is_empty(), output, |examined| examined_text(examined, pinned))
     }
 }
 
@@ -196,20 +202,20 @@ fn bundle(path: &Path) -> Result<Bundle, Failure> {
 }
 
 fn tell<T: serde::Serialize>(
-    found: Result<T, Verdict>,
+    found: &T,
+    is_good: bool,
     output: Output,
-    as_text: impl Fn(T) -> String,
+    as_text: impl Fn(&T) -> String,
 ) -> Result<(), Failure> {
-    let found = found.map_err(|verdict| bad(verdict, output))?;
     say(&match output {
         Output::Text => as_text(found),
         Output::Json => {
             let mut report = json!(found);
-            report["good"] = true.into();
+            report["good"] = is_good.into();
             report.to_string()
         }
     });
-    Ok(())
+    if is_good { Ok(()) } else { Err(Failure::NotAccepted) }
 }
 
 fn bad(verdict: Verdict, output: Output) -> Failure {
@@ -232,7 +238,7 @@ fn bad(verdict: Verdict, output: Output) -> Failure {
 }
 
 fn examined_text(examined: &Examined, pinned: bool) -> String {
-    let Examined { log, first, last, segments, checkpoints, signed_to, anchored_to, unsettled, .. } = examined;
+    let Examined { log, first, last, segments, checkpoints, signed_to, anchored_to, unread, unsettled, .. } = examined;
     let anchored = match anchored_to {
         Some(to) => format!("up to record {to}: nothing was cut off before that"),
         None => {
@@ -240,7 +246,7 @@ fn examined_text(examined: &Examined, pinned: bool) -> String {
         }
     };
     let mut found = vec![
-        ("good", "yes".to_owned()),
+        ("good", if unread.is_empty() { "yes" } else { "no: lines among its checkpoints are none" }.to_owned()),
         ("log", log.clone()),
         ("records", format!("{first} to {last}, in {segments} segments")),
         ("signed", format!("up to record {signed_to}, by {checkpoints} checkpoints")),
@@ -248,6 +254,9 @@ fn examined_text(examined: &Examined, pinned: bool) -> String {
     ];
     if !pinned {
         found.push(("key", "the one beside the log; give --key with a copy that was kept elsewhere".to_owned()));
+    }
+    if !unread.is_empty() {
+        found.push(("no checkpoints", unread.join("; ")));
     }
     found.push(("unsettled", format!("{} records of which nothing says how it went", unsettled.len())));
     let mut all = facts(&found);

@@ -124,6 +124,20 @@ async fn whatever_is_done_to_the_log_shows() {
     fs::write(spoiled.join("checkpoints"), "").unwrap();
     let (found, code) = check(&[]);
     assert_eq!((code, &found["good"], &found["sequence"]), (5, &json!(false), &json!(1)), "{found}");
+    // A line among the checkpoints that is none, here or elsewhere, is told, and the rest is read.
+    copy(&dir, &spoiled);
+    let torn = format!("{}a.b\n", fs::read_to_string(dir.join("checkpoints")).unwrap());
+    let elsewhere = stand.dir.path().join("torn");
+    fs::write(&elsewhere, &torn).unwrap();
+    let (found, code) = check(&["--anchor", as_text(&elsewhere)]);
+    assert_eq!(
+        (code, &found["good"], found["unread"].as_array().map(Vec::len)),
+        (5, &json!(false), Some(1)),
+        "{found}"
+    );
+    assert!(found["signed_to"].as_u64().unwrap() >= 10, "{found}");
+    fs::write(spoiled.join("checkpoints"), &torn).unwrap();
+    assert_eq!(check(&[]).1, 5);
     // Cut together with its checkpoints: only those from elsewhere show it.
     copy(&dir, &spoiled);
     let segment = only_segment(&spoiled);

@@ -343,7 +343,11 @@ fn keys(dir: &Path) -> CheckpointKeys {
 
 /// The checkpoints beside a log, each with the record that it names.
 fn checkpoints(dir: &Path) -> Vec<(u64, String)> {
-    let (text, keys) = (std::fs::read_to_string(dir.join(checkpoint::FILE)).unwrap(), keys(dir));
+    checkpoints_of(&std::fs::read_to_string(dir.join(checkpoint::FILE)).unwrap(), dir)
+}
+
+fn checkpoints_of(text: &str, dir: &Path) -> Vec<(u64, String)> {
+    let keys = keys(dir);
     text.lines().map(|line| (keys.verify(line).unwrap().head.sequence, format!("{line}\n"))).collect()
 }
 
@@ -471,6 +475,43 @@ async fn records_of_hours_that_nobody_signed_are_not_good() {
     assert_eq!(record(2).await, [1, 5, 8]);
     keep_checkpoints(&dir, 5);
     assert_eq!(first_bad(&dir), Some(6));
+}
+
+#[tokio::test]
+async fn a_part_of_a_checkpoint_takes_no_other_with_it() {
+    let (_root, dir) = log();
+    let (terms, path) = (terms(), dir.join(checkpoint::FILE));
+    let open = || Audit::open(&dir, terms.clone(), clock());
+    let audit = open().unwrap();
+    audit.record(&[entry("a")]).await.unwrap();
+    drop(audit);
+    let signed = std::fs::read_to_string(&path).unwrap();
+    let part = &signed[..50];
+    // On a line of its own, wherever it is kept.
+    std::fs::write(&path, format!("{signed}{part}")).unwrap();
+    let (_, last) = checkpoints_of(&signed, &dir).pop().unwrap();
+    checkpoint::append(&mut checkpoint::open(&path).unwrap(), last.trim_end()).unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{signed}{part}\n{last}"));
+    // It is told, and the rest goes on.
+    let examined = examine(&dir, &keys(&dir), &[], |_| {}).unwrap();
+    assert_eq!((examined.signed_to, examined.unread.len()), (2, 1), "{examined:?}");
+    assert!(examined.unread[0].contains("checkpoints, line 3: "), "{examined:?}");
+    for left in [format!("{signed}{part}\n"), format!("{signed}{part}"), format!("{signed}\0\u{fffd}\n")] {
+        std::fs::write(&path, left).unwrap();
+        let audit = open().unwrap();
+        audit.record(&[entry("b")]).await.unwrap();
+        drop(audit);
+        assert_eq!(first_bad(&dir), None);
+        let reopened = examine(&dir, &keys(&dir), &[], |_| {}).unwrap();
+        assert_eq!(reopened.signed_to, reopened.last);
+    }
+    // But not where it takes all of them, or a part of the log, with it.
+    std::fs::write(&path, format!("{part}\n")).unwrap();
+    assert!(open().err().unwrap().0.contains("no checkpoint is this broker's"));
+    std::fs::write(&path, format!("{signed}{part}\n")).unwrap();
+    let text = std::fs::read_to_string(file(&dir)).unwrap();
+    std::fs::write(file(&dir), text.split_inclusive('\n').next().unwrap()).unwrap();
+    assert!(open().err().unwrap().0.contains("ends at record 1, and record 2 was signed"));
 }
 
 #[tokio::test]
