@@ -29,6 +29,8 @@ pub struct Examined {
     pub log: String,
     /// The first record that is there.
     pub first: u64,
+    /// How many before that were removed because they had been kept for long enough, by records that were signed.
+    pub removed: u64,
     /// The last record.
     pub last: u64,
     /// The digest of the last record.
@@ -209,8 +211,8 @@ struct Walk {
     good_to: u64,
     /// The oldest and the newest time of the records after that.
     unsigned: Option<(Time, Time)>,
-    /// What was removed because it had been kept for long enough, says the log itself.
-    dropped_to: u64,
+    /// The records that say what was removed because it had been kept for long enough, and up to where.
+    dropped: Vec<(u64, u64)>,
     unsettled: BTreeMap<u64, Unsettled>,
 }
 
@@ -292,7 +294,7 @@ impl Walk {
             }
             Some("segment_dropped") => {
                 let last = record.members.get("last").and_then(serde_json::Value::as_u64).unwrap_or_default();
-                self.dropped_to = self.dropped_to.max(last);
+                self.dropped.push((record.sequence, last));
             }
             _ => {}
         }
@@ -324,12 +326,16 @@ impl Walk {
     }
 
     fn finish(self, segments: usize, own: &[Checkpoint], against: &Against<'_>) -> Result<Examined, Verdict> {
-        let Self { log, first, head, file, good_to, unsigned, dropped_to, unsettled } = self;
+        let Self { log, first, head, file, good_to, unsigned, dropped, unsettled } = self;
         let head = head.unwrap_or(Head::NONE);
         let fault = |sequence, what| Fault { sequence, file: file.clone(), what };
+        // Anybody could have written the others.
+        let signed = dropped.iter().filter(|(sequence, _)| *sequence <= good_to);
+        let dropped_to = signed.map(|(_, last)| *last).max().unwrap_or_default();
         if first > 1 && dropped_to + 1 < first {
-            let what =
-                format!("the records before {first} are missing, and the log does not say that they were removed");
+            let what = format!(
+                "the records before {first} are missing, and nothing that was signed says that they were removed"
+            );
             return Err(fault(dropped_to + 1, what).into());
         }
         // Checkpoints of records that were dropped are nobody's business any more; those of later ones are.
@@ -358,6 +364,7 @@ impl Walk {
         Ok(Examined {
             log,
             first,
+            removed: first.saturating_sub(1),
             last: head.sequence,
             head: Some(head.digest),
             segments,

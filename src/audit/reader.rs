@@ -126,7 +126,7 @@ fn open(segment: &Segment) -> io::Result<Option<File>> {
 }
 
 /// The time of its first record.
-fn began(segment: &Segment) -> io::Result<Option<Time>> {
+pub(super) fn began(segment: &Segment) -> io::Result<Option<Time>> {
     let Some(file) = open(segment)? else { return Ok(None) };
     let mut line = Vec::new();
     BufReader::new(io::Read::take(file, MAX_LINE)).read_until(b'\n', &mut line)?;

@@ -27,6 +27,7 @@ use super::{
     chain::{Head, Unplaced},
     checkpoint::Signer,
     past::{self, Told},
+    reader::began,
     segment::{self, GROUP, Medium, Opened, Segment},
 };
 use crate::{
@@ -537,13 +538,14 @@ impl<M: Medium> Writer<M> {
         let segments = Segment::list(&self.dir).map_err(failed)?;
         for pair in segments.windows(2) {
             let [old, next] = pair else { continue };
-            let written = std::fs::metadata(&old.path).and_then(|about| about.modified()).map_err(failed)?;
-            let age = std::time::SystemTime::from(now).duration_since(written).unwrap_or_default();
-            if age.as_secs() < retention {
+            // By what is chained and signed; when a file was written, anybody can set who can write it.
+            let Some(ended) = began(next).map_err(failed)? else { break };
+            if u64::try_from((now - ended).num_seconds()).unwrap_or_default() < retention {
                 break;
             }
-            // On record before it is gone, and how the rest goes on is in the rest.
+            // On record, and signed, before it is gone; and how the rest goes on is in the rest.
             self.own(now, Event::SegmentDropped { first: old.first, last: next.first - 1 })?;
+            self.sign()?;
             std::fs::remove_file(&old.path).map_err(failed)?;
         }
         Ok(())

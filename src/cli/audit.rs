@@ -238,7 +238,9 @@ fn bad(verdict: Verdict, output: Output) -> Failure {
 }
 
 fn examined_text(examined: &Examined, pinned: bool) -> String {
-    let Examined { log, first, last, segments, checkpoints, signed_to, anchored_to, unread, unsettled, .. } = examined;
+    let Examined {
+        log, first, removed, last, segments, checkpoints, signed_to, anchored_to, unread, unsettled, ..
+    } = examined;
     let anchored = match anchored_to {
         Some(to) => format!("up to record {to}: nothing was cut off before that"),
         None => {
@@ -249,6 +251,7 @@ fn examined_text(examined: &Examined, pinned: bool) -> String {
         ("good", if unread.is_empty() { "yes" } else { "no: lines among its checkpoints are none" }.to_owned()),
         ("log", log.clone()),
         ("records", format!("{first} to {last}, in {segments} segments")),
+        ("removed", format!("{removed} records before them, which had been kept for long enough")),
         ("signed", format!("up to record {signed_to}, by {checkpoints} checkpoints")),
         ("anchored", anchored),
     ];

@@ -552,11 +552,53 @@ async fn a_segment_is_removed_when_it_was_kept_for_long_enough() {
             dropped.push(record.members["last"].as_u64().unwrap());
         }
     });
-    assert_eq!(examined.unwrap().first, segments[0].first);
+    let examined = examined.unwrap();
+    assert_eq!((examined.first, examined.removed), (segments[0].first, segments[0].first - 1));
     assert_eq!(dropped.last(), Some(&(segments[0].first - 1)));
     // More than it says is gone is found out.
     std::fs::remove_file(&segments[0].path).unwrap();
     assert!(first_bad(&dir).is_some());
+}
+
+#[tokio::test]
+async fn how_old_a_segment_is_the_log_says() {
+    let (_root, dir) = log();
+    let terms = Terms { segment_age: 60, retention: Some(86_400), ..terms() };
+    let clock = clock();
+    let audit = Audit::open(&dir, terms, clock.clone()).unwrap();
+    let firsts = async |age: TimeDelta| {
+        audit.record(&[entry("a")]).await.unwrap();
+        // As old as can be, to whoever asks the file.
+        let file = std::fs::File::options().append(true).open(Segment::list(&dir).unwrap().pop().unwrap().path);
+        file.unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        clock.advance(age);
+        audit.tick();
+        // The writer is done with that once it has taken another.
+        audit.record(&[entry("b")]).await.unwrap();
+        audit.record(&[entry("c")]).await.unwrap();
+        Segment::list(&dir).unwrap().iter().map(|segment| segment.first).collect::<Vec<_>>()
+    };
+    assert_eq!(firsts(TimeDelta::hours(1)).await.len(), 2);
+    let kept = firsts(TimeDelta::hours(1)).await;
+    assert_eq!((kept.len(), kept[0]), (3, 1), "nothing is a day old");
+    assert_eq!(firsts(TimeDelta::hours(24)).await[0], kept[2], "what ended a day ago is gone");
+}
+
+#[tokio::test]
+async fn what_was_removed_only_a_signed_record_says() {
+    let (_root, dir) = log();
+    segmented(&dir, terms(), clock(), 2).await;
+    // As good as it can be done without the key: the log says so, at its end.
+    let last = Segment::list(&dir).unwrap().pop().unwrap().path;
+    let text = std::fs::read_to_string(&last).unwrap();
+    let opening = Record::read(text.lines().next().unwrap().as_bytes()).unwrap();
+    let mut head = opening.before().followed_by(&opening).unwrap();
+    let event = Event::SegmentDropped { first: 1, last: 4 };
+    let said = Unplaced::of(&Entry { actor: Actor::Broker, event, ..entry("") }).unwrap().place(&mut head);
+    std::fs::write(&last, format!("{text}{said}\n")).unwrap();
+    assert_eq!(first_bad(&dir), None);
+    std::fs::remove_file(file(&dir)).unwrap();
+    assert_eq!(first_bad(&dir), Some(1));
 }
 
 #[tokio::test]
