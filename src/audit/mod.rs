@@ -363,7 +363,8 @@ pub enum Event {
     EvidenceRefused {
         /// Who judged it.
         attestor: &'static str,
-        /// `invalid`, or `unavailable` where it could not be told.
+        /// `invalid`; `possession` without the key that it goes with; `replay` where it serves once; `unavailable` where it could not
+        /// be told.
         reason: &'static str,
         /// In a sentence.
         why: String,
@@ -441,7 +442,7 @@ impl Event {
 pub struct Counted {
     /// Who judged what they presented.
     pub attestor: &'static str,
-    /// `invalid` or `unavailable`.
+    /// As there.
     pub reason: &'static str,
     /// How many.
     pub count: u64,

@@ -288,9 +288,9 @@ impl Broker {
         for lease in leases {
             let Some(lease) = lease.filter(|lease| lease.expires_at > by.now) else { continue };
             if lease.bound_to.is_some() && lease.bound_to != by.holder.binding() {
-                return Err(Error::ProofInvalid(
-                    "a retry comes with a proof of the same key, or over TLS with the same certificate",
-                ));
+                let why = "a retry comes with a proof of the same key, or over TLS with the same certificate";
+                self.turn_back(&by.holder, "possession", why);
+                return Err(Error::ProofInvalid(why));
             }
             let details = task.authority.slice(&lease.resource, lease.privilege);
             let (location, privilege) = (lease.resource.clone(), lease.privilege);

@@ -10,7 +10,7 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{
     Broker, Call,
     prove::{Holder, Manner, PresentedTaskToken, ProofOf, Shown},
-    wrong_role,
+    task_token, wrong_role,
 };
 use crate::{
     attest::{Asserted, ClientCertificate, Evidence, Peer, Rejected},
@@ -52,10 +52,18 @@ impl Broker {
     pub(super) async fn identify(&self, presented: Presented, call: &Call<'_>) -> Result<Caller, Error> {
         let &Call { request, now, .. } = call;
         let proof = self.prove(&presented, now);
+        // On record where it counts: not where whoever calls is known without.
+        let proof = |attestor| {
+            proof.inspect_err(|why| {
+                if let Error::ProofInvalid(why) = why {
+                    self.turn_away(attestor, "possession", why, call);
+                }
+            })
+        };
         let (certificate, client_id) = (presented.certificate.clone(), presented.client_id.clone());
         let evidence = match presented {
             Presented { task_token: Some(task_token), .. } => {
-                let holder = self.stand_in(&task_token, proof?, certificate, call).await?;
+                let holder = self.stand_in(&task_token, proof(task_token::ATTESTOR)?, certificate, call).await?;
                 return Ok(Caller::Workload(Box::new(holder)));
             }
             Presented { assertion: Some((token, of)), .. } => Evidence::Assertion { token, of },
@@ -67,7 +75,8 @@ impl Broker {
                     // What we signed ourselves stands for evidence where it is a task token, and is none otherwise.
                     if unverified.as_ref().is_some_and(|token| token.issuer() == Some(&self.issuer)) {
                         let task_token = PresentedTaskToken { token, manner: Manner::Bearer };
-                        let holder = self.stand_in(&task_token, proof?, certificate, call).await?;
+                        let holder =
+                            self.stand_in(&task_token, proof(task_token::ATTESTOR)?, certificate, call).await?;
                         return Ok(Caller::Workload(Box::new(holder)));
                     }
                     if let Some(unverified) = &unverified
@@ -97,8 +106,8 @@ impl Broker {
                 Err(Error::EvidenceInvalid)
             }
             Ok(attested) => {
-                let shown = proof?.map(Shown::Proof).or_else(|| certificate.map(Shown::Certificate));
-                Ok(Caller::Workload(Box::new(self.hold(attested, shown, now).await?)))
+                let shown = proof(attestor)?.map(Shown::Proof).or_else(|| certificate.map(Shown::Certificate));
+                Ok(Caller::Workload(Box::new(self.hold(attested, shown, (attestor, call)).await?)))
             }
             Err(Rejected::Refused(why)) => {
                 self.turn_away(attestor, "invalid", &why, call);

@@ -7,12 +7,13 @@
 use secrecy::{ExposeSecret as _, SecretString};
 use std::sync::Arc;
 
-use super::{Broker, Presented, in_doubt};
+use super::{Broker, Call, Presented, in_doubt};
 use crate::{
     attest::{Attested, ClientCertificate, Once, Standing},
     claims::Confirmation,
     clock::Time,
     error::Error,
+    id::TaskId,
     jose::Thumbprint,
     proof::{Occasion, Proof},
 };
@@ -55,6 +56,16 @@ pub(super) struct Holder {
     /// When evidence was last presented for it.
     pub(super) attested_at: Time,
     shown: Option<Shown>,
+    came: Came,
+}
+
+/// With what it came, for the record of what is refused later.
+#[derive(Debug)]
+pub(super) struct Came {
+    /// Who judged its evidence.
+    attestor: &'static str,
+    request: String,
+    task: Option<TaskId>,
 }
 
 /// What showed that a workload holds a key.
@@ -64,6 +75,12 @@ pub(super) enum Shown {
     Proof(Proof),
     /// The handshake of its connection.
     Certificate(Arc<ClientCertificate>),
+}
+
+impl Came {
+    pub(super) fn of(attestor: &'static str, call: &Call<'_>) -> Self {
+        Self { attestor, request: call.request.to_owned(), task: call.task.cloned() }
+    }
 }
 
 impl Shown {
@@ -92,12 +109,12 @@ pub(super) struct Spent(());
 
 impl Holder {
     /// Whoever holds the key of a task token.
-    pub(super) fn of_task_token(standing: Standing, shown: Option<Shown>) -> Result<Self, Error> {
+    pub(super) fn of_task_token(standing: Standing, shown: Option<Shown>, came: Came) -> Result<Self, &'static str> {
         let Standing { attested, attested_at, key, .. } = standing;
         match shown {
-            None => Err(Error::ProofInvalid("a task token comes with a proof of the key that it is bound to")),
-            Some(shown) if shown.binds_to() != key => Err(Error::ProofInvalid("the token is bound to another key")),
-            Some(shown) => Ok(Self { attested, attested_at, shown: Some(shown) }),
+            None => Err("a task token comes with a proof of the key that it is bound to"),
+            Some(shown) if shown.binds_to() != key => Err("the token is bound to another key"),
+            Some(shown) => Ok(Self { attested, attested_at, shown: Some(shown), came }),
         }
     }
 
@@ -147,7 +164,7 @@ impl Broker {
         &self,
         attested: Attested,
         shown: Option<Shown>,
-        attested_at: Time,
+        (attestor, call): (&'static str, &Call<'_>),
     ) -> Result<Holder, Error> {
         if let (Some(digest), Some(expires_at)) = (attested.reusable(), attested.expires_at()) {
             let ledger = &self.parts.ledger;
@@ -157,11 +174,24 @@ impl Broker {
                 None => ledger.key_of_evidence(digest).await,
             };
             if serves.map_err(|why| in_doubt(&why))?.as_ref() != key {
-                tracing::info!("the evidence serves another key than the one that it came with");
+                let why = "the evidence serves another key than the one that it came with";
+                self.turn_away(attestor, "possession", why, call);
                 return Err(Error::EvidenceInvalid);
             }
         }
-        Ok(Holder { attested, attested_at, shown })
+        Ok(Holder { attested, attested_at: call.now, shown, came: Came::of(attestor, call) })
+    }
+
+    /// Records that somebody did not show the key, and yields the error to answer with.
+    pub(super) fn unproven(&self, attestor: &'static str, why: &'static str, call: &Call<'_>) -> Error {
+        self.turn_away(attestor, "possession", why, call);
+        Error::ProofInvalid(why)
+    }
+
+    /// Records that a workload was turned away when it was known already.
+    pub(super) fn turn_back(&self, holder: &Holder, reason: &'static str, why: &str) {
+        let Came { attestor, request, task } = &holder.came;
+        self.turn_away(attestor, reason, why, &Call { request, task: task.as_ref(), now: self.now() });
     }
 
     /// Uses up the proof, and evidence that serves once.
@@ -169,13 +199,17 @@ impl Broker {
         if let Some(Once { digest, until }) = holder.attested.once() {
             let first = self.parts.ledger.spend(digest, *until).await.map_err(|why| in_doubt(&why))?;
             if !first {
-                tracing::info!("the evidence serves once, and was used before");
+                self.turn_back(holder, "replay", "the evidence serves once, and was used before");
                 return Err(Error::EvidenceInvalid);
             }
         }
         let Some(Shown::Proof(proof)) = &holder.shown else { return Ok(Spent(())) };
         let first = self.parts.ledger.spend(&proof.replay_id(), proof.worthless_from()).await;
         let first = first.map_err(|why| in_doubt(&why))?;
-        if first { Ok(Spent(())) } else { Err(Error::ProofInvalid("it was used before")) }
+        if first {
+            return Ok(Spent(()));
+        }
+        self.turn_back(holder, "replay", "the proof was used before");
+        Err(Error::ProofInvalid("it was used before"))
     }
 }

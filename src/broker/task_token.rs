@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{
     Broker, Call, Entry, Holder, entry, in_doubt,
-    prove::{Manner, PresentedTaskToken, Shown},
+    prove::{Came, Manner, PresentedTaskToken, Shown},
 };
 use crate::{
     attest::{ClientCertificate, Content, TaskToken},
@@ -25,6 +25,8 @@ use crate::{
 
 /// How long a task token stands for the evidence where no policy says less, in seconds.
 const ATTEST_EVERY: u32 = 3600;
+/// What judges it, in the record of those who were turned away.
+pub(super) const ATTESTOR: &str = "task_token";
 
 /// A task token, to be handed to its workload and forgotten.
 #[derive(Debug)]
@@ -90,9 +92,10 @@ impl Broker {
         call: &Call<'_>,
     ) -> Result<Holder, Error> {
         let refused = |why: &str| {
-            self.turn_away("task_token", "invalid", why, call);
+            self.turn_away(ATTESTOR, "invalid", why, call);
             Error::EvidenceInvalid
         };
+        let unproven = |why: &'static str| self.unproven(ATTESTOR, why, call);
         let token = Token::parse(presented.token.expose_secret()).map_err(|why| refused(&why.to_string()))?;
         if token.form() != CredentialType::AccessToken {
             return Err(refused("it is no access token"));
@@ -115,11 +118,11 @@ impl Broker {
         let shown = match presented.manner {
             Manner::Dpop => proof.map(Shown::Proof),
             Manner::Bearer if proof.is_some() => {
-                return Err(Error::ProofInvalid("a task token that comes with a proof comes as `Authorization: DPoP`"));
+                return Err(unproven("a task token that comes with a proof comes as `Authorization: DPoP`"));
             }
             Manner::Bearer => certificate.map(Shown::Certificate),
             Manner::Subject => proof.map(Shown::Proof).or_else(|| certificate.map(Shown::Certificate)),
         };
-        Holder::of_task_token(standing, shown)
+        Holder::of_task_token(standing, shown, Came::of(ATTESTOR, call)).map_err(unproven)
     }
 }

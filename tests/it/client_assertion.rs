@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use crate::{
     both,
     clients::node,
-    support::{Answer, Body, GIT, OWNER, Prover, REGISTRY, Stand, Store, claims, declaration, now, overlaid, text},
+    support::{
+        Answer, Body, GIT, OWNER, Prover, REGISTRY, Stand, Store, claims, declaration, now, overlaid, text, wait_for,
+    },
 };
 
 const TOKEN: &str = "/oauth2/token";
@@ -95,6 +97,8 @@ both! {
             // And once only.
             client.ask(&assertion, &named).await.oauth_refused(401, "invalid_client");
         }
+        let replay = |line: &Value| line["event"] == "evidence_refused" && line["attestor"] == "client" && line["reason"] == "replay";
+        wait_for("the record", || async { client.stand.whole_audit().iter().any(replay) }).await;
         // On our own API it is evidence like any other, and serves once there too.
         let (path, assertion) = (format!("/v1/tasks/{task}"), client.assertion(json!({})));
         assert_eq!(client.stand.get(&path, &assertion).await.expect(StatusCode::OK)["instance"], format!("key:{}", client.key.kid()));

@@ -14,7 +14,7 @@ use crate::{
     clients::node,
     support::{
         Answer, Body, GIT, NOWHERE, OWNER, Prover, REGISTRY, REGISTRY_TOKEN, Server, Stand, Store, declaration, now,
-        text,
+        text, wait_for,
     },
 };
 
@@ -169,6 +169,7 @@ both! {
             stand.post(&path, &evidence, body).await.refused(401, "evidence_invalid");
         }
         stand.get(&format!("{TASKS}/{task}"), &evidence).await.refused(401, "evidence_invalid");
+        refused_for(&stand, "oidc", "possession").await;
         // Its own key it still serves.
         stand.exchanged(&evidence, &[&at(&prover, TOKEN)], GIT, &task).await.expect(StatusCode::OK);
         // Other evidence of the same instance may come with another key: it is the instance that has the task.
@@ -210,6 +211,7 @@ both! {
             assert!(again.headers["www-authenticate"].to_str().unwrap().starts_with("DPoP error=\"invalid_dpop_proof\""), "{path}");
             again.refused(401, "evidence_invalid");
         }
+        refused_for(&stand, "oidc", "replay").await;
     }
 
     /// What was overheard declares nothing, and the log does not say that it did.
@@ -261,6 +263,13 @@ both! {
         declare(fresh("b"), Some(&thief)).await.refused(401, "evidence_invalid");
         declare(fresh("c"), None).await.refused(401, "evidence_invalid");
     }
+}
+
+/// Waits until it is on record that somebody was turned away by this attestor, for this reason.
+async fn refused_for(stand: &Stand, attestor: &str, reason: &str) {
+    let is_it =
+        |line: &Value| line["event"] == "evidence_refused" && line["attestor"] == attestor && line["reason"] == reason;
+    wait_for("the record", || async { stand.whole_audit().iter().any(is_it) }).await;
 }
 
 /// What may come instead of a proof (RFC 9449 section 4.3).

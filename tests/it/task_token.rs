@@ -10,7 +10,7 @@ use crate::{
     both,
     support::{
         ADMIN, Answer, Body, Frozen, GIT, GIT_TOKEN, OWNER, Prover, Server, Stand, Store, claims, client, declaration,
-        part, text,
+        part, text, wait_for,
     },
 };
 
@@ -119,6 +119,11 @@ both! {
         let answer = stolen.send(&stand, Method::POST, &path, mint()).await;
         assert!(challenge(&answer).contains("DPoP error=\"invalid_dpop_proof\""));
         answer.refused(401, "evidence_invalid");
+        // On record, as what was refused on this task.
+        let theft = |line: &Value| {
+            line["event"] == "evidence_refused" && line["attestor"] == "task_token" && line["reason"] == "possession" && line["task"] == *task
+        };
+        wait_for("the record", || async { stand.whole_audit().iter().any(theft) }).await;
         stolen.exchange(&stand, Some(&thief), &task).await.oauth_refused(400, "invalid_dpop_proof");
         stolen.exchange(&stand, None, &task).await.oauth_refused(400, "invalid_dpop_proof");
         stolen.send_with(&stand, Method::POST, &path, None, mint()).await.refused(401, "evidence_invalid");
