@@ -145,10 +145,10 @@ pub struct Checkpoints {
 pub fn read_checkpoints(path: &Path, keys: &CheckpointKeys) -> Result<Checkpoints, Verdict> {
     let mut all = Vec::new();
     let unread = checkpoint::read(path, keys, |checkpoint, _| all.push(checkpoint)).map_err(|error| {
-        Verdict::Unread(match error.kind() {
-            io::ErrorKind::NotFound => format!("{}: there are no checkpoints", path.display()),
-            _ => format!("{} cannot be read: {error}", path.display()),
-        })
+        let is_missing = error.kind() == io::ErrorKind::NotFound;
+        let why =
+            if is_missing { "there are no checkpoints".to_owned() } else { format!("it cannot be read: {error}") };
+        Verdict::Unread(format!("{}: {why}", path.display()))
     })?;
     match unread.first() {
         Some(why) if all.is_empty() => Err(Verdict::Unread(why.clone())),
