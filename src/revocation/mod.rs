@@ -55,7 +55,7 @@ impl Revocations {
     /// Opens the journal in `dir`, and takes up what is in it.
     ///
     /// # Errors
-    /// As [`Journal::open`].
+    /// When it cannot be written, another broker has it open, or it is damaged elsewhere than at its end.
     pub fn open(dir: &Path) -> Result<Self, Unjournaled> {
         let (journal, recalled) = Journal::open(dir)?;
         let broker =
