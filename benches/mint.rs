@@ -6,16 +6,12 @@
 //! says most is the last one: a server that does for every request what a mint cannot do without (a round trip to the store that reads
 //! and writes, one signature, one synced line in a log) and nothing else. Client, broker and limits share the cores.
 
+mod bound;
 mod limit;
 mod stand;
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use remit::{
-    claims::Claims,
-    clock::{Clock as _, SystemClock},
-    id::LeaseId,
-    jose::SigningKey,
-};
+use remit::{claims::Claims, jose::SigningKey};
 use ring::{
     rand::SystemRandom,
     signature::{
@@ -137,7 +133,7 @@ async fn minting(stand: &Stand, store: Store, token: &str) -> Result<()> {
 /// With its records on disk before the answer, beside another broker whose log is in memory (`/dev/shm`).
 async fn recording(stand: &Stand, store: Store, service: &str) -> Result<()> {
     let memory = tempfile::tempdir_in("/dev/shm")?;
-    let forgetful = Stand::start_in(store, service, &memory.path().join("audit"), Path::new("keys")).await?;
+    let forgetful = Stand::start_in(store, None, service, &memory.path().join("audit"), Path::new("keys")).await?;
     let connections = CONNECTIONS[1];
     let (mut on_disk, mut in_memory) = (Vec::new(), Vec::new());
     for _ in 0..connections {
@@ -148,15 +144,6 @@ async fn recording(stand: &Stand, store: Store, service: &str) -> Result<()> {
     let limit = [("audit to memory", send(&forgetful.client, in_memory))];
     compare(&what, connections, &send(&stand.client, on_disk), &limit).await?;
     forgetful.stop().await
-}
-
-/// A request to mint that comes with a proof of its own.
-fn proven(stand: &Stand, key: &SigningKey, task: &str) -> Result<reqwest::Request> {
-    let url = stand.url(&format!("/v1/tasks/{task}/credentials"));
-    let jti = LeaseId::random().map_err(|_| "no random bytes")?;
-    let proof = key.prove(&json!({"jti": jti, "htm": "POST", "htu": url, "iat": SystemClock.now().timestamp()}))?;
-    let asked = json!({"credentials": [{"resource": SERVICE, "privilege": "read"}]});
-    Ok(stand.client.post(url).bearer_auth(&stand.evidence[1]).header("dpop", proof).json(&asked).build()?)
 }
 
 /// A credential that is bound to a key, beside one that is not.
@@ -173,7 +160,7 @@ async fn binding(stand: &Arc<Stand>, store: Store) -> Result<()> {
             let shared = shared.clone();
             async move {
                 let (stand, tasks, key) = &*shared;
-                let request = proven(stand, key, tasks.get(connection).ok_or("no task")?)?;
+                let request = bound::mint(stand, tasks.get(connection).ok_or("no task")?, key, 300)?;
                 stand.client.execute(request).await?.error_for_status()?.bytes().await?;
                 Ok(())
             }
@@ -196,7 +183,7 @@ async fn with_rsa(stand: &Stand, store: Store, service: &str, token: &str) -> Re
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
     let signed = rsa_signature(&fs::read(&file)?, token)?;
     let service = format!("{service}algorithm = \"RS256\"\n");
-    let rsa = Stand::start_in(store, &service, Path::new("audit"), keys.path()).await?;
+    let rsa = Stand::start_in(store, None, &service, Path::new("audit"), keys.path()).await?;
     for connections in CONNECTIONS {
         let (mut requests, mut others) = (Vec::new(), Vec::new());
         for _ in 0..connections {

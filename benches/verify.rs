@@ -1,5 +1,5 @@
-//! What a check of a token costs a service: with the library, in memory; and by introspection, over HTTP, on both stores, on 1 and on 64
-//! connections.
+//! What a check of a token costs a service: with the library, in memory, of one that was not seen before and of one that comes again; and
+//! by introspection, over HTTP, on both stores, on 1 and on 64 connections.
 //!
 //! `cargo bench --bench verify`. Needs `redis-server`. The ratios are the point; compare other figures within one run only. The limit that
 //! says most is the last one: a server that does for every request what introspection cannot do without (one look into the store, one
@@ -11,7 +11,7 @@ mod stand;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use remit::{
     clock::{Clock as _, Moment, SystemClock},
-    id::sha256_hex,
+    id::{Location, sha256_hex},
     jose::SigningKey,
     verify::{Asked, Feed, KeySet, Keys, Verifier},
 };
@@ -44,12 +44,15 @@ async fn main() -> Result<()> {
         let jwks = stand.client.get(stand.url("/jwks")).send().await?.error_for_status()?.bytes().await?;
         let checked = signature_check(&jwks, token)?;
         if let Store::Redis = store {
-            let verify = verify(&stand, &jwks, token)?;
-            compare("remit::verify, one thread", 1, &verify, &[("a check by ring", checked.clone())]).await?;
-            for held in HELD {
-                let following = following(&stand, &jwks, token, held)?;
-                let what = format!("remit::verify, following, {held} entries");
-                compare(&what, 1, &following, &[("a check by ring", checked.clone())]).await?;
+            for again in [false, true] {
+                let seen = if again { "again" } else { "first" };
+                let verify = verify(&stand, &jwks, token, again)?;
+                compare(&format!("remit::verify, {seen}"), 1, &verify, &[("a check by ring", checked.clone())]).await?;
+                for held in HELD {
+                    let following = following(&stand, &jwks, token, held, again)?;
+                    let what = format!("remit::verify, {seen}, following, {held} entries");
+                    compare(&what, 1, &following, &[("a check by ring", checked.clone())]).await?;
+                }
             }
         }
         introspection(&stand, store, token, checked).await?;
@@ -58,23 +61,24 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// All that a service checks that does not ask: form, signature, issuer, audience, times.
-fn verify(stand: &Stand, jwks: &[u8], token: &str) -> Result<Work> {
-    let verifier =
-        Verifier::offline_until_expiry(&stand.url(""), SERVICE.parse()?).with_access_keys(KeySet::from_jwks(jwks)?);
-    let shared = Arc::new((verifier, token.to_owned()));
+/// All that a service checks that does not ask: form, signature, issuer, audience, times. A verifier that is new has seen no token.
+fn verify(stand: &Stand, jwks: &[u8], token: &str, again: bool) -> Result<Work> {
+    let (issuer, audience, keys) = (stand.url(""), SERVICE.parse::<Location>()?, KeySet::from_jwks(jwks)?);
+    let verifier = move || Verifier::offline_until_expiry(&issuer, audience.clone()).with_access_keys(keys.clone());
+    let shared = Arc::new((verifier(), verifier, token.to_owned()));
     Ok(work(move |_| {
         let shared = shared.clone();
         async move {
-            let (verifier, token) = &*shared;
-            std::hint::black_box(verifier.verify(token, SystemClock.now())?);
+            let (known, new, token) = &*shared;
+            let now = SystemClock.now();
+            std::hint::black_box(if again { known.verify(token, now) } else { new().verify(token, now) }?);
             Ok(())
         }
     }))
 }
 
 /// The same with the revocation feed, in whose set as much is held.
-fn following(stand: &Stand, jwks: &[u8], token: &str, held: u32) -> Result<Work> {
+fn following(stand: &Stand, jwks: &[u8], token: &str, held: u32, again: bool) -> Result<Work> {
     let key = SigningKey::from_pkcs8(&SigningKey::generate()?)?;
     let mut jwk = serde_json::to_value(key.public())?;
     (jwk["use"], jwk["remit_purpose"]) = ("sig".into(), "revocations".into());
@@ -88,12 +92,15 @@ fn following(stand: &Stand, jwks: &[u8], token: &str, held: u32) -> Result<Work>
     let state = json!({"iss": stand.url(""), "broker": "bench", "iat": at, "exp": at + 60, "generation": generation,
         "sequence": 1, "nonce": asked.nonce(), "entries": entries});
     feed.answered(&key.sign("remit-revocations+jwt", &state)?, &asked, &Moment::now())?;
-    let shared = Arc::new((Verifier::following(feed, SERVICE.parse()?), token.to_owned()));
+    let audience: Location = SERVICE.parse()?;
+    let verifier = move || Verifier::following(feed.clone(), audience.clone());
+    let shared = Arc::new((verifier(), verifier, token.to_owned()));
     Ok(work(move |_| {
         let shared = shared.clone();
         async move {
-            let (verifier, token) = &*shared;
-            std::hint::black_box(verifier.verify(token, &Moment::now())?);
+            let (known, new, token) = &*shared;
+            let now = Moment::now();
+            std::hint::black_box(if again { known.verify(token, &now) } else { new().verify(token, &now) }?);
             Ok(())
         }
     }))

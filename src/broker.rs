@@ -17,9 +17,17 @@
 //!
 //! **Complete, revoke** (`broker/revoke.rs`): durable intent in the audit log → the broker's own journal → one atomic step on the tree,
 //! whatever the number of credentials → outcome in the audit log → answer. **Replay** (`broker/replay.rs`): whenever the store may have lost
-//! something, it is told again of what is in the journal, before anything is vouched for.
+//! something, it is told again of what is in the journal, before anything is vouched for; so have all other brokers that were there
+//! (`broker/members.rs`).
 //!
-//! **Status lists** (`broker/status.rs`): the bits of the store and of the ends known here → a last look whether the store is still itself → signed.
+//! **Lock** (`broker/locks.rs`): durable intent in the audit log → the broker's own journal → on record in the store → told to the other brokers
+//! → answer; what it matches ends behind that (`broker/expand.rs`). Whatever is declared, minted or renewed is held against the locks before
+//! it is written, and after (`broker/lockout.rs`).
+//!
+//! **Revoke one credential** (`broker/revoke_lease.rs`): the same steps for a lease, whose task goes on.
+//!
+//! **Status lists** (`broker/status.rs`): what other brokers ended is read, for tokens with places of their own (`broker/placed.rs`) → the bits
+//! of the store and of the ends known here → a last look whether the store is still itself → signed.
 //!
 //! **Task token** (`broker/task_token.rs`): whoever showed a key gets one when declaring and renewing; on its task it stands for the evidence.
 //!
@@ -30,6 +38,8 @@
 //!
 //! **Feed** (`broker/feed.rs`): the store is found to be itself → what other brokers ended is read → all that has ended, or what is new,
 //! signed and pushed to whoever verifies.
+//!
+//! **Signals** (`broker/signals.rs`): what is in the journal is told to receivers, each at its own pace, until it is told or given up.
 //!
 //! **Look** (`broker/look.rs`): show and list; **follow** (`broker/follow.rs`): show again whenever it changes.
 //! **Search** (`broker/search.rs`): what an id or a name belongs to, by the store and by this broker's log. **Trail**
@@ -44,34 +54,50 @@
 //!
 //! Whatever cannot be told (store, audit log, policy engine) ends in [`Error::Unavailable`]: nothing is minted, nothing verifies.
 //!
-//! Rules that hold everywhere: who is calling, `broker/identify.rs` and `broker/people.rs`, and whose key it is, `broker/prove.rs`; whose a task is, `owns`; which audiences there are, [`crate::party::Parties::serves`]; how long a task may live,
+//! Rules that hold everywhere: who is calling, `broker/identify.rs` and `broker/people.rs`, and that they asked for what is not theirs, `broker/refused.rs`, and whose key it is, `broker/prove.rs`; whose a task is, `owns`; which audiences there are, [`crate::party::Parties::serves`]; how long a task may live,
 //! `declare.rs`; how long a credential, [`crate::credential`]; what ends with a task, [`crate::id::TaskId::lineage`].
 
 mod answered;
 mod certify;
 mod crl;
 mod declare;
+mod elsewhere;
+mod evaluate;
+mod expand;
 mod feed;
 mod follow;
+mod generation;
+mod heard;
 mod identify;
 mod imported;
 mod intent;
 mod inventory;
 mod keys;
 mod live;
+mod lockout;
+mod locks;
+mod log_end;
 mod look;
+mod members;
+mod minute;
+mod one_look;
 mod people;
+mod placed;
 mod presence;
 mod prove;
+mod reach;
+mod refused;
 mod reload;
 mod renew;
 mod replay;
 mod report;
 mod revoke;
+mod revoke_lease;
 mod rotate;
 mod search;
 mod server;
 mod sight;
+mod signals;
 mod status;
 mod strangers;
 mod taint;
@@ -90,7 +116,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicI64, Ordering},
 };
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -98,8 +124,8 @@ use crate::{
     audit::{Actor, Audit, Entry, Event, Span},
     claims::Claims,
     clock::{Clock, Time, after},
-    credential::{Bounds, Credential, DEFAULT_TTL, Draft, Keyring},
-    error::{Denied, Error, Input, Limit},
+    credential::{Bounds, Credential, DEFAULT_TTL, Draft, Keyring, LeakedKeys},
+    error::{Denied, Error, Input, Limit, Sought},
     id::TaskId,
     lease::{Held, InDoubt, Ledger, Written},
     metrics::{Action, Metrics, Now, Outcome},
@@ -114,19 +140,22 @@ use crate::{
 pub use certify::Certified;
 pub use crl::Crl;
 pub use declare::{Declared, IdempotencyKey};
-pub use feed::{Follower, Left, Push};
+pub use feed::{Follower, FollowerRoom, Left, Push};
 pub use follow::{Following, Turn};
 pub use identify::Presented;
 pub use inventory::{Inventory, Workload};
 pub use keys::PublicKeys;
+pub use locks::{LockStanding, Locked, Lockout, Weighing};
 pub use look::{Filter, Page, Seen};
 pub use prove::{Manner, PresentedTaskToken, ProofOf};
+pub use reach::{Arrival, Reach, Revoked};
 pub use renew::Renewed;
 pub use report::Reported;
-pub use revoke::{Reach, Revoked};
+pub use revoke_lease::RevokedLease;
 pub use rotate::{KeyLife, KeyState, ListedKey};
 pub use search::{Found, FoundLease, Kind as MatchKind, Match, Mention, Mentions, Query};
-pub use sight::Place;
+pub use sight::{Gone, Place};
+pub use signals::{Delivered, Poll, Polled, ReceiverStream, Signals};
 pub use status::StatusList;
 pub use task_token::Issued as TaskToken;
 pub use trail::{Trail, Which};
@@ -142,6 +171,8 @@ pub struct Parts {
     pub ledger: Ledger,
     /// What it knows to have ended.
     pub revocations: Revocations,
+    /// Who is told of it beside those who follow.
+    pub signals: Signals,
     /// What it signs with.
     pub keys: Keyring,
     /// Whether a proof has to carry a nonce of ours.
@@ -154,6 +185,8 @@ pub struct Parts {
     pub reports: ReportTerms,
     /// Who may read the revocation feed.
     pub feed: FeedTerms,
+    /// For how long another broker that gives no sign of life is waited for, after the store may have lost something.
+    pub broker_gone_after: Duration,
     /// How long keys are kept by verifiers, and by the broker itself.
     pub key_life: KeyLife,
     /// What happened.
@@ -174,6 +207,8 @@ pub struct Rules {
     pub parties: Parties,
     /// What is allowed.
     pub policies: Policies,
+    /// Keys that are never certified.
+    pub leaked: LeakedKeys,
 }
 
 /// The broker.
@@ -184,9 +219,12 @@ pub struct Broker {
     outdated: AtomicBool,
     parts: Kept,
     revocations: Revocations,
+    signals: Signals,
     replay: replay::Replay,
+    members: members::Members,
     feed: feed::Feed,
     status_lists: StatusLists,
+    own_places: placed::OwnPlaces,
     certificates: Certificates,
     /// The revocation lists as this broker gives them out, and those that it has posted.
     crls: Crls,
@@ -194,13 +232,14 @@ pub struct Broker {
     publishing: crl::Publishing,
     /// Whether the store was itself when it was last looked at ([`Broker::watch`]).
     vouched: AtomicBool,
-    /// When the last look began, and what it saw.
-    watching: tokio::sync::Mutex<Option<(Instant, bool)>>,
+    watching: one_look::OneLook<bool>,
     unseen: revoke::Quota,
     strangers: strangers::Strangers,
+    callers: refused::Callers,
     reporting: report::Turns,
     followers: Arc<Semaphore>,
     live: live::Live,
+    lockouts: lockout::Lockouts,
     known_keys: keys::KnownKeys,
     signing: imported::Signing,
     untold: timeline::Untold,
@@ -217,6 +256,7 @@ pub struct Broker {
 /// The parts that stay as they are.
 struct Kept {
     ledger: Ledger,
+    broker_gone_after: Duration,
     keys: Arc<Keyring>,
     key_life: KeyLife,
     require_nonce: bool,
@@ -263,12 +303,14 @@ impl Broker {
             rules,
             ledger,
             revocations,
+            signals,
             keys,
             require_nonce,
             no_rev_avail,
             tls_origin,
             reports,
             feed,
+            broker_gone_after,
             key_life,
             audit,
             metrics,
@@ -283,6 +325,7 @@ impl Broker {
             outdated: AtomicBool::new(false),
             parts: Kept {
                 ledger,
+                broker_gone_after,
                 keys,
                 key_life,
                 require_nonce,
@@ -296,20 +339,25 @@ impl Broker {
                 clock,
             },
             revocations,
+            signals,
             replay: replay::Replay::default(),
-            feed: feed::Feed::default(),
+            members: members::Members::default(),
+            feed: feed::Feed::new(feed.followers),
             status_lists: StatusLists::default(),
+            own_places: placed::OwnPlaces::default(),
             certificates: Certificates::default(),
             crls: Crls::default(),
             posted: Crls::default(),
             publishing,
             vouched: AtomicBool::new(true),
-            watching: tokio::sync::Mutex::default(),
+            watching: one_look::OneLook::default(),
             unseen: revoke::Quota::default(),
             strangers: strangers::Strangers::default(),
+            callers: refused::Callers::default(),
             reporting: report::Turns::default(),
             followers: Arc::new(Semaphore::new(follow::MOST)),
             live: live::Live::default(),
+            lockouts: lockout::Lockouts::default(),
             known_keys: keys::KnownKeys::default(),
             signing: imported::Signing::default(),
             untold,
@@ -364,12 +412,14 @@ impl Broker {
         asked: &[CredentialRequest],
     ) -> Result<Vec<Credential>, Error> {
         let now = self.now();
-        let holder = self.attest(request.presented, &Call { request: &request.id, task: Some(id), now }).await?;
+        let call = Call { request: &request.id, task: Some(id), now };
+        let holder = self.attest(request.presented, "mint", &call).await?;
         let attested = &holder.attested;
         self.may_sign(now)?;
         check_requests(asked)?;
-        let task = self.own_task(attested, id).await?;
+        let task = self.own_task(&holder, id, "mint", &call).await?;
         let actor = actor_of(attested);
+        self.keep_out(&task, Action::Mint, &call, &actor).await?;
         let over = || entry(now, &request.id, &actor, id, Event::MintRefused { code: "task_not_active" });
         let deadline = self.deadline(&task, asked, now).await?;
         if now >= deadline || self.revocations.covers(id) {
@@ -384,6 +434,7 @@ impl Broker {
             self.record(entries).await?;
             return Err(refusal(denied));
         }
+        let drafts = self.give_places(id, drafts, now).await?;
         let spent = self.spend(&holder).await?;
         let leases: Vec<_> = drafts.iter().map(|draft| draft.lease().clone()).collect();
         match self.parts.ledger.mint(&task, &leases).await.map_err(|why| in_doubt(&why))? {
@@ -393,10 +444,11 @@ impl Broker {
                 return Err(Error::TaskNotActive);
             }
             // `Exists` is an answer to declarations alone.
-            Written::Missing | Written::Exists => return Err(Error::NotFound),
+            Written::Missing | Written::Exists => return Err(Error::NotFound(Sought::Task)),
         }
+        self.keep_out(&task, Action::Mint, &call, &actor).await?;
         let entries =
-            drafts.iter().map(|draft| entry(now, &request.id, &actor, id, minted(draft, &considered))).collect();
+            drafts.iter().map(|draft| entry(now, &request.id, &actor, id, minted(&task, draft, &considered))).collect();
         let (credentials, intent) = self.release(&task, drafts, entries, &spent).await?;
         intent.done();
         self.live.minted(id, &expiries(&credentials), now);
@@ -420,7 +472,9 @@ impl Broker {
             Caller::Owner(_) | Caller::Workload(_) => false,
         };
         match &caller {
-            Caller::Owner(_) | Caller::Workload(_) => return Err(Error::EvidenceInvalid),
+            Caller::Owner(_) | Caller::Workload(_) => {
+                return Err(self.turn_down(&caller, "introspect", &call, Error::EvidenceInvalid));
+            }
             Caller::Operator(_) | Caller::Service(_) => {}
         }
         let genuine = self.genuine(token, sees, now).await;
@@ -457,14 +511,19 @@ impl Broker {
     /// `None` where the token is not alive, or where that cannot be told.
     async fn alive(&self, kid: &str, verified: &Signed, now: Time) -> Option<Introspection> {
         let claims = verified.claims();
-        if self.revocations.covers(&claims.task.id) {
+        if self.revocations.covers(&claims.task.id) || self.revocations.has_lease(&claims.jti) {
             return None;
         }
         let live = self.parts.ledger.live(&claims.task.id, &claims.jti, kid).await;
         let (lease, Held { task, expires_at, .. }) = live
             .inspect_err(|why| tracing::error!(%why, "the store is in doubt: introspection answers inactive"))
             .ok()??;
-        let same = lease.resource == claims.aud
+        let is_locked = self.is_locked(claims, now).await;
+        let is_locked = is_locked
+            .inspect_err(|why| tracing::error!(%why, "the locks are in doubt: introspection answers inactive"))
+            .unwrap_or(true);
+        let same = !is_locked
+            && lease.resource == claims.aud
             && lease.privilege == claims.scope
             && lease.kind == verified.form()
             && lease.bound_to == claims.cnf
@@ -493,23 +552,13 @@ impl Broker {
     /// Looks whether the store is still the one that was opened. In between, what it was the last time holds: a store in doubt
     /// is refused at once, instead of after its deadline, and a store that forgot everything gets nothing new.
     pub async fn watch(&self) -> bool {
-        // One look at a time, so that an older answer never overtakes a newer one; and one for all who came before it began.
-        let came = Instant::now();
-        let mut last = self.watching.lock().await;
-        if let Some((_, vouched)) = last.filter(|(begun, _)| *begun >= came) {
-            return vouched;
-        }
-        let begun = Instant::now();
-        let vouched = match self.take_up().await {
-            Ok(()) => true,
-            Err(why) => {
-                tracing::warn!(%why, "the store is in doubt");
-                false
-            }
+        let look = async {
+            let taken_up = self.take_up().await.inspect_err(|why| tracing::warn!(%why, "the store is in doubt"));
+            let vouched = taken_up.is_ok();
+            self.vouched.store(vouched, Ordering::Release);
+            vouched
         };
-        self.vouched.store(vouched, Ordering::Release);
-        *last = Some((begun, vouched));
-        vouched
+        self.watching.look(look).await
     }
 
     /// What happened.
@@ -533,13 +582,21 @@ impl Broker {
     /// What is so at this moment, from memory alone: it is answered whatever the store does.
     #[must_use]
     pub fn counted(&self) -> Now {
+        self.count_signals();
         let (live_tasks, live_credentials) = self.live.count(self.now(), |id| self.revocations.covers(id));
         let store_up = self.vouched.load(Ordering::Acquire);
         let ready = store_up && self.can_sign(self.now()) && self.parts.audit.is_healthy();
-        Now { live_credentials, live_tasks, store_up, ready, current: !self.is_outdated() }
+        let locks = self.locks_in_force(self.now()) as u64;
+        let brokers_awaited = self.awaited().len() as u64;
+        Now { live_credentials, live_tasks, locks, brokers_awaited, store_up, ready, current: !self.is_outdated() }
     }
 
     // --- the steps that the use cases share ---
+
+    /// Whether the store was itself when it was last looked at.
+    fn is_vouched(&self) -> bool {
+        self.vouched.load(Ordering::Acquire)
+    }
 
     fn rules(&self) -> Arc<Rules> {
         self.rules.load_full()
@@ -550,9 +607,16 @@ impl Broker {
     }
 
     /// A task of this very instance; anybody else's does not exist.
-    async fn own_task(&self, attested: &Attested, id: &TaskId) -> Result<Arc<Task>, Error> {
-        let task = self.parts.ledger.declared(id).await.map_err(|why| in_doubt(&why))?.ok_or(Error::NotFound)?;
-        if owns(attested, &task) { Ok(task) } else { Err(Error::NotFound) }
+    async fn own_task(
+        &self,
+        holder: &Holder,
+        id: &TaskId,
+        asked: &'static str,
+        call: &Call<'_>,
+    ) -> Result<Arc<Task>, Error> {
+        let task = self.parts.ledger.declared(id).await.map_err(|why| in_doubt(&why))?;
+        let own = task.filter(|task| owns(&holder.attested, task));
+        own.ok_or_else(|| self.turn_down(holder, asked, call, Error::NotFound(Sought::Task)))
     }
 
     /// The deadline of a task, with one look at the store only where it may bound what is asked for.
@@ -635,6 +699,16 @@ impl Broker {
         let (intent, credentials) = tokio::join!(self.intend(entries), self.sign(task, drafts));
         let intent = intent?;
         let credentials = if self.revocations.covers(&task.id) { Err(Error::TaskNotActive) } else { credentials };
+        let credentials = match self.locked_by(task, self.now()).await {
+            Ok(None) => credentials,
+            Ok(Some(_)) => Err(Error::Locked),
+            Err(error) => Err(error),
+        };
+        // What is minted once is signed again for a retry.
+        let credentials = credentials.map(|mut credentials| {
+            credentials.retain(|credential| !self.revocations.has_lease(&credential.lease.id));
+            credentials
+        });
         let credentials = match credentials {
             Ok(credentials) => credentials,
             Err(error) => {
@@ -696,7 +770,7 @@ fn looked(at: &str) -> Event {
     Event::Looked { at: at.to_owned() }
 }
 
-fn minted(draft: &Draft, considered: &Value) -> Event {
+fn minted(task: &Task, draft: &Draft, considered: &Value) -> Event {
     let lease = draft.lease();
     Event::CredentialMinted {
         lease: lease.id.clone(),
@@ -705,6 +779,7 @@ fn minted(draft: &Draft, considered: &Value) -> Event {
         form: lease.kind.typ().to_owned(),
         expires_at: lease.expires_at,
         bound_to: lease.bound_to.clone(),
+        owner: task.owner.clone(),
         policies: draft.policies().to_vec(),
         considered: considered.clone(),
     }

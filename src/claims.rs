@@ -158,6 +158,8 @@ pub enum Purpose {
     StatusList,
     /// States of the revocation feed; these keys stand at `/v1/revocations/jwks`, and not in `/jwks`.
     Revocations,
+    /// What receivers of Shared Signals are told; these keys stand at `/ssf/v1/jwks`, and not in `/jwks`.
+    Signals,
 }
 
 impl Purpose {

@@ -26,6 +26,7 @@ use crate::{
     party::{OperatorConfig, OperatorIssuerConfig, OwnerConfig, Role, ServiceConfig},
     revocation::FeedTerms,
     secret_file,
+    signal::ReceiverConfig,
     task::ReportTerms,
     telemetry,
 };
@@ -98,6 +99,9 @@ pub struct Config {
     /// Who is accountable for tasks.
     #[serde(default, rename = "owner")]
     pub owners: Vec<OwnerConfig>,
+    /// Who is told of ends.
+    #[serde(default, rename = "receiver")]
+    pub receivers: Vec<ReceiverConfig>,
     /// Whether a file said so: then what is merely unwise is refused as well.
     #[serde(skip)]
     pub strict: bool,
@@ -314,11 +318,13 @@ pub enum Nonce {
 }
 
 /// The `[certificates]` section: X.509-SVIDs of tasks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Certificates {
     /// Whether one that ends before a revoke would have to show says that there is no list for it (RFC 9608).
     pub no_rev_avail: bool,
+    /// Keys that are known to have leaked, and are never certified: a SHA-256 of a `SubjectPublicKeyInfo` a line, in hexadecimal.
+    pub leaked_keys_file: Option<PathBuf>,
 }
 
 /// The `[policy]` section.
@@ -424,13 +430,18 @@ impl Config {
         let operator = OperatorConfig {
             name: "operator".into(),
             roles: vec![Role::Viewer, Role::Responder, Role::Approver, Role::Admin],
-            token_sha256: operator_token_sha256,
+            token_sha256: Some(operator_token_sha256),
+            public_key_sha256: Vec::new(),
         };
         Ok(Self {
             issuer: format!("http://{listen}"),
             trust_domain: "localhost".parse().map_err(|why| Mistakes(vec![format!("{why}")]))?,
             listen: Listen { unix: Some(data.join("remit.sock")), ..Listen::only_http(listen) },
-            store: lease::Config { url, mac_key_file: keys.join("store.key") },
+            store: lease::Config {
+                url,
+                mac_key_file: keys.join("store.key"),
+                broker_gone_after: lease::Config::BROKER_GONE_AFTER,
+            },
             files: Files { audit: data.join("audit"), journal: None, keys },
             keys: Keys::default(),
             authority: Authority::default(),
@@ -446,6 +457,7 @@ impl Config {
             operators: vec![operator],
             operator_issuers: Vec::new(),
             owners: Vec::new(),
+            receivers: Vec::new(),
             strict: false,
             origin: None,
         })
@@ -455,7 +467,8 @@ impl Config {
     pub fn inputs(&self) -> (Option<&Path>, Vec<&Path>) {
         let attestors = self.attestors.iter().flat_map(attest::Config::files);
         let issuers = self.operator_issuers.iter().flat_map(OperatorIssuerConfig::files);
-        (self.policy.dir.as_deref(), attestors.chain(issuers).collect())
+        let leaked = self.certificates.leaked_keys_file.as_deref();
+        (self.policy.dir.as_deref(), attestors.chain(issuers).chain(leaked).collect())
     }
 
     /// This configuration with what only a start can change as it is in `running`, and the names of the sections where that is
@@ -470,11 +483,14 @@ impl Config {
             ("[files]", self.files != running.files),
             ("[keys]", self.keys != running.keys),
             ("[authority]", self.authority != running.authority),
-            ("[audit]", self.audit != running.audit),
+            ("[[audit.anchor]]", self.audit.anchors != running.audit.anchors),
+            ("`audit.stdout`", self.audit.stdout != running.audit.stdout),
             ("[dpop]", self.dpop != running.dpop),
             ("[certificates]", self.certificates != running.certificates),
             ("[reports]", self.reports != running.reports),
+            ("[feed]", self.feed != running.feed),
             ("[telemetry]", self.telemetry != running.telemetry),
+            ("[[receiver]]", self.receivers != running.receivers),
         ];
         let changed = changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect();
         self.issuer.clone_from(&running.issuer);
@@ -484,12 +500,14 @@ impl Config {
         self.files = running.files.clone();
         self.keys = running.keys.clone();
         self.authority = running.authority.clone();
-        self.audit = running.audit.clone();
+        self.audit.anchors.clone_from(&running.audit.anchors);
+        self.audit.stdout = running.audit.stdout;
         self.dpop = running.dpop;
-        self.certificates = running.certificates;
+        self.certificates = running.certificates.clone();
         self.reports = running.reports;
         self.feed = running.feed;
         self.telemetry = running.telemetry.clone();
+        self.receivers.clone_from(&running.receivers);
         (self, changed)
     }
 
@@ -510,7 +528,8 @@ impl Config {
     fn resolve(&mut self, base: &Path) {
         let paths = [&mut self.store.mac_key_file, &mut self.files.keys, &mut self.files.audit];
         let Listen { unix, tls_cert_file, tls_key_file, .. } = &mut self.listen;
-        let optional = [&mut self.files.journal, &mut self.policy.dir, unix, tls_cert_file, tls_key_file];
+        let leaked = &mut self.certificates.leaked_keys_file;
+        let optional = [&mut self.files.journal, &mut self.policy.dir, unix, tls_cert_file, tls_key_file, leaked];
         for path in paths.into_iter().chain(optional.into_iter().flatten()) {
             *path = base.join(&path);
         }
@@ -527,6 +546,9 @@ impl Config {
         }
         for issuer in &mut self.operator_issuers {
             issuer.resolve(base);
+        }
+        for receiver in &mut self.receivers {
+            receiver.resolve(base);
         }
     }
 
@@ -553,6 +575,7 @@ impl Config {
         mistakes.extend(self.store.check().err());
         mistakes.extend(self.audit.mistakes());
         mistakes.extend(self.reports.mistake());
+        mistakes.extend(self.feed.mistake());
         mistakes.extend(self.telemetry.mistakes());
         if !(1..=86_400).contains(&self.keys.jwks_max_age) {
             mistakes.push("`keys.jwks_max_age` is 1 to 86400 seconds".into());
@@ -644,6 +667,7 @@ fn unreadable(text: &str, first: toml::de::Error) -> Vec<(usize, toml::de::Error
                 "operator" => found.extend(each::<OperatorConfig>(section)),
                 "operator_issuer" => found.extend(each::<OperatorIssuerConfig>(section)),
                 "owner" => found.extend(each::<OwnerConfig>(section)),
+                "receiver" => found.extend(each::<ReceiverConfig>(section)),
                 "issuer" => found.extend(take::<String>(section)),
                 unknown => {
                     found.push((name.span().start, toml::de::Error::custom(format_args!("unknown field `{unknown}`"))));
@@ -697,7 +721,7 @@ mod tests {
             &path,
             "issuer = 7\ntrust_domain = 'example.com'\n[listen]\nhttp = '127.0.0.1:1'\n[store]\nurl = 'redb:x'\n\
              mac_key_file = 'k'\n[files]\nkeys = 'k'\naudit = 'a'\n[keys]\n[authority]\n[dpop]\nnonce = 'offered'\n\
-             [certificates]\nno_rev_avail = true\n[reports]\nbodies = true\nmax_body = 1\n[telemetry]\n[policy]\ndir = 'p'\n",
+             [certificates]\nno_rev_avail = true\nleaked_keys_file = 'l'\n[reports]\nbodies = true\nmax_body = 1\n[telemetry]\n[policy]\ndir = 'p'\n",
         )
         .unwrap();
         let Mistakes(mistakes) = Config::load(&path, Overrides::default()).unwrap_err();

@@ -36,8 +36,8 @@ pub enum Error {
     #[error("locked out")]
     Locked,
     /// Unknown, or not the caller's.
-    #[error("no such task")]
-    NotFound,
+    #[error("no such {0}")]
+    NotFound(Sought),
     /// The task has ended or is not approved.
     #[error("the task is not active")]
     TaskNotActive,
@@ -63,6 +63,33 @@ pub enum Error {
     /// A proof has to carry a nonce that the broker gave out a moment ago.
     #[error("the DPoP proof needs the nonce that stands in the header DPoP-Nonce")]
     ProofNonce,
+}
+
+/// What was asked for that there is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sought {
+    /// A credential.
+    Credential,
+    /// A signing key.
+    Key,
+    /// A lock.
+    Lock,
+    /// A receiver of signals.
+    Receiver,
+    /// A task.
+    Task,
+}
+
+impl std::fmt::Display for Sought {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Sought::Credential => "credential",
+            Sought::Key => "key",
+            Sought::Lock => "lock",
+            Sought::Receiver => "receiver",
+            Sought::Task => "task",
+        })
+    }
 }
 
 /// Which part of a request is malformed; only OAuth tells them apart.

@@ -47,9 +47,9 @@ steps! {
     JournalWritten => "journal.written",
     /// Ends are in the journal, and nobody knows yet.
     JournalSynced => "journal.synced",
-    /// The file of the next segment is there, and the one before can still be written to.
+    /// The next segment is whole, and not in its place.
     SegmentMade => "segment.made",
-    /// The next segment is the one that grows, and has no record.
+    /// The next segment is the one that grows, and the one before can still be written to.
     SegmentTurned => "segment.turned",
     /// A checkpoint is beside the log, and nowhere else.
     CheckpointKept => "checkpoint.kept",

@@ -189,6 +189,13 @@ impl LeaseId {
         Ok(Self(hex(&random::<16>()?)))
     }
 
+    /// The generation that a serial is of; `None` for the id of a token.
+    #[must_use]
+    pub fn generation(&self) -> Option<u64> {
+        let octets = self.0.strip_prefix("01").filter(|_| self.is_serial())?;
+        u64::from_str_radix(octets.get(..16)?, 16).ok()
+    }
+
     /// A new serial for a certificate of this generation.
     ///
     /// # Errors
@@ -548,6 +555,12 @@ pub fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+/// Whether it has the form of what [`sha256_hex`] makes.
+#[must_use]
+pub fn is_sha256_hex(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|octet| octet.is_ascii_digit() || (b'a'..=b'f').contains(&octet))
 }
 
 /// SHA-256 in lower-case hexadecimal, the form in which digests stand in configuration and audit.

@@ -5,8 +5,8 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::{
-    jose::{Invalid, SigningKey},
-    pem, secret_file,
+    jose::{Invalid, KeyNumbers, SigningKey},
+    pem, rsa, secret_file,
 };
 
 /// Reads a key; `None` where there is none.
@@ -29,7 +29,13 @@ pub fn load_rsa(path: &Path) -> Result<Option<SigningKey>, String> {
         (None, Some(pkcs1)) => SigningKey::from_rsa_pkcs1(&pkcs1),
         (None, None) => Err(Invalid("not one private key in PEM (PKCS#8 or PKCS#1), without a passphrase")),
     };
-    key.map(Some).map_err(|Invalid(why)| format!("{}: {why}", path.display()))
+    let key = key.map_err(|Invalid(why)| format!("{}: {why}", path.display()))?;
+    if let KeyNumbers::Rsa { n, .. } = &key.public().numbers
+        && let Some(why) = rsa::flaw_of(n)
+    {
+        return Err(format!("{}: a weak RSA key: {why}; make another one", path.display()));
+    }
+    Ok(Some(key))
 }
 
 /// Reads a key, or makes it where there is none yet: the key, and whether it was made.

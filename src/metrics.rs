@@ -22,21 +22,31 @@ struct Inner {
     requests: Family<Answered, Counter>,
     request_seconds: Family<Asked, Histogram, fn() -> Histogram>,
     decisions: Family<Decided, Counter>,
+    locked_out: Family<Locked, Counter>,
     minted: Family<Minted, Counter>,
     declared: Counter,
     renewed: Counter,
     completed: Counter,
     revoked: Counter,
+    credentials_revoked: Counter,
     reports: Family<Reported, Counter>,
     refused: Family<Refused, Counter>,
+    turned_down: Family<TurnedDown, Counter>,
     store_seconds: Family<Operated, Histogram, fn() -> Histogram>,
     store_errors: Family<Operated, Counter>,
     audit_seconds: Histogram,
     audit_errors: Counter,
     audit_anchored: Family<Anchoring, Counter>,
+    audit_segments: Family<Kept, Counter>,
+    audit_stdout: Family<Kept, Counter>,
     telemetry: Family<Exporting, Counter>,
+    signals: Family<Signalling, Counter>,
+    signals_pending: Family<Receiving, Gauge>,
+    signals_age: Family<Receiving, Gauge>,
     live_credentials: Gauge,
     live_tasks: Gauge,
+    locks: Gauge,
+    brokers_awaited: Gauge,
     store_up: Gauge,
     ready: Gauge,
     policy: Family<PolicyInfo, Gauge>,
@@ -53,6 +63,18 @@ pub enum Action {
     Mint,
     /// Whether a task may be renewed.
     Renew,
+}
+
+impl Action {
+    /// As a label says it, and a record.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Declare => "declare",
+            Self::Mint => "mint",
+            Self::Renew => "renew",
+        }
+    }
 }
 
 /// How it was decided.
@@ -77,6 +99,21 @@ pub enum Step {
     Completed,
     /// It was ended by somebody who may.
     Revoked,
+    /// One credential of it was.
+    CredentialRevoked,
+}
+
+/// What came of telling a receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// It has it.
+    Delivered,
+    /// It has heard, and is not done.
+    Heard,
+    /// It did not work, and is tried again.
+    Failed,
+    /// It is not told any more: it will not take it, or it was tried for long enough.
+    GivenUp,
 }
 
 /// What is so at the moment of a scrape.
@@ -86,6 +123,10 @@ pub struct Now {
     pub live_credentials: u64,
     /// Tasks that were declared here and live, as far as this broker knows.
     pub live_tasks: u64,
+    /// Locks that keep somebody out.
+    pub locks: u64,
+    /// Other brokers that have yet to tell a store that may have lost something.
+    pub brokers_awaited: u64,
     /// Whether the store answered, as itself, when it was last looked at.
     pub store_up: bool,
     /// Whether this broker can mint.
@@ -114,6 +155,11 @@ struct Decided {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Locked {
+    action: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Minted {
     form: &'static str,
 }
@@ -127,6 +173,12 @@ struct Reported {
 struct Refused {
     attestor: &'static str,
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TurnedDown {
+    caller: &'static str,
+    code: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -146,9 +198,25 @@ struct Anchoring {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kept {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Exporting {
     signal: &'static str,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Signalling {
+    receiver: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Receiving {
+    receiver: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -165,6 +233,12 @@ fn timer() -> Histogram {
     Histogram::new(SECONDS)
 }
 
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
 impl Metrics {
     /// Nothing counted yet, for a broker that decides by the policies with this digest.
     #[must_use]
@@ -176,21 +250,31 @@ impl Metrics {
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(timer),
             decisions: Family::default(),
+            locked_out: Family::default(),
             minted: Family::default(),
             declared: Counter::default(),
             renewed: Counter::default(),
             completed: Counter::default(),
             revoked: Counter::default(),
+            credentials_revoked: Counter::default(),
             reports: Family::default(),
             refused: Family::default(),
+            turned_down: Family::default(),
             store_seconds: Family::new_with_constructor(timer),
             store_errors: Family::default(),
             audit_seconds: timer(),
             audit_errors: Counter::default(),
             audit_anchored: Family::default(),
+            audit_segments: Family::default(),
+            audit_stdout: Family::default(),
             telemetry: Family::default(),
+            signals: Family::default(),
+            signals_pending: Family::default(),
+            signals_age: Family::default(),
             live_credentials: Gauge::default(),
             live_tasks: Gauge::default(),
+            locks: Gauge::default(),
+            brokers_awaited: Gauge::default(),
             store_up: Gauge::default(),
             ready: Gauge::default(),
             policy: Family::default(),
@@ -207,21 +291,33 @@ impl Metrics {
         all.register("http_requests", "Requests answered", inner.requests.clone());
         all.register("http_request_duration_seconds", "Time to an answer", inner.request_seconds.clone());
         all.register("policy_decisions", "Decisions on what was asked for", inner.decisions.clone());
+        all.register("locked_out", "Requests refused because a lock keeps them out", inner.locked_out.clone());
         all.register("credentials_minted", "Credentials signed and sent", inner.minted.clone());
         all.register("tasks_declared", "Tasks declared", inner.declared.clone());
         all.register("tasks_renewed", "Renewals of tasks", inner.renewed.clone());
         all.register("tasks_completed", "Tasks ended because their work is done", inner.completed.clone());
         all.register("tasks_revoked", "Tasks revoked", inner.revoked.clone());
+        let one_by_one = "Credentials revoked by themselves, while their task goes on";
+        all.register("credentials_revoked", one_by_one, inner.credentials_revoked.clone());
         all.register("reports", "Reports of what was done for tasks, by whose word it is", inner.reports.clone());
         all.register("evidence_refused", "Callers whose evidence was not taken", inner.refused.clone());
+        all.register("callers_refused", "Known callers, of what is not theirs", inner.turned_down.clone());
         all.register("store_operation_duration_seconds", "Time the store took", inner.store_seconds.clone());
         all.register("store_errors", "Times the store failed or was not to be believed", inner.store_errors.clone());
         all.register("audit_write_duration_seconds", "Time until records were durable", inner.audit_seconds.clone());
         all.register("audit_errors", "Times the audit log took nothing", inner.audit_errors.clone());
         all.register("audit_checkpoints_sent", "Checkpoints sent to an anchor", inner.audit_anchored.clone());
+        all.register("audit_segments", "Times another segment was due", inner.audit_segments.clone());
+        all.register("audit_stdout", "Records for standard output", inner.audit_stdout.clone());
         all.register("telemetry_exported", "Telemetry sent to the collector", inner.telemetry.clone());
+        all.register("signals", "Times a receiver was told of an end, or not", inner.signals.clone());
+        all.register("signals_pending", "Ends that a receiver is still to be told of", inner.signals_pending.clone());
+        all.register("signals_oldest_seconds", "Age of the oldest of them", inner.signals_age.clone());
         all.register("live_credentials", "Signed by this broker and alive", inner.live_credentials.clone());
         all.register("live_tasks", "Declared at this broker and alive", inner.live_tasks.clone());
+        all.register("locks", "Locks in force", inner.locks.clone());
+        let awaited = "Other brokers that have yet to tell a store that may have lost something";
+        all.register("brokers_awaited", awaited, inner.brokers_awaited.clone());
         all.register("store_up", "Whether the store answered when last asked", inner.store_up.clone());
         all.register("ready", "Whether this broker can mint", inner.ready.clone());
         let metrics = Self(Arc::new(inner));
@@ -249,17 +345,18 @@ impl Metrics {
 
     /// It was decided on a task or on one credential.
     pub fn decided(&self, action: Action, outcome: Outcome) {
-        let action = match action {
-            Action::Declare => "declare",
-            Action::Mint => "mint",
-            Action::Renew => "renew",
-        };
+        let action = action.as_str();
         let outcome = match outcome {
             Outcome::Permit => "permit",
             Outcome::Deny => "deny",
             Outcome::Error => "error",
         };
         self.0.decisions.get_or_create(&Decided { action, outcome }).inc();
+    }
+
+    /// A lock kept somebody out.
+    pub fn locked_out(&self, action: Action) {
+        self.0.locked_out.get_or_create(&Locked { action: action.as_str() }).inc();
     }
 
     /// A credential of this `typ` is sent.
@@ -274,6 +371,7 @@ impl Metrics {
             Step::Renewed => &self.0.renewed,
             Step::Completed => &self.0.completed,
             Step::Revoked => &self.0.revoked,
+            Step::CredentialRevoked => &self.0.credentials_revoked,
         }
         .inc();
     }
@@ -287,6 +385,11 @@ impl Metrics {
     /// Nobody was recognised: evidence for this type of attestor (`none`: there was no evidence), and why.
     pub fn refused(&self, attestor: &'static str, reason: &'static str) {
         self.0.refused.get_or_create(&Refused { attestor, reason }).inc();
+    }
+
+    /// A caller of this kind is known, and what they asked for is not theirs.
+    pub fn turned_down(&self, caller: &'static str, code: &'static str) {
+        self.0.turned_down.get_or_create(&TurnedDown { caller, code }).inc();
     }
 
     /// The store answered, or failed.
@@ -306,10 +409,40 @@ impl Metrics {
         self.0.audit_anchored.get_or_create(&Anchoring { anchor: anchor.to_owned(), outcome }).inc();
     }
 
+    /// Another segment of the audit log was due, and was begun or could not be.
+    pub fn turned(&self, begun: bool) {
+        let outcome = if begun { "begun" } else { "failed" };
+        self.0.audit_segments.get_or_create(&Kept { outcome }).inc();
+    }
+
+    /// So many records went to standard output, or were left out there.
+    pub fn streamed(&self, written: bool, records: u64) {
+        let outcome = if written { "written" } else { "dropped" };
+        self.0.audit_stdout.get_or_create(&Kept { outcome }).inc_by(records);
+    }
+
     /// So many of a signal (`logs`, `traces`; `metrics`: all of them at once) were sent to the collector, or left out.
     pub fn exported(&self, signal: &'static str, sent: bool, count: u64) {
         let outcome = if sent { "sent" } else { "dropped" };
         self.0.telemetry.get_or_create(&Exporting { signal, outcome }).inc_by(count);
+    }
+
+    /// A receiver, by its configured name, was told of an end, or was not.
+    pub fn signalled(&self, receiver: &str, told: Told) {
+        let outcome = match told {
+            Told::Delivered => "delivered",
+            Told::Heard => "heard",
+            Told::Failed => "failed",
+            Told::GivenUp => "given_up",
+        };
+        self.0.signals.get_or_create(&Signalling { receiver: receiver.to_owned(), outcome }).inc();
+    }
+
+    /// So much a receiver is still to be told, the oldest of it so old (seconds).
+    pub fn signals_pending(&self, receiver: &str, pending: usize, oldest: i64) {
+        let label = Receiving { receiver: receiver.to_owned() };
+        self.0.signals_pending.get_or_create(&label).set(i64::try_from(pending).unwrap_or(i64::MAX));
+        self.0.signals_age.get_or_create(&label).set(oldest);
     }
 
     /// The audit log took records, or failed.
@@ -328,6 +461,8 @@ impl Metrics {
         let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         self.0.live_credentials.set(count(now.live_credentials));
         self.0.live_tasks.set(count(now.live_tasks));
+        self.0.locks.set(count(now.locks));
+        self.0.brokers_awaited.set(count(now.brokers_awaited));
         self.0.store_up.set(now.store_up.into());
         self.0.ready.set(now.ready.into());
         self.0.configuration_current.set(now.current.into());
@@ -372,7 +507,15 @@ mod tests {
         let metrics = Metrics::new("d1");
         metrics.answered("GET", Some("/jwks"), 200, Duration::from_millis(3));
         metrics.answered("BREW", None, 404, Duration::ZERO);
-        let now = Now { live_credentials: 2, live_tasks: 1, store_up: true, ready: false, current: false };
+        let now = Now {
+            live_credentials: 2,
+            live_tasks: 1,
+            locks: 3,
+            brokers_awaited: 1,
+            store_up: true,
+            ready: false,
+            current: false,
+        };
         let text = metrics.text(now).unwrap();
         for line in [
             "# HELP remit_http_requests_total Requests answered.",
@@ -382,6 +525,8 @@ mod tests {
             "# TYPE remit_http_request_duration_seconds histogram",
             "# TYPE remit_live_tasks gauge",
             "remit_live_credentials 2",
+            "remit_locks 3",
+            "remit_brokers_awaited 1",
             "remit_ready 0",
             "remit_store_up 1",
             "remit_policy_info{digest=\"d1\"} 1",

@@ -15,7 +15,7 @@ use crate::{
     claims::Confirmation,
     clock::Time,
     error::Error,
-    id::{Location, SpiffeId, sha256_hex},
+    id::{Location, SpiffeId, is_sha256_hex, sha256_hex},
     jose::{SigningAlgorithm, Unverified},
     task::CredentialType,
 };
@@ -39,6 +39,9 @@ pub struct ServiceConfig {
     /// How it learns of a revoke; by asking, where nothing is said.
     #[serde(default)]
     pub revocation: Revocation,
+    /// What has a place in the status lists: each task, where nothing is said.
+    #[serde(default)]
+    pub status: StatusMode,
     /// How old what it has heard of the revocation feed may be, in seconds, before it denies.
     #[serde(default)]
     pub freshness: Option<u32>,
@@ -48,6 +51,10 @@ pub struct ServiceConfig {
     /// SHA-256 of its bearer tokens, in lower-case hexadecimal.
     #[serde(default)]
     pub token_sha256: Vec<String>,
+    /// SHA-256 of the public keys (`SubjectPublicKeyInfo`) of its client certificates, in lower-case hexadecimal. Where there are tokens
+    /// too, they are good together alone.
+    #[serde(default)]
+    pub public_key_sha256: Vec<String>,
     /// Whether it reports what it sees done for a task: a gateway.
     #[serde(default)]
     pub reports: bool,
@@ -102,6 +109,17 @@ pub enum Revocation {
     None,
 }
 
+/// What has a place of its own in the status lists, of what a service is shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StatusMode {
+    /// The task: all its tokens share the place.
+    #[default]
+    Task,
+    /// Each token, so that the lists show when one of them is revoked by itself.
+    Token,
+}
+
 /// An `[[operator]]`: a person or tool of the security team.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -111,7 +129,11 @@ pub struct OperatorConfig {
     /// What they may do. None implies another but `viewer`.
     pub roles: Vec<Role>,
     /// SHA-256 of the bearer token, in lower-case hexadecimal.
-    pub token_sha256: String,
+    #[serde(default)]
+    pub token_sha256: Option<String>,
+    /// SHA-256 of the public keys of their client certificates, as a service's.
+    #[serde(default)]
+    pub public_key_sha256: Vec<String>,
 }
 
 /// What an operator may do.
@@ -153,14 +175,22 @@ impl fmt::Display for Role {
 /// What operators do. What each of it takes stands here alone: the broker goes by it, and the API's document is made from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
+    /// Let a lock stand for longer.
+    ExtendLock,
     /// Ask whether a token is alive.
     Introspect,
     /// See the signing keys.
     ListKeys,
+    /// See the locks.
+    ListLocks,
     /// List tasks.
     ListTasks,
     /// See which workloads there are.
     ListWorkloads,
+    /// Lock out.
+    Lock,
+    /// Release a lock.
+    ReleaseLock,
     /// See what was granted and not used.
     ReportUnused,
     /// Revoke a task.
@@ -175,8 +205,12 @@ pub enum Act {
     ShowTask,
     /// Show what happened to a task.
     ShowTimeline,
+    /// See where the end of a task has arrived.
+    ShowReach,
     /// Taint a signing key.
     TaintKey,
+    /// Have a receiver told that what it is told arrives.
+    VerifyReceiver,
 }
 
 impl Act {
@@ -186,15 +220,18 @@ impl Act {
         match self {
             Self::Introspect
             | Self::ListKeys
+            | Self::ListLocks
             | Self::ListTasks
             | Self::ListWorkloads
             | Self::ReportUnused
             | Self::Search
             | Self::ShowAudit
             | Self::ShowTask
-            | Self::ShowTimeline => Role::Viewer,
-            Self::Revoke => Role::Responder,
-            Self::RotateKeys | Self::TaintKey => Role::Admin,
+            | Self::ShowTimeline
+            | Self::ShowReach => Role::Viewer,
+            Self::Lock | Self::Revoke => Role::Responder,
+            Self::ExtendLock | Self::ReleaseLock => Role::Approver,
+            Self::RotateKeys | Self::TaintKey | Self::VerifyReceiver => Role::Admin,
         }
     }
 
@@ -208,8 +245,18 @@ impl Act {
             | Self::Search
             | Self::ShowAudit
             | Self::ShowTask
-            | Self::ShowTimeline => true,
-            Self::Introspect | Self::ListKeys | Self::ListWorkloads | Self::RotateKeys | Self::TaintKey => false,
+            | Self::ShowTimeline
+            | Self::ShowReach => true,
+            Self::ExtendLock
+            | Self::Introspect
+            | Self::ListKeys
+            | Self::ListLocks
+            | Self::ListWorkloads
+            | Self::Lock
+            | Self::ReleaseLock
+            | Self::RotateKeys
+            | Self::TaintKey
+            | Self::VerifyReceiver => false,
         }
     }
 }
@@ -314,7 +361,7 @@ impl Member {
     }
 }
 
-/// Who a bearer token belongs to.
+/// Who a bearer token or a client certificate belongs to.
 #[derive(Debug, Clone)]
 pub enum Party {
     /// A service.
@@ -323,11 +370,34 @@ pub enum Party {
     Operator(Arc<Operator>),
 }
 
+/// Somebody who is known, and what all they have to show.
+#[derive(Debug, Clone)]
+struct Known {
+    party: Party,
+    tokens: Vec<String>,
+    keys: Vec<String>,
+}
+
+impl Known {
+    /// Whether this is all that they have to show.
+    fn shows(&self, token: Option<&str>, key: Option<&str>) -> bool {
+        let is_good = |of: &[String], shown: Option<&str>| {
+            of.is_empty() || shown.is_some_and(|shown| of.iter().any(|one| one == shown))
+        };
+        is_good(&self.tokens, token) && is_good(&self.keys, key)
+    }
+}
+
+/// What somebody who is known showed is only a part of what they have to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HalfShown;
+
 /// Everybody who is known by configuration.
 #[derive(Default)]
 pub struct Parties {
     services: Vec<Arc<Service>>,
-    by_token: HashMap<String, Party>,
+    by_token: HashMap<String, Known>,
+    by_key: HashMap<String, Known>,
     issuers: OperatorIssuers,
     owners: Owners,
 }
@@ -348,9 +418,12 @@ impl Parties {
         for config in services {
             check_service(&config, &parties.services, &mut mistakes);
             let service = Arc::new(Service(config));
-            for digest in &service.0.token_sha256 {
-                parties.know(digest, Party::Service(service.clone()), service.name(), &mut mistakes);
-            }
+            let (tokens, keys) = (service.0.token_sha256.clone(), service.0.public_key_sha256.clone());
+            parties.know(
+                &Known { party: Party::Service(service.clone()), tokens, keys },
+                service.name(),
+                &mut mistakes,
+            );
             parties.services.push(service);
         }
         parties.owners = Owners::build(owners, &mut mistakes);
@@ -368,21 +441,32 @@ impl Parties {
                 mistakes.push(format!("operator `{}`: people of an [[operator_issuer]] are called so", config.name));
             }
             names.push(config.name.clone());
-            let OperatorConfig { name, roles, token_sha256 } = config;
+            let OperatorConfig { name, roles, token_sha256, public_key_sha256: keys } = config;
+            if token_sha256.is_none() && keys.is_empty() {
+                mistakes.push(format!(
+                    "operator `{name}`: a `token_sha256` or a `public_key_sha256` is what they are known by"
+                ));
+            }
             let operator = Arc::new(Operator { name, roles, member: None, until: None });
-            parties.know(&token_sha256, Party::Operator(operator.clone()), operator.name(), &mut mistakes);
+            let (party, tokens) = (Party::Operator(operator.clone()), token_sha256.into_iter().collect());
+            parties.know(&Known { party, tokens, keys }, operator.name(), &mut mistakes);
         }
         if mistakes.is_empty() { Ok(parties) } else { Err(mistakes) }
     }
 
-    fn know(&mut self, digest: &str, party: Party, name: &str, mistakes: &mut Vec<String>) {
-        let fits = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        if !fits {
-            mistakes.push(format!(
-                "`{name}`: `token_sha256` is 64 hexadecimal digits in lower case (`sha256sum` prints them)"
-            ));
-        } else if self.by_token.insert(digest.to_owned(), party).is_some() {
-            mistakes.push(format!("`{name}`: `token_sha256` is already another's; every token belongs to one party"));
+    fn know(&mut self, known: &Known, name: &str, mistakes: &mut Vec<String>) {
+        let all =
+            [("token_sha256", &known.tokens, &mut self.by_token), ("public_key_sha256", &known.keys, &mut self.by_key)];
+        for (member, digests, by) in all {
+            for digest in digests {
+                if !is_sha256_hex(digest) {
+                    mistakes.push(format!(
+                        "`{name}`: `{member}` is 64 hexadecimal digits in lower case (`sha256sum` prints them)"
+                    ));
+                } else if by.insert(digest.clone(), known.clone()).is_some() {
+                    mistakes.push(format!("`{name}`: `{member}` is already another's; each belongs to one party"));
+                }
+            }
         }
     }
 
@@ -397,18 +481,28 @@ impl Parties {
                     .to_owned(),
             );
         }
-        let responds = |party: &Party| matches!(party, Party::Operator(operator) if operator.is(Role::Responder));
-        if !self.by_token.values().any(responds) && !self.issuers.grant(Role::Responder) {
+        let responds =
+            |known: &Known| matches!(&known.party, Party::Operator(operator) if operator.is(Role::Responder));
+        if !self.by_token.values().chain(self.by_key.values()).any(responds) && !self.issuers.grant(Role::Responder) {
             found.push("no operator has the role `responder`: only a workload itself can end its tasks".to_owned());
         }
         found.extend(self.issuers.weaknesses());
         found
     }
 
-    /// Who a bearer token belongs to. Digests are compared, so timing says nothing about the token.
+    /// Who shows this bearer token, and this key of a client certificate (SHA-256 in lower-case hexadecimal) if any; `None` where neither
+    /// is anybody's. Digests are compared, so timing says nothing about the token. Somebody's token counts before the certificate.
+    ///
+    /// # Errors
+    /// [`HalfShown`] where whose it is has to show more.
     #[must_use]
-    pub fn by_token(&self, token: &str) -> Option<Party> {
-        self.by_token.get(&sha256_hex(token.as_bytes())).cloned()
+    pub fn find(&self, token: Option<&str>, key: Option<&str>) -> Option<Result<Party, HalfShown>> {
+        let token = token.map(|token| sha256_hex(token.as_bytes()));
+        let known = match &token {
+            Some(token) => self.by_token.get(token),
+            None => key.and_then(|key| self.by_key.get(key)),
+        }?;
+        Some(if known.shows(token.as_deref(), key) { Ok(known.party.clone()) } else { Err(HalfShown) })
     }
 
     /// Who presents a token of the operators' issuers; `None` where it names none of them.
@@ -472,6 +566,13 @@ impl Parties {
         }
     }
 
+    /// What has a place in the status lists, of tokens for this audience.
+    #[must_use]
+    pub fn status(&self, audience: &Location) -> StatusMode {
+        let service = self.services.iter().find(|service| service.answers_for(audience));
+        service.map_or(StatusMode::Task, |service| service.0.status)
+    }
+
     /// Whether the use of a credential for this audience can be seen: its service asks, or reports.
     #[must_use]
     pub fn sees_uses(&self, audience: &Location) -> bool {
@@ -530,8 +631,11 @@ fn check_service(config: &ServiceConfig, before: &[Arc<Service>], mistakes: &mut
             mistakes.push(format!("service `{name}`: the audience {audience} is already another service's"));
         }
     }
-    if config.reports && config.token_sha256.is_empty() {
-        mistakes.push(format!("service `{name}`: `reports = true` needs a `token_sha256` to authenticate with"));
+    let is_nobody = config.token_sha256.is_empty() && config.public_key_sha256.is_empty();
+    if config.reports && is_nobody {
+        mistakes.push(format!(
+            "service `{name}`: `reports = true` needs a `token_sha256` or a `public_key_sha256` to authenticate with"
+        ));
     }
     if config.freshness.is_some_and(|freshness| !(1..=60).contains(&freshness)) {
         mistakes.push(format!("service `{name}`: `freshness` is 1 to 60 seconds"));
@@ -539,9 +643,9 @@ fn check_service(config: &ServiceConfig, before: &[Arc<Service>], mistakes: &mut
     if config.freshness.is_some() && config.revocation != Revocation::Feed {
         mistakes.push(format!("service `{name}`: `freshness` is for `revocation = \"feed\"`: set that, or remove it"));
     }
-    if config.revocation == Revocation::Introspection && config.token_sha256.is_empty() {
+    if config.revocation == Revocation::Introspection && is_nobody {
         mistakes.push(format!(
-            "service `{name}`: `revocation = \"introspection\"` needs a `token_sha256` to authenticate with"
+            "service `{name}`: `revocation = \"introspection\"` needs a `token_sha256` or a `public_key_sha256` to authenticate with"
         ));
     }
 }
@@ -554,26 +658,49 @@ mod tests {
         toml::from_str(toml).unwrap()
     }
 
+    fn operator(roles: Vec<Role>, token: Option<&str>, keys: &[&str]) -> OperatorConfig {
+        let public_key_sha256 = keys.iter().map(|&key| key.to_owned()).collect();
+        OperatorConfig { name: "alice".into(), roles, token_sha256: token.map(str::to_owned), public_key_sha256 }
+    }
+
     #[test]
     fn every_mistake_is_told_at_once() {
         let services = vec![
             service("name='git'\naudiences=['https://git']\nbinding='required'\nrevocation='introspection'"),
             service("name='git'\naudiences=['https://git']\nbinding='none'\nrevocation='none'\ntoken_sha256=['ABC']"),
         ];
-        let operators = vec![OperatorConfig { name: "alice".into(), roles: vec![], token_sha256: "x".into() }];
+        let operators = vec![operator(vec![], Some("x"), &[])];
         let mistakes = Parties::build(services, operators, vec![], vec![]).err().unwrap();
         assert_eq!(mistakes.len(), 6, "{mistakes:#?}");
     }
 
     #[test]
     fn a_token_finds_its_party_and_roles_do_not_imply_each_other() {
-        let operator =
-            OperatorConfig { name: "alice".into(), roles: vec![Role::Responder], token_sha256: sha256_hex(b"secret") };
+        let operator = operator(vec![Role::Responder], Some(&sha256_hex(b"secret")), &[]);
         let parties = Parties::build(vec![], vec![operator], vec![], vec![]).ok().unwrap();
-        let Some(Party::Operator(alice)) = parties.by_token("secret") else { panic!("unknown") };
+        let Some(Ok(Party::Operator(alice))) = parties.find(Some("secret"), None) else { panic!("unknown") };
         assert!(
             alice.is(Role::Responder) && alice.is(Role::Viewer) && !alice.is(Role::Admin) && !alice.is(Role::Approver)
         );
-        assert!(parties.by_token("Secret").is_none());
+        assert!(parties.find(Some("Secret"), None).is_none());
+    }
+
+    #[test]
+    fn who_has_a_token_and_a_certificate_shows_both() {
+        let (token, key, other) = (sha256_hex(b"secret"), sha256_hex(b"key"), sha256_hex(b"other"));
+        let parties = |token: Option<&str>| {
+            let operator = operator(vec![Role::Viewer], token, &[&key]);
+            Parties::build(vec![], vec![operator], vec![], vec![]).ok().unwrap()
+        };
+        let is = |found: Option<Result<Party, HalfShown>>| found.map(|found| found.is_ok());
+        let both = parties(Some(&token));
+        assert_eq!(is(both.find(Some("secret"), Some(&key))), Some(true));
+        for (token, key) in [(Some("secret"), None), (Some("secret"), Some(&*other)), (None, Some(&*key))] {
+            assert_eq!(is(both.find(token, key)), Some(false));
+        }
+        assert_eq!(is(both.find(Some("nobody's"), Some(&key))), None);
+        let certificate = parties(None);
+        assert_eq!(is(certificate.find(None, Some(&key))), Some(true));
+        assert_eq!((is(certificate.find(None, Some(&other))), is(certificate.find(None, None))), (None, None));
     }
 }

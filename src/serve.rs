@@ -1,9 +1,12 @@
 //! The composition root: configuration → parts → broker → listeners → run → drain. Tests build with it too.
 
 mod own;
+mod recover;
 mod reload;
 #[cfg(feature = "otlp")]
 mod ship;
+
+pub use recover::{Recovered, recover};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use own::Own;
@@ -23,20 +26,22 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     attest::Attestors,
-    audit::{Anchor, Audit},
-    broker::{Broker, KeyLife, Parts, Rules},
+    audit::{Anchor, Ending, Found, Keeping, Remembered, Witness, chain::Head},
+    broker::{Broker, KeyLife, Parts, Rules, Signals as Receivers},
     clock::{Clock, SystemClock},
     config::{Config, Nonce, TlsCertificate},
-    credential::{AuthorityTerms, Imported, Keyring, UpstreamSeen},
+    credential::{AuthorityTerms, Imported, Keyring, LeakedKeys, UpstreamSeen},
     failpoint,
     http::{self, Listener, Tls},
-    id::Host,
+    id::{BrokerName, Host},
+    jose::SigningAlgorithm,
     key_file,
-    lease::{Ledger, StoreKey},
+    lease::{Ledger, LogEnd, StoreKey, Use},
     metrics::Metrics,
     party::Parties,
     policy::{BadPolicies, Policies},
-    revocation::Revocations,
+    revocation::{FeedTerms, Revocations},
+    signal::Receiver,
     telemetry::{Copied, Telemetry, Waiting},
 };
 
@@ -44,15 +49,18 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(8);
 /// How long what is on record by then may take to get into the timelines.
 const TELL: Duration = Duration::from_secs(2);
+/// How long it may take to tell the other brokers that this one is gone.
+const LEAVE: Duration = Duration::from_secs(1);
 /// How many connections each listener has at a time. Each has room of its own, so that whoever takes all there is of one
 /// keeps nobody from revoking on the Unix socket.
 const MOST_TCP: usize = 384;
 const MOST_TLS: usize = 384;
 const MOST_UNIX: usize = 192;
 const MOST_OPS: usize = 32;
-/// How many open files all of that fits into, and whatever else there is. A connection on the Unix socket takes two, because its peer
-/// is held open too.
-const OPEN_FILES: u64 = 4096;
+/// How many open files all of that fits into, and whatever else there is but those who follow the revocation feed.
+const OPEN_FILES: u64 = 2048;
+/// How many each of them takes at most: a connection on the Unix socket takes two, because its peer is held open too.
+const OF_A_FOLLOWER: u64 = 2;
 /// How often the store is looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -89,7 +97,7 @@ pub struct Running {
 /// # Errors
 /// Whatever is unsafe, missing or in use, in a sentence.
 pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
-    allow_open_files();
+    let followers = allow_followers(&config.feed)?;
     let listen = &config.listen;
     let addresses = [listen.http, listen.https().map(|(address, _)| address), listen.ops];
     failpoint::check(addresses.into_iter().flatten()).map_err(StartError::Configuration)?;
@@ -112,14 +120,14 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
     #[cfg(feature = "otlp")]
     let (exporter, time) = (ship::exporter(&config).map_err(StartError::Configuration)?, clock.clone());
     #[cfg_attr(not(feature = "otlp"), expect(unused_variables, reason = "nothing is sent"))]
-    let (broker, waiting) = Box::pin(build(config.clone(), parts, clock)).await?;
+    let (broker, waiting) = Box::pin(build(config.clone(), parts, followers, clock)).await?;
     #[cfg(feature = "otlp")]
     let shipping = ship::begin(exporter.zip(waiting), &broker, time);
     let own = match own_names(&config) {
         Some(hosts) => Some(own::begin(broker.clone(), hosts, config.listen.tls_min_version).await?),
         None => None,
     };
-    let unix = bind_unix(socket.as_deref()).await?;
+    let unix = bind_socket(socket.as_deref()).await?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let router = http::router(broker.clone(), tasks.clone(), stop.clone());
     let listen = |listener: Listener, router, most| {
@@ -146,11 +154,9 @@ pub async fn start(mut config: Config, clock: Arc<dyn Clock>) -> Result<Running,
         listen(Listener::Tcp(plain, proxies), router, MOST_TCP);
     }
     tasks.spawn(watch(broker.clone(), stop.clone()));
-    let (feeder, until) = (broker.clone(), stop.clone());
-    tasks.spawn(async move { until.run_until_cancelled(feeder.feed()).await });
-    for anchor in anchors {
-        tasks.spawn(follow(anchor, broker.clone(), stop.clone()));
-    }
+    tasks.spawn(feed(broker.clone(), stop.clone()));
+    tasks.spawn(tell_receivers(broker.clone(), stop.clone()));
+    tell_elsewhere(&tasks, anchors, &broker, &stop);
     if let Some(origin) = config.origin.clone() {
         let hangup = signal(SignalKind::hangup()).map_err(|error| failed(&error))?;
         tasks.spawn(reload::run(origin, config, broker.clone(), known, hangup, stop.clone()));
@@ -218,6 +224,12 @@ pub struct Checked {
     pub attestors: Attestors,
     /// Services and operators.
     pub parties: Parties,
+    /// Keys that are never certified.
+    pub leaked: LeakedKeys,
+    /// Who is told of ends.
+    pub receivers: Vec<Receiver>,
+    /// How the audit log is kept.
+    pub keeping: Keeping,
     /// What is allowed and weak, where a file says so: sentences that say what to change.
     pub weaknesses: Vec<String>,
     /// Who certifies the broker's authorities, where somebody does and the keys were looked at.
@@ -248,9 +260,17 @@ impl Checked {
             mistakes.extend(parties.shared_issuers(attestors.issuers()));
         }
         let with_rs256 = parties.as_ref().map(Parties::with_rs256).unwrap_or_default();
-        mistakes.extend(Imported::check_for(&with_rs256, &config.files.keys).err().into_iter().flatten());
-        let (Some(policies), Some(attestors), Some(parties), true) =
-            (policies, attestors, parties, mistakes.is_empty())
+        mistakes.extend(
+            Imported::check_for(Use::AccessToken, "service", &with_rs256, &config.files.keys)
+                .err()
+                .into_iter()
+                .flatten(),
+        );
+        let leaked = config.certificates.leaked_keys_file.as_deref().map(LeakedKeys::load).transpose();
+        let leaked = keep(leaked.map_err(|mistake| vec![mistake]), &mut mistakes).map(Option::unwrap_or_default);
+        let receivers = keep(receivers(config), &mut mistakes);
+        let (Some(policies), Some(attestors), Some(parties), Some(leaked), Some(receivers), true) =
+            (policies, attestors, parties, leaked, receivers, mistakes.is_empty())
         else {
             return Err(mistakes);
         };
@@ -259,12 +279,13 @@ impl Checked {
             weaknesses.extend_from_slice(attestors.weaknesses());
             weaknesses.extend(parties.weaknesses());
         }
-        Ok(Self { policies, attestors, parties, weaknesses, upstream: None })
+        let keeping = config.audit.keeping();
+        Ok(Self { policies, attestors, parties, leaked, receivers, keeping, weaknesses, upstream: None })
     }
 
     fn into_rules(self) -> Rules {
-        let Self { policies, attestors, parties, weaknesses: _, upstream: _ } = self;
-        Rules { attestors, parties, policies }
+        let Self { policies, attestors, parties, leaked, receivers: _, keeping: _, weaknesses: _, upstream: _ } = self;
+        Rules { attestors, parties, policies, leaked }
     }
 
     /// The same, of a configuration that nothing is to be started with: also looks at those keys that are there already.
@@ -295,12 +316,14 @@ impl Checked {
 
 async fn build(
     config: Config,
-    parts: Checked,
+    mut parts: Checked,
+    followers: u32,
     clock: Arc<dyn Clock>,
 ) -> Result<(Arc<Broker>, Option<Waiting>), StartError> {
     for weakness in &parts.weaknesses {
         tracing::warn!("{weakness}");
     }
+    let receivers = std::mem::take(&mut parts.receivers);
     let rules = parts.into_rules();
     let keys = Keyring::load_or_create(&config.files.keys, authority_terms(&config), clock.now());
     let keys = keys.map_err(StartError::Configuration)?;
@@ -309,10 +332,18 @@ async fn build(
     }
     let store_key = StoreKey::load_or_create(&config.store.mac_key_file).map_err(StartError::Configuration)?;
     let (audit_key, _) = key_file::load_or_create(&audit_key_file(&config)).map_err(StartError::Configuration)?;
-    let audit = Audit::open(&config.files.audit, config.audit.terms(audit_key), clock.clone());
-    let audit = audit.map_err(|why| failed(&why))?;
-    let revocations = Revocations::open(&config.files.journal()).map_err(|why| failed(&why))?;
     let metrics = Metrics::new(rules.policies.digest());
+    let terms = config.audit.terms(audit_key, metrics.clone());
+    let found = Found::open(&config.files.audit).map_err(|why| failed(&why))?;
+    let revocations = Revocations::open(&config.files.journal()).map_err(|why| failed(&why))?;
+    let signals = Receivers::open(receivers, &config.files.journal().join("signals"), &revocations, clock.now());
+    let signals = signals.map_err(|why| failed(&why))?;
+    let ledger = Ledger::open(&config.store, store_key, clock.clone(), metrics.clone(), config.strict);
+    let ledger = ledger
+        .await
+        .map_err(|why| StartError::Failed(format!("the store (`store.url` or `--store`) cannot be used: {why}")))?;
+    let remembered = remembered(&config.files.journal(), &ledger, revocations.broker()).await?;
+    let audit = found.go_on(terms, clock.clone(), remembered).map_err(|why| failed(&why))?;
     let (telemetry, waiting) = match &config.telemetry.otlp {
         Some(_) => {
             let (telemetry, waiting) = Telemetry::new(clock.clone(), metrics.clone());
@@ -325,10 +356,6 @@ async fn build(
         }
         None => (Telemetry::default(), None),
     };
-    let ledger = Ledger::open(&config.store, store_key, clock.clone(), metrics.clone(), config.strict);
-    let ledger = ledger
-        .await
-        .map_err(|why| StartError::Failed(format!("the store (`store.url` or `--store`) cannot be used: {why}")))?;
     let origin = config.listen.tls_origin.unwrap_or_else(|| config.issuer.clone());
     let broker = Broker::new(Parts {
         tls_origin: config.listen.tls.map(|_| origin),
@@ -336,23 +363,56 @@ async fn build(
         rules,
         ledger,
         revocations,
+        signals,
         keys,
         require_nonce: config.dpop.nonce == Nonce::Required,
         reports: config.reports,
-        feed: config.feed,
+        feed: FeedTerms { followers: Some(followers), ..config.feed },
         no_rev_avail: config.certificates.no_rev_avail,
+        broker_gone_after: Duration::from_secs(config.store.broker_gone_after.into()),
         key_life: KeyLife { jwks_max_age: config.keys.jwks_max_age, rotate_every: config.keys.rotate_every },
         audit,
         metrics,
         telemetry,
         clock,
     });
+    broker.keep_log_end().await.map_err(|why| failed(&why))?;
     broker.publish_keys().await.map_err(|why| failed(&why))?;
     broker.recall_certificates().await.map_err(|why| failed(&why))?;
     broker.publish_crls().await;
     // What the store lacks it is told before anybody is served.
     broker.watch().await;
     Ok((Arc::new(broker), waiting))
+}
+
+/// How the audit log ended, as the broker's own file and the store have it.
+async fn remembered(journal: &Path, ledger: &Ledger, broker: &BrokerName) -> Result<Remembered, StartError> {
+    let here = Witness::open(journal).map_err(StartError::Failed)?;
+    let unknown = |why: &dyn Display| {
+        StartError::Failed(format!(
+            "how the audit log of this broker ended cannot be told (`remit:log-end:{broker}` in the store): {why}"
+        ))
+    };
+    let end = ledger.log_end(broker).await.map_err(|why| unknown(&why))?;
+    let ending = |LogEnd { log, sequence, digest }| -> Result<Ending, &'static str> {
+        Ok(Ending { log, head: Head { sequence, digest: digest.parse()? } })
+    };
+    let elsewhere = end.map(ending).transpose().map_err(|why| unknown(&why))?;
+    Ok(Remembered { here: Some(here), elsewhere })
+}
+
+/// Who is told of ends.
+fn receivers(config: &Config) -> Result<Vec<Receiver>, Vec<String>> {
+    let of_services = config.services.iter().flat_map(|service| &service.token_sha256);
+    let of_operators = config.operators.iter().filter_map(|operator| operator.token_sha256.as_ref());
+    let tokens: Vec<&str> = of_services.chain(of_operators).map(String::as_str).collect();
+    let with_rs256 = config.receivers.iter().filter(|receiver| receiver.algorithm == SigningAlgorithm::RS256);
+    let with_rs256: Vec<&str> = with_rs256.map(|receiver| receiver.name.as_str()).collect();
+    let key = Imported::check_for(Use::Signals, "receiver", &with_rs256, &config.files.keys);
+    match (Receiver::build(&config.receivers, &tokens), key) {
+        (Ok(receivers), Ok(())) => Ok(receivers),
+        (receivers, key) => Err(receivers.err().into_iter().chain(key.err()).flatten().collect()),
+    }
 }
 
 /// Signs the checkpoints of the audit log, and nothing else.
@@ -373,11 +433,17 @@ fn authority_terms(config: &Config) -> AuthorityTerms {
 async fn watch(broker: Arc<Broker>, stop: CancellationToken) {
     while tokio::time::timeout(WATCH, stop.cancelled()).await.is_err() {
         broker.watch().await;
+        broker.forget_ended();
         broker.turn_keys().await;
         broker.publish_crls().await;
-        broker.sum_up_strangers();
+        broker.sum_up_refused();
         broker.audit().tick();
     }
+}
+
+/// Tells verifiers what is dead, and ends what is locked out.
+async fn feed(broker: Arc<Broker>, stop: CancellationToken) {
+    stop.run_until_cancelled(Box::pin(async { tokio::join!(broker.feed(), broker.expand_locks()) })).await;
 }
 
 fn tell(broker: Arc<Broker>) -> (CancellationToken, TaskTracker) {
@@ -386,6 +452,20 @@ fn tell(broker: Arc<Broker>) -> (CancellationToken, TaskTracker) {
     telling.spawn(async move { broker.tell(until).await });
     telling.close();
     (told, telling)
+}
+
+/// On its own: no receiver's pace is anybody else's.
+async fn tell_receivers(broker: Arc<Broker>, stop: CancellationToken) {
+    stop.run_until_cancelled(broker.signal()).await;
+}
+
+/// Tells the store and the anchors how the audit log ends.
+fn tell_elsewhere(tasks: &TaskTracker, anchors: Vec<Anchor>, broker: &Arc<Broker>, stop: &CancellationToken) {
+    for anchor in anchors {
+        tasks.spawn(follow(anchor, broker.clone(), stop.clone()));
+    }
+    let (broker, stop) = (broker.clone(), stop.clone());
+    tasks.spawn(async move { broker.follow_log_end(stop).await });
 }
 
 async fn follow(anchor: Anchor, broker: Arc<Broker>, stop: CancellationToken) {
@@ -402,18 +482,25 @@ fn failed(why: &dyn Display) -> StartError {
     StartError::Failed(why.to_string())
 }
 
+async fn bind_socket(path: Option<&Path>) -> Result<Option<UnixListener>, StartError> {
+    match path {
+        Some(path) => bind_unix(path, "`listen.unix`").await.map(Some),
+        None => Ok(None),
+    }
+}
+
 /// Any local process may connect: who it is, the kernel says, and what it may do, policy.
-async fn bind_unix(path: Option<&Path>) -> Result<Option<UnixListener>, StartError> {
-    let Some(path) = path else { return Ok(None) };
+pub(crate) async fn bind_unix(path: &Path, setting: &str) -> Result<UnixListener, StartError> {
     let failed = |error: std::io::Error| StartError::Failed(format!("{}: {error}", path.display()));
     if UnixStream::connect(path).await.is_ok() {
-        return Err(StartError::Failed(format!("{}: another broker is listening there", path.display())));
+        return Err(StartError::Failed(format!("{}: another process is listening there", path.display())));
     }
-    // What a broker that died left there is replaced, and nothing else.
+    // What a process that died left there is replaced, and nothing else.
     match std::fs::symlink_metadata(path) {
         Ok(about) if about.file_type().is_socket() => std::fs::remove_file(path).map_err(failed)?,
         Ok(_) => {
-            let what = "there is something that is no socket; choose another path for `listen.unix`, or move it away";
+            let what =
+                format!("there is something that is no socket; choose another path for {setting}, or move it away");
             return Err(StartError::Failed(format!("{}: {what}", path.display())));
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -421,7 +508,7 @@ async fn bind_unix(path: Option<&Path>) -> Result<Option<UnixListener>, StartErr
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(failed)?;
-    Ok(Some(listener))
+    Ok(listener)
 }
 
 async fn bind(address: Option<SocketAddr>, setting: &str) -> Result<Option<TcpListener>, StartError> {
@@ -434,14 +521,32 @@ fn address_of(listener: Option<&TcpListener>) -> Result<Option<SocketAddr>, Star
     listener.map(TcpListener::local_addr).transpose().map_err(|error| failed(&error))
 }
 
-/// Lets the process have as many open files as its listeners have connections, if the system's bound allows it.
-fn allow_open_files() {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
-    if soft < OPEN_FILES.min(hard)
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES.min(hard), hard)
+/// Lets the process have as many open files as its listeners have connections: how many may follow the revocation feed, which is as
+/// many as are asked for, or where nobody says how many, what fits into the system's bound.
+fn allow_followers(terms: &FeedTerms) -> Result<u32, StartError> {
+    let wanted = terms.followers.unwrap_or(FeedTerms::FOLLOWERS);
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(wanted) };
+    let needed = OPEN_FILES + OF_A_FOLLOWER * u64::from(wanted);
+    let room = u32::try_from(hard.saturating_sub(OPEN_FILES) / OF_A_FOLLOWER).unwrap_or(u32::MAX).max(1);
+    if soft < needed.min(hard)
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, needed.min(hard), hard)
     {
         tracing::warn!(%error, soft, "the limit of open files stays low: connections may have to wait");
     }
+    if wanted <= room {
+        return Ok(wanted);
+    }
+    if terms.followers.is_some() {
+        return Err(StartError::Configuration(format!(
+            "`feed.followers` = {wanted} takes {needed} open files, and the system allows {hard}: raise the hard limit (`LimitNOFILE=` of \
+             systemd, `--ulimit nofile=` of a container, `ulimit -Hn` of a shell), or set it to at most {room}"
+        )));
+    }
+    tracing::warn!(
+        followers = room,
+        "the hard limit of open files, {hard}, leaves room for few who follow the revocation feed"
+    );
+    Ok(room)
 }
 
 impl Running {
@@ -451,6 +556,9 @@ impl Running {
         if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
             tracing::warn!("some requests did not finish in time");
         }
+        if tokio::time::timeout(LEAVE, self.broker.leave()).await.is_err() {
+            tracing::warn!("the other brokers could not be told that this one ends in order");
+        }
         let (told, telling) = self.telling;
         told.cancel();
         if tokio::time::timeout(TELL, telling.wait()).await.is_err() {
@@ -458,6 +566,10 @@ impl Running {
         }
         #[cfg(feature = "otlp")]
         self.shipping.end().await;
+        // The next start of this broker holds its log against that.
+        if !matches!(tokio::time::timeout(TELL, self.broker.keep_log_end()).await, Ok(Ok(()))) {
+            tracing::warn!("the store does not know how the audit log ends");
+        }
         if let Some(path) = &self.socket {
             let _ = std::fs::remove_file(path);
         }

@@ -1,6 +1,6 @@
 //! What is done, counted and on record, sent on to a collector: OTLP over HTTP, in protobuf.
 //!
-//! Nothing waits for it. What is to be sent stands in queues of bounded length; where the collector is slow or gone it is left out,
+//! Nothing waits for it. What is to be sent stands in queues that have an end, in pieces and in octets; where the collector is slow or gone it is left out,
 //! and counted. The durable audit log stays the truth, and nothing is decided by what is here.
 //!
 //! A trace is a request, and its id is the `x-request-id`: so an answer, its span and what is on record of it find each other. What a
@@ -19,23 +19,26 @@ pub use config::{Config, Otlp};
 pub use export::{Exporter, Source};
 
 use std::{sync::Arc, time::Duration};
-use tokio::sync::mpsc;
 
 use crate::{
     clock::{Clock, Time},
     metrics::Metrics,
+    queue::{Entrance, Exit, bounded},
 };
 
-/// How many of each may wait to be sent.
+/// How many of each may wait to be sent, and of how many octets.
 const QUEUE: usize = 8192;
+const OCTETS: usize = 8 << 20;
+/// About how many octets a span or a record takes beside its texts.
+const OTHERS: usize = 256;
 
 /// Whoever has something to tell. Cheap to clone; the default tells nobody.
 #[derive(Clone, Default)]
 pub struct Telemetry(Option<Arc<Told>>);
 
 struct Told {
-    served: mpsc::Sender<(Time, Served)>,
-    copied: mpsc::Sender<Copied>,
+    served: Entrance<(Time, Served)>,
+    copied: Entrance<Copied>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
 }
@@ -43,9 +46,9 @@ struct Told {
 /// What waits to be sent.
 pub struct Waiting {
     /// Requests that were answered, and when.
-    pub served: mpsc::Receiver<(Time, Served)>,
+    pub served: Exit<(Time, Served)>,
     /// Records of the audit log.
-    pub copied: mpsc::Receiver<Copied>,
+    pub copied: Exit<Copied>,
 }
 
 /// A request that was answered.
@@ -89,26 +92,27 @@ impl Telemetry {
     /// One that tells what is then waiting.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, metrics: Metrics) -> (Self, Waiting) {
-        let (served, waiting_served) = mpsc::channel(QUEUE);
-        let (copied, waiting_copied) = mpsc::channel(QUEUE);
+        let (served, waiting_served) = bounded(QUEUE, OCTETS);
+        let (copied, waiting_copied) = bounded(QUEUE, OCTETS);
         let told = Told { served, copied, clock, metrics };
         (Self(Some(Arc::new(told))), Waiting { served: waiting_served, copied: waiting_copied })
     }
 
     /// A request was answered. Waits for nothing.
     pub fn served(&self, served: impl FnOnce() -> Served) {
-        if let Some(told) = &self.0
-            && told.served.try_send((told.clock.now(), served())).is_err()
-        {
+        let Some(told) = &self.0 else { return };
+        let served = served();
+        let octets = OTHERS + served.id.len() + 2 * served.route.as_ref().map_or(0, String::len);
+        if !told.served.offer(octets, (told.clock.now(), served)) {
             told.metrics.exported("traces", false, 1);
         }
     }
 
     /// A record is on disk. Waits for nothing.
     pub fn copied(&self, copied: impl FnOnce() -> Copied) {
-        if let Some(told) = &self.0
-            && told.copied.try_send(copied()).is_err()
-        {
+        let Some(told) = &self.0 else { return };
+        let copied = copied();
+        if !told.copied.offer(OTHERS + copied.line.len(), copied) {
             told.metrics.exported("logs", false, 1);
         }
     }
@@ -180,10 +184,24 @@ mod tests {
             telemetry.copied(|| Copied { sequence, line: String::new(), class: (0, "") });
         }
         assert_eq!(waiting.copied.len(), QUEUE);
-        let now =
-            crate::metrics::Now { live_credentials: 0, live_tasks: 0, store_up: true, ready: true, current: true };
+        let now = crate::metrics::Now {
+            live_credentials: 0,
+            live_tasks: 0,
+            locks: 0,
+            brokers_awaited: 0,
+            store_up: true,
+            ready: true,
+            current: true,
+        };
         let text = metrics.text(now).unwrap();
         assert!(text.contains("remit_telemetry_exported_total{signal=\"logs\",outcome=\"dropped\"} 3"), "{text}");
+        // Large ones fill it sooner.
+        let (telemetry, waiting) = Telemetry::new(Arc::new(SystemClock), metrics);
+        let line = "x".repeat(1 << 20);
+        for sequence in 0..20 {
+            telemetry.copied(|| Copied { sequence, line: line.clone(), class: (0, "") });
+        }
+        assert_eq!(waiting.copied.len(), 7);
         Telemetry::default().copied(|| unreachable!("nobody is told"));
     }
 }

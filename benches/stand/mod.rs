@@ -8,7 +8,14 @@ use remit::{
     serve::{Running, start},
 };
 use serde_json::{Value, json};
-use std::{fmt, fs, net::TcpListener, path::Path, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    fmt, fs,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -51,35 +58,53 @@ pub(crate) struct Stand {
     /// Two tokens of one CI job: the one that comes with a key serves that key alone from then on.
     pub(crate) evidence: [String; 2],
     running: Running,
+    /// Where it listens.
+    at: SocketAddr,
     /// Removed with it.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Stand {
     /// Starts a broker that knows these `parties`: `[[service]]` and `[[operator]]`.
     pub(crate) async fn start(store: Store, parties: &str) -> Result<Self> {
-        Self::start_in(store, parties, Path::new("audit"), Path::new("keys")).await
+        Self::start_in(store, None, parties, Path::new("audit"), Path::new("keys")).await
     }
 
-    /// The same, with its audit log and its keys in other directories.
-    pub(crate) async fn start_in(store: Store, parties: &str, log: &Path, keys: &Path) -> Result<Self> {
+    /// The same, beside another broker on the Redis of that, or with its audit log and its keys in other directories.
+    pub(crate) async fn start_in(
+        store: Store,
+        beside: Option<&Self>,
+        parties: &str,
+        log: &Path,
+        keys: &Path,
+    ) -> Result<Self> {
         // The HTTP client brings no crypto provider of its own; there is one in the tree.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir()?;
-        let redis = match store {
-            Store::Embedded => None,
-            Store::Redis => Some(Redis::start(dir.path()).await?),
+        let redis = match (store, beside) {
+            (Store::Embedded, _) | (Store::Redis, Some(_)) => None,
+            (Store::Redis, None) => Some(Redis::start(dir.path()).await?),
         };
-        let url = redis.as_ref().map_or_else(|| "redb:remit.redb".to_owned(), |redis| redis.url.clone());
+        let shared = redis.as_ref().or_else(|| beside?.redis.as_ref());
+        let url = shared.map_or_else(|| "redb:remit.redb".to_owned(), |redis| redis.url.clone());
         let key = SigningKey::from_pkcs8(&SigningKey::generate()?)?;
         fs::write(dir.path().join("ci-keys.json"), json!({"keys": [key.public()]}).to_string())?;
-        let broker = format!("http://127.0.0.1:{}", free_port()?);
+        let own = format!("http://127.0.0.1:{}", free_port()?);
+        let broker = beside.map_or_else(|| own.clone(), |beside| beside.url(""));
+        if let Some(beside) = beside {
+            fs::create_dir(dir.path().join("keys"))?;
+            fs::copy(beside.dir.path().join("keys/store.key"), dir.path().join("keys/store.key"))?;
+        }
         let file = dir.path().join("broker.toml");
-        let text = configuration(&broker, &url)
+        let text = configuration(&broker, own.trim_start_matches("http://"), &url)
             .replace("audit = \"audit\"", &format!("audit = \"{}\"", log.display()))
             .replace("\nkeys = \"keys\"", &format!("\nkeys = \"{}\"", keys.display()));
         fs::write(&file, text + parties)?;
         let running = start(Config::load(&file, Overrides::default())?, Arc::new(SystemClock)).await?;
+        let at = running.http.ok_or("no address")?;
+        while !reqwest::get(format!("http://{at}/readyz")).await?.status().is_success() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         let now = SystemClock.now().timestamp();
         let mut claims = json!({
             "iss": "https://ci.example.com", "aud": broker, "iat": now, "exp": now + i64::from(LIFE),
@@ -88,11 +113,11 @@ impl Stand {
         let evidence = key.sign("JWT", &claims)?;
         claims["jti"] = "another".into();
         let evidence = [evidence, key.sign("JWT", &claims)?];
-        Ok(Self { client: reqwest::Client::new(), redis, evidence, running, _dir: dir })
+        Ok(Self { client: reqwest::Client::new(), redis, evidence, running, at, dir })
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.running.broker.issuer())
+        format!("http://{}{path}", self.at)
     }
 
     /// Declares a task that may read at the service.
@@ -120,14 +145,14 @@ impl Stand {
     }
 }
 
-fn configuration(broker: &str, store: &str) -> String {
+fn configuration(broker: &str, listen: &str, store: &str) -> String {
     let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/policies");
     format!(
         r#"
 issuer = "{broker}"
 trust_domain = "example.com"
 [listen]
-http = "{}"
+http = "{listen}"
 [store]
 url = "{store}"
 mac_key_file = "keys/store.key"
@@ -148,7 +173,6 @@ kind = "ci"
 workload = "/ci/{{repository/*}}"
 instance = "{{run_id}}"
 "#,
-        broker.trim_start_matches("http://"),
         policies.display(),
     )
 }
@@ -194,6 +218,6 @@ impl Redis {
     }
 }
 
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -387,8 +387,16 @@ s.snapshot()
 s.broker.sequence += 7
 s.wait(100).push(entry(task=OTHER), then="snapshot").check("gap")
 
-s = story("gap", "a state that continues an older one than what is held is a gap")
-s.snapshot().push(entry(task=OTHER)).push(entry(task=SIBLING), change=changed(previous=40), then="snapshot").check("gap")
+s = story("gap", "a state that tells again of what is held goes on from there")
+s.snapshot().push(entry(task=OTHER)).push(entry(task=SIBLING), change=changed(previous=40)).check("accept")
+s.check("revoked", token(OTHER)).check("revoked", token(SIBLING)).wait(100).push(entry(lease="0" * 32)).check("accept")
+
+s = story("gap", "a state that tells again of all that is held, and of nothing else, makes it fresh")
+s.snapshot().wait(100).push(entry(task=OTHER)).wait(4_000).push(change=changed(previous=40)).wait(4_000).check("accept").check("revoked", token(OTHER))
+
+s = story("gap", "in a new generation brokers count anew, and what is told again is nothing that is held")
+s.snapshot().push(entry(task=OTHER)).wait(100)
+s.push(entry(task=SIBLING), change=changed(previous=39, generation=GENERATION + 1), then="snapshot").check("gap")
 
 s = story("gap", "in a gap no stream heals, only a snapshot that was asked for")
 s.snapshot()
@@ -535,6 +543,10 @@ for name, how in FORGED:
 
 s = story("signer", "a broker's state is believed, and another's of the same key set")
 s.snapshot().check("accept").disconnect().snapshot(broker=Broker("b", STATES_B)).check("accept")
+
+s = story("signer", "a state that is signed with a key that is dead is not believed")
+s.snapshot().push(entry(key=STATES.kid), key=STATES_B).check("accept").wait(100).push(then="snapshot").check("accept")
+s.wait(100).snapshot(then="snapshot").wait(5_000).check("stale").snapshot(key=STATES_B).check("accept")
 
 s = story("signer", "a snapshot answers the nonce of its request")
 s.snapshot(said="AAAAAAAAAAAAAAAAAAAAAA", then="snapshot").check("stale").snapshot(said=False, then="snapshot").check("stale")

@@ -207,7 +207,7 @@ impl Attestors {
     /// What a task token says was attested, if the attestor that vouched is still configured; with the owners that it allows by now.
     #[must_use]
     pub fn still_vouches(&self, standing: Standing) -> Option<Standing> {
-        let Standing { mut attested, attested_at, task, key } = standing;
+        let Standing { mut attested, attested_at, lease, task, key } = standing;
         let (name, owners) = if let Some(issuer) = attested.issuer() {
             match (self.oidc.get(issuer), self.clients.get(issuer), self.of_spiffe_id(issuer)) {
                 (Some(oidc), _, _) => (&oidc.settings.name, &oidc.settings.owners),
@@ -222,7 +222,7 @@ impl Attestors {
             return None;
         }
         attested.owners.clone_from(owners);
-        Some(Standing { attested, attested_at, task, key })
+        Some(Standing { attested, attested_at, lease, task, key })
     }
 
     fn client(&self, token: &Unverified<'_>) -> Option<&client::Attestor> {

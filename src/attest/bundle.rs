@@ -16,6 +16,7 @@ use crate::{
     clock::Time,
     id::sha256_hex,
     jose::{Invalid, strict_json},
+    rsa,
 };
 
 /// The algorithms that a JWT-SVID may be signed with (JWT-SVID section 2), as far as anybody here verifies them.
@@ -151,6 +152,9 @@ fn anchor(certificate: &[u8]) -> Result<Anchor, Invalid> {
     let parsed = parse(certificate)?;
     if !parsed.is_ca() {
         return Err(Invalid("a certificate in the bundle is none of an authority"));
+    }
+    if rsa::flaw_in(parsed.public_key()).is_some() {
+        return Err(Invalid("an authority of the bundle has an RSA key that can be factored by how it was made"));
     }
     let trusted = webpki::anchor_from_trusted_cert(&CertificateDer::from(certificate))
         .map_err(|_| Invalid("a certificate in the bundle cannot be used"))?

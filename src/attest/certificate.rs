@@ -27,6 +27,8 @@ pub struct ClientCertificate {
     chain: Vec<CertificateDer<'static>>,
     thumbprint: Thumbprint,
     key: Thumbprint,
+    key_sha256: String,
+    not_before: Time,
     not_after: Time,
     digest: String,
 }
@@ -55,6 +57,8 @@ impl ClientCertificate {
         Ok(Self {
             thumbprint: Thumbprint::of_certificate(leaf),
             key: Thumbprint::of_octets(parsed.public_key().raw),
+            key_sha256: sha256_hex(parsed.public_key().raw),
+            not_before: time(parsed.validity().not_before)?,
             not_after: time(parsed.validity().not_after)?,
             // Where one ends, each of them says itself.
             digest: sha256_hex(&chain.iter().map(AsRef::as_ref).collect::<Vec<&[u8]>>().concat()),
@@ -72,6 +76,18 @@ impl ClientCertificate {
     #[must_use]
     pub fn key(&self) -> &Thumbprint {
         &self.key
+    }
+
+    /// The same in lower-case hexadecimal.
+    #[must_use]
+    pub fn key_sha256(&self) -> &str {
+        &self.key_sha256
+    }
+
+    /// Whether it says that it is valid now; who vouches for it is another question.
+    #[must_use]
+    pub fn is_current(&self, now: Time) -> bool {
+        self.not_before <= now && now < self.not_after
     }
 
     /// Its end.

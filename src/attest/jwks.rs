@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use crate::{
     id::sha256_hex,
     jose::{Invalid, VerifyingKey, check_rsa, strict_json},
+    rsa,
 };
 
 /// The largest document that is read.
@@ -122,6 +123,9 @@ fn refuse_unfit(jwk: &Value) -> Result<(), Invalid> {
     }
     if text("kty") == Some("RSA") {
         check_rsa(jwk)?;
+        if text("n").and_then(rsa::flaw_of).is_some() {
+            return Err(Invalid("the key set holds an RSA key that can be factored by how it was made"));
+        }
     }
     Ok(())
 }
@@ -176,6 +180,9 @@ mod tests {
         json!({"kty": "EC", "crv": "P-384", "kid": "p384", "x": x, "y": y})
     }
 
+    /// A modulus of two primes as an Infineon library made them (CVE-2017-15361).
+    const ROCA: &str = "tdrjgxr_V6gGoo8Apwf4uruETJKvSm_Fz8yx_1R-_uGJ927CJP7nqR02GK3iNVITv8MBacarHHu7MmLC4LotoHhzfogTL5gdXic24riiMftD0uuD2qW92CGvcOAPj7tipaVif6RdJwoK6OPmuVAAKknJOKsACuuN9BEigHAoCdYdNBL55hC1SRfhPtmJnG_iMj0j1MZU8zYFf_xEuaNStxx6mmO0TZUzRu4k4nSNz9LsRd78K534p-fNiCDE1IDRnwZ_iswnu6XfvDwkmnDhR7hXJJUvulh_p3XcnA-TMZvvNBJziT7JYbU5vPLfpjEsYHqxPfWeO7VwzyzZ4McwFw";
+
     #[test]
     fn a_key_is_found_by_its_kid_or_by_being_the_only_one() {
         let (one, two) = (with("kid", json!("1")), with("kid", json!("2")));
@@ -191,7 +198,9 @@ mod tests {
     fn one_bad_key_refuses_the_set() {
         let rsa = |n: usize, e: &[u8]| {
             let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
-            json!({"kty": "RSA", "kid": "r", "n": encode(&vec![0xff; n]), "e": encode(e)})
+            // Of 256 octets it has no factor below 168.
+            let modulus = [vec![0xff; n - 1], vec![0xfb]].concat();
+            json!({"kty": "RSA", "kid": "r", "n": encode(&modulus), "e": encode(e)})
         };
         assert!(parse(&[jwk(), rsa(256, &[1, 0, 1]), p384()]).is_ok());
         let twice = with("kid", json!("same"));
@@ -204,6 +213,7 @@ mod tests {
             ("a kid twice", vec![twice.clone(), twice]),
             ("a kid that is no text", vec![jwk(), with("kid", json!(1))]),
             ("RSA 1024", vec![jwk(), rsa(128, &[1, 0, 1])]),
+            ("made by a library with ROCA", vec![jwk(), json!({"kty": "RSA", "n": ROCA, "e": "AQAB", "kid": "r"})]),
             ("e = 1", vec![jwk(), rsa(256, &[1])]),
             ("e = 3", vec![jwk(), rsa(256, &[0, 0, 3])]),
             ("not on the curve", vec![jwk(), with("y", jwk()["y"].clone())]),

@@ -84,6 +84,8 @@ pub struct Standing {
     pub attested: Attested,
     /// When that was attested by evidence.
     pub attested_at: Time,
+    /// Its id.
+    pub lease: LeaseId,
     /// The one task that it is for.
     pub task: TaskClaim,
     /// The key of its holder.
@@ -132,7 +134,7 @@ impl TaskToken {
     /// When any of them is wrong, or it is another kind of token.
     pub fn read(token: &Unverified<'_>, key: &VerifyingKey, issuer: &str, now: Time) -> Result<Standing, Invalid> {
         let claims: Self = token.verify(key)?;
-        let Self { iss, sub, client_id, aud, exp, nbf, cnf, task, said, .. } = claims;
+        let Self { iss, sub, client_id, aud, exp, nbf, jti, cnf, task, said, .. } = claims;
         if iss != issuer || aud != issuer || sub != client_id {
             return Err(Invalid("it is no task token of this broker"));
         }
@@ -159,6 +161,6 @@ impl TaskToken {
             reusable: None,
             once: None,
         };
-        Ok(Standing { attested, attested_at, task, key: cnf })
+        Ok(Standing { attested, attested_at, lease: jti, task, key: cnf })
     }
 }

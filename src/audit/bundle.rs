@@ -3,11 +3,13 @@
 //! A run goes from any record to a signed checkpoint. What was asked for stands in it whole, everything else by its content alone
 //! ([`super::chain`]): enough to compute the digest that was signed, and nothing to read. So a bundle proves that what it shows was
 //! written, then and there. That it shows everything, only a bundle without a filter can prove.
+//!
+//! Whose a task is that was declared at another broker, what is minted for it and its end say here: they name owner and workload.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap},
     path::Path,
 };
 
@@ -41,43 +43,107 @@ pub struct Selection {
     pub until: Option<Time>,
 }
 
+impl Selection {
+    /// Whether it has to be known first whose tasks are whose: a record names its task, and another one, before or after it, whose it is.
+    #[must_use]
+    pub fn asks_whose(&self) -> bool {
+        self.owner.is_some() || self.workload.is_some()
+    }
+}
+
+/// What a task's instance alone does: whoever did it is the workload of the task.
+const BY_ITS_OWN: [&str; 9] = [
+    "task_declared",
+    "credential_minted",
+    "certificate_minted",
+    "task_token_issued",
+    "task_renewed",
+    "mint_denied",
+    "mint_refused",
+    "renewal_denied",
+    "renewal_refused",
+];
+/// What names the owner of its task: the declaration, and what another broker has on record of one that was declared there.
+const NAMES_OWNER: [&str; 6] =
+    ["task_declared", "credential_minted", "certificate_minted", "task_renewed", "task_ended", "end_replayed"];
+
+/// Whose a task is, as far as records say.
+#[derive(Debug, Default)]
+struct Whose {
+    owner: Option<String>,
+    workload: Option<String>,
+}
+
 /// Goes through a log in order and knows whose tasks are whose.
 #[derive(Debug)]
 pub struct Selector<'a> {
     selection: &'a Selection,
-    /// The tasks of the owner and the workload that were asked for.
-    tasks: HashSet<TaskId>,
+    tasks: HashMap<TaskId, Whose>,
+    unattributed: usize,
 }
 
 impl<'a> Selector<'a> {
     /// For a log that is gone through from its beginning.
     #[must_use]
     pub fn new(selection: &'a Selection) -> Self {
-        Self { selection, tasks: HashSet::new() }
+        Self { selection, tasks: HashMap::new(), unattributed: 0 }
+    }
+
+    /// Takes note of what a record says of whose its task is. Where the selection [asks whose](Selection::asks_whose), every record is
+    /// to be given before any is judged.
+    pub fn learn(&mut self, record: &Record) {
+        if !self.selection.asks_whose() {
+            return;
+        }
+        let (Some(event), Some(task)) = (record.text("event"), task_of(record)) else { return };
+        let text = |member| record.text(member).map(str::to_owned);
+        let owner = if NAMES_OWNER.contains(&event) { text("owner") } else { None };
+        let by = BY_ITS_OWN.contains(&event).then(|| actor_workload(record).map(str::to_owned)).flatten();
+        let workload = by.or_else(|| if NAMES_OWNER.contains(&event) { text("workload") } else { None });
+        if owner.is_some() || workload.is_some() {
+            let known = self.tasks.entry(task).or_default();
+            known.owner = known.owner.take().or(owner);
+            known.workload = known.workload.take().or(workload);
+        }
     }
 
     /// Whether a record is one of those that were asked for.
     pub fn wants(&mut self, record: &Record) -> bool {
+        self.learn(record);
         let Selection { task, owner, workload, since, until } = self.selection;
-        let about: Option<TaskId> = record.text("task").and_then(|task| task.parse().ok());
-        let by = record.members.get("actor").and_then(|actor| actor["workload"].as_str());
-        let owned = owner.as_ref().is_none_or(|owner| record.text("owner") == Some(owner));
-        let acted = workload.as_ref().is_none_or(|workload| by == Some(workload));
-        if owned
-            && acted
-            && let Some(about) = &about
-            && record.text("event") == Some("task_declared")
-        {
-            self.tasks.insert(about.clone());
-        }
-        let known = about.as_ref().is_some_and(|about| about.lineage().any(|ancestor| self.tasks.contains(&ancestor)));
-        let whose = known || owned && acted;
+        let about = task_of(record);
         let within = task.as_ref().is_none_or(|task| about.as_ref().is_some_and(|about| task.covers(about)));
         let time = record.text("time").and_then(|time| time.parse::<Time>().ok());
         let from = since.is_none_or(|since| time.is_some_and(|time| time >= since));
         let to = until.is_none_or(|until| time.is_some_and(|time| time < until));
-        whose && within && from && to
+        if !(within && from && to) {
+            return false;
+        }
+        let fits = |wanted: &Option<String>, said: Option<&str>| wanted.is_none() || wanted.as_deref() == said;
+        if fits(owner, record.text("owner")) && fits(workload, actor_workload(record)) {
+            return true;
+        }
+        let Some(about) = about else { return false };
+        let known: Vec<_> = about.lineage().filter_map(|ancestor| self.tasks.get(&ancestor)).collect();
+        let is_known = (owner.is_none() || known.iter().any(|whose| whose.owner.is_some()))
+            && (workload.is_none() || known.iter().any(|whose| whose.workload.is_some()));
+        self.unattributed += usize::from(!is_known);
+        known.iter().any(|whose| fits(owner, whose.owner.as_deref()) && fits(workload, whose.workload.as_deref()))
     }
+
+    /// How many records there were of tasks of which no record of this log says whose they are.
+    #[must_use]
+    pub fn unattributed(&self) -> usize {
+        self.unattributed
+    }
+}
+
+fn task_of(record: &Record) -> Option<TaskId> {
+    record.text("task")?.parse().ok()
+}
+
+fn actor_workload(record: &Record) -> Option<&str> {
+    record.members.get("actor")?["workload"].as_str()
 }
 
 /// Records, and their proof.
@@ -96,6 +162,9 @@ pub struct Bundle {
     /// How many more were asked for that no checkpoint covered yet: they are not in it.
     #[serde(default)]
     unsigned: usize,
+    /// How many records are of tasks of which nothing in the log says whose they are: whether they were asked for cannot be told.
+    #[serde(default)]
+    unattributed: usize,
 }
 
 /// Records that follow each other.
@@ -129,6 +198,8 @@ pub struct Proven {
     pub others: usize,
     /// How many more no checkpoint covered when they were exported; they were left out, says the bundle.
     pub unsigned: usize,
+    /// How many records are of tasks of which nothing in the log says whose they are, says the bundle.
+    pub unattributed: usize,
 }
 
 impl Bundle {
@@ -141,6 +212,9 @@ impl Bundle {
         let signed = signed(dir, keys)?;
         let published = std::fs::read_to_string(dir.join(checkpoint::KEYS)).ok();
         let mut selector = Selector::new(selection);
+        if selection.asks_whose() {
+            examine(dir, keys, &[], |record| selector.learn(record))?;
+        }
         let (mut runs, mut run) = (Vec::new(), None::<Run>);
         let examined = examine(dir, keys, &[], |record| {
             let wanted = selector.wants(record);
@@ -167,7 +241,14 @@ impl Bundle {
             keys: published.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(Value::Null),
             runs,
             unsigned,
+            unattributed: selector.unattributed(),
         })
+    }
+
+    /// How many records are of tasks of which nothing in the log says whose they are.
+    #[must_use]
+    pub fn unattributed(&self) -> usize {
+        self.unattributed
     }
 
     /// How many records were left out because no checkpoint covered them yet.
@@ -191,6 +272,7 @@ impl Bundle {
             log: self.log.clone(),
             selection: self.selection.clone(),
             unsigned: self.unsigned,
+            unattributed: self.unattributed,
             ..Proven::default()
         };
         let mut last = 0;

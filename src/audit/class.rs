@@ -63,10 +63,21 @@ impl Event {
             | Self::TaskTokenIssued { .. }
             | Self::RenewalDenied { .. }
             | Self::RenewalRefused { .. }
-            | Self::OperatorRefused { .. } => Class::AuthorizeSession,
+            | Self::LockedOut { .. }
+            | Self::OperatorRefused { .. }
+            | Self::CallerRefused { .. }
+            | Self::MoreCallersRefused { .. } => Class::AuthorizeSession,
             Self::EndRequested { .. }
             | Self::TaskEnded { .. }
             | Self::EndReplayed { .. }
+            | Self::GenerationEntered { .. }
+            | Self::LockRequested { .. }
+            | Self::LockExtensionRequested { .. }
+            | Self::LockReleaseRequested { .. }
+            | Self::LockExpanded { .. }
+            | Self::CredentialRevocationRequested { .. }
+            | Self::CredentialRevoked { .. }
+            | Self::CredentialRevocationReplayed { .. }
             | Self::ServerCertificateMinted { .. }
             | Self::ConfigurationAdopted { .. }
             | Self::KeyRotationRequested { .. }
@@ -78,9 +89,16 @@ impl Event {
             Self::Reported { .. }
             | Self::ReportRefused { .. }
             | Self::Looked { .. }
+            | Self::LockWeighed { .. }
             | Self::Introspected { .. }
-            | Self::RefusedAfterEnd { .. } => Class::ApiActivity,
-            Self::SegmentOpened { .. } | Self::SegmentDropped { .. } => Class::EventLogActivity,
+            | Self::RefusedAfterEnd { .. }
+            | Self::Signalled { .. }
+            | Self::VerificationRequested { .. } => Class::ApiActivity,
+            Self::SegmentOpened { .. }
+            | Self::SegmentDropped { .. }
+            | Self::LogTermsAdopted(_)
+            | Self::EarlierLogGone { .. }
+            | Self::TailUnwitnessed { .. } => Class::EventLogActivity,
             Self::Settled { .. } => Class::BaseEvent,
         }
     }

@@ -4,8 +4,8 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use url::Url;
 
-use super::Terms;
-use crate::{id::is_loopback, jose::SigningKey};
+use super::{Keeping, Terms};
+use crate::{id::is_loopback, jose::SigningKey, metrics::Metrics};
 
 /// How the log is kept, and where else its checkpoints go. Nothing of it can be set but here.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -21,6 +21,8 @@ pub struct Config {
     pub retention_days: Option<u32>,
     /// Whether nothing is removed, however old it is.
     pub legal_hold: bool,
+    /// Whether records go to standard output too, once they are in the files.
+    pub stdout: bool,
     /// Where checkpoints go besides, so that a cut tail shows.
     #[serde(rename = "anchor")]
     pub anchors: Vec<AnchorConfig>,
@@ -48,6 +50,7 @@ impl Default for Config {
             segment_age: 86_400,
             retention_days: None,
             legal_hold: false,
+            stdout: false,
             anchors: Vec::new(),
         }
     }
@@ -97,13 +100,19 @@ impl Config {
 
     /// The terms that the writer keeps to.
     #[must_use]
-    pub fn terms(&self, key: SigningKey) -> Terms {
-        Terms {
-            key,
+    pub fn terms(&self, key: SigningKey, metrics: Metrics) -> Terms {
+        Terms { key, keeping: self.keeping(), stdout: self.stdout, metrics }
+    }
+
+    /// How the log is kept.
+    #[must_use]
+    pub fn keeping(&self) -> Keeping {
+        Keeping {
             checkpoint_every: self.checkpoint_every,
             segment_bytes: self.segment_bytes,
             segment_age: self.segment_age,
-            retention: self.retention_days.filter(|_| !self.legal_hold).map(|days| u64::from(days) * 86_400),
+            retention: self.retention_days.map(|days| u64::from(days) * 86_400),
+            legal_hold: self.legal_hold,
         }
     }
 }

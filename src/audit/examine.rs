@@ -45,8 +45,21 @@ pub struct Examined {
     pub anchored_to: Option<u64>,
     /// Lines among the checkpoints that are none, and what is wrong with them: a broker leaves none.
     pub unread: Vec<String>,
+    /// What a broker found of its log, or did not find, when it was started.
+    pub doubts: Vec<Doubt>,
     /// What was about to be done, and of which nothing says how it went.
     pub unsettled: Vec<Unsettled>,
+}
+
+/// A record that says how a log was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Doubt {
+    /// Its record.
+    pub sequence: u64,
+    /// `tail_unwitnessed` or `earlier_log_gone`.
+    pub event: String,
+    /// What it says, in a sentence.
+    pub what: String,
 }
 
 /// Something that was about to be done.
@@ -213,6 +226,7 @@ struct Walk {
     unsigned: Option<(Time, Time)>,
     /// The records that say what was removed because it had been kept for long enough, and up to where.
     dropped: Vec<(u64, u64)>,
+    doubts: Vec<Doubt>,
     unsettled: BTreeMap<u64, Unsettled>,
 }
 
@@ -296,6 +310,7 @@ impl Walk {
                 let last = record.members.get("last").and_then(serde_json::Value::as_u64).unwrap_or_default();
                 self.dropped.push((record.sequence, last));
             }
+            Some(event @ ("tail_unwitnessed" | "earlier_log_gone")) => self.doubts.push(doubt(record, event)),
             _ => {}
         }
         if self.log.is_empty() {
@@ -326,7 +341,7 @@ impl Walk {
     }
 
     fn finish(self, segments: usize, own: &[Checkpoint], against: &Against<'_>) -> Result<Examined, Verdict> {
-        let Self { log, first, head, file, good_to, unsigned, dropped, unsettled } = self;
+        let Self { log, first, head, file, good_to, unsigned, dropped, doubts, unsettled } = self;
         let head = head.unwrap_or(Head::NONE);
         let fault = |sequence, what| Fault { sequence, file: file.clone(), what };
         // Anybody could have written the others.
@@ -372,7 +387,26 @@ impl Walk {
             signed_to,
             anchored_to: against.anchored_to,
             unread: Vec::new(),
+            doubts,
             unsettled: unsettled.into_values().collect(),
         })
     }
+}
+
+fn doubt(record: &Record, event: &str) -> Doubt {
+    let number = |member| record.members.get(member).and_then(serde_json::Value::as_u64).unwrap_or_default();
+    let what = if event == "tail_unwitnessed" {
+        format!(
+            "the broker was started, and nothing showed the records from {} to {} to be its own",
+            number("first"),
+            number("last")
+        )
+    } else {
+        let log = record.text("log").unwrap_or_default();
+        format!(
+            "the log that this broker wrote before, {log}, with {} records or more, was not there any more",
+            number("last")
+        )
+    };
+    Doubt { sequence: record.sequence, event: event.to_owned(), what }
 }

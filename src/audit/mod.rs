@@ -14,6 +14,8 @@ pub mod examine;
 mod past;
 mod reader;
 pub mod segment;
+mod stream;
+mod witness;
 mod writer;
 
 pub use anchor::Anchor;
@@ -21,16 +23,17 @@ pub use class::Class;
 pub use config::Config;
 pub use past::Told;
 pub use reader::{Chapter, Reader};
-pub use writer::{Audit, Terms};
+pub use witness::{Ending, Remembered, Witness};
+pub use writer::{Audit, Found, Keeping, Terms};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    claims::Confirmation,
+    claims::{Confirmation, LockMatch},
     clock::Time,
     error::Denied,
-    id::{Host, LeaseId, TaskId},
+    id::{Host, LeaseId, LockId, TaskId},
     task::{Authority, Origin, Report, State},
 };
 
@@ -168,6 +171,8 @@ pub enum Event {
         expires_at: Time,
         /// The key that it is bound to; `null` where it serves whoever holds it.
         bound_to: Option<Confirmation>,
+        /// Who is accountable for its task, which may have been declared at another broker.
+        owner: String,
         /// The policies that permitted it.
         policies: Vec<String>,
         /// What policy was told of the workload and of the declaration.
@@ -183,6 +188,8 @@ pub enum Event {
         key: String,
         /// Its expiry.
         expires_at: Time,
+        /// Who is accountable for its task, which may have been declared at another broker.
+        owner: String,
         /// The policies that permitted it.
         policies: Vec<String>,
         /// What policy was told of the workload and of the declaration.
@@ -218,6 +225,8 @@ pub enum Event {
     TaskRenewed {
         /// The deadline.
         expires_at: Time,
+        /// Who is accountable for its task, which may have been declared at another broker.
+        owner: String,
         /// The policies that permitted it.
         policies: Vec<String>,
         /// What policy was told of the workload and of the declaration.
@@ -287,6 +296,12 @@ pub enum Event {
         ended_tasks: u64,
         /// Credentials that died with it.
         credentials: u64,
+        /// Who is accountable for the task, where the broker had seen it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        owner: Option<String>,
+        /// Whose the task is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        workload: Option<String>,
         /// The record of who asked for it.
         settles: Span,
     },
@@ -296,12 +311,135 @@ pub enum Event {
         state: State,
         /// Credentials that died with it.
         credentials: u64,
+        /// Who is accountable for the task, where the broker had seen it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        owner: Option<String>,
+        /// Whose the task is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        workload: Option<String>,
+    },
+    /// The broker went over to another generation: everything older is dead.
+    GenerationEntered {
+        /// The one before.
+        from: u64,
+        /// The one that stands.
+        to: u64,
+        /// Why it went up.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Somebody is about to lock out what matches.
+    LockRequested {
+        /// The lock.
+        lock: LockId,
+        /// Whom it keeps out.
+        #[serde(rename = "match")]
+        matches: LockMatch,
+        /// Only tasks that were declared then or later.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        declared_after: Option<Time>,
+        /// Only tasks that were declared before.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        declared_before: Option<Time>,
+        /// Until when, if it has an end.
+        until: Option<Time>,
+        /// In whose words.
+        reason: String,
+    },
+    /// Somebody is about to let a lock stand for longer.
+    LockExtensionRequested {
+        /// The lock.
+        lock: LockId,
+        /// Until when.
+        until: Time,
+        /// In whose words.
+        reason: String,
+    },
+    /// Somebody is about to release a lock.
+    LockReleaseRequested {
+        /// The lock.
+        lock: LockId,
+        /// In whose words.
+        reason: String,
+    },
+    /// Every task that a lock matches has ended.
+    LockExpanded {
+        /// The lock.
+        lock: LockId,
+        /// How many tasks it matched.
+        matched: u64,
+        /// How many of these it ended.
+        revoked: u64,
+    },
+    /// Somebody asked what a lock would match.
+    LockWeighed {
+        /// Whom it would keep out.
+        #[serde(rename = "match")]
+        matches: LockMatch,
+        /// Only tasks that were declared then or later.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        declared_after: Option<Time>,
+        /// Only tasks that were declared before.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        declared_before: Option<Time>,
+    },
+    /// A lock kept a workload out.
+    LockedOut {
+        /// The lock.
+        lock: LockId,
+        /// From what: `declare`, `mint` or `renew`.
+        action: &'static str,
+    },
+    /// Somebody is about to end one credential, and nothing else of its task.
+    CredentialRevocationRequested {
+        /// Its id.
+        lease: LeaseId,
+        /// In whose words.
+        reason: Option<String>,
+    },
+    /// A credential is dead.
+    CredentialRevoked {
+        /// Its id.
+        lease: LeaseId,
+        /// The record of who asked for it.
+        settles: Span,
+    },
+    /// The store was told again of a dead credential that it had lost, or had not heard of.
+    CredentialRevocationReplayed {
+        /// Its id.
+        lease: LeaseId,
+    },
+    /// A receiver was told of the end of a task, or is not told any more.
+    Signalled {
+        /// The receiver.
+        receiver: String,
+        /// Of what: `session-revoked`, `task.revoked`, `task.completed` or `verification`.
+        signal: &'static str,
+        /// The id of what it was told.
+        jti: String,
+        /// `delivered`; `confirmed` where the sandbox is gone; `refused` where it will not take it; `expired` where it was given up.
+        outcome: &'static str,
+        /// How often it was tried.
+        attempts: u32,
+        /// The sandbox, where it is about one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sandbox: Option<String>,
+        /// Why it was refused: the code that the receiver gave.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
+    },
+    /// An operator has a receiver told that what it is told arrives.
+    VerificationRequested {
+        /// The receiver.
+        receiver: String,
     },
     /// The configuration changed, and the broker goes by the new one.
     ConfigurationAdopted {
         /// Which policies: the digest of the set.
         policies: String,
     },
+    /// The audit log is to be kept in another way.
+    LogTermsAdopted(Keeping),
     /// The next signing key is to be prepared, wherever there is none.
     KeyRotationRequested {
         /// For what.
@@ -376,6 +514,27 @@ pub enum Event {
         /// How many, beside those that are on record one by one.
         counts: Vec<Counted>,
     },
+    /// Somebody who is known asked for what their role does not allow, or for a task that is not theirs.
+    CallerRefused {
+        /// What they wanted to do, in a word.
+        asked: &'static str,
+        /// The stable code: `policy_denied`, `not_found`, or `evidence_invalid` where others authenticate.
+        code: &'static str,
+        /// In a sentence.
+        why: String,
+        /// The task that they named, whether there is one or not.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        named: Option<TaskId>,
+    },
+    /// Others were refused so in the same minute.
+    MoreCallersRefused {
+        /// When the minute began.
+        since: Time,
+        /// How many, beside those that are on record one by one.
+        counts: Vec<CountedCaller>,
+        /// How many more, of callers for whom there was no room.
+        beyond: u64,
+    },
     /// A service asked about a credential, and heard that it is alive: for the first time, the tenth, the hundredth, and so on.
     Introspected {
         /// The credential.
@@ -402,6 +561,22 @@ pub enum Event {
         /// The log's name.
         log: String,
     },
+    /// The log that this broker wrote before was not there any more when this one was begun.
+    EarlierLogGone {
+        /// Its name.
+        log: String,
+        /// The number of the last record of it that is remembered.
+        last: u64,
+        /// The digest of that.
+        digest: chain::Digest,
+    },
+    /// The log was found with records at its end that nothing shows to be the broker's: it may have died before it could note them.
+    TailUnwitnessed {
+        /// The number of the first.
+        first: u64,
+        /// The number of the last.
+        last: u64,
+    },
     /// A segment of the log was kept for as long as it had to be, and is about to be removed.
     SegmentDropped {
         /// The number of its first record.
@@ -424,6 +599,10 @@ impl Event {
                 | Self::TaskRenewed { .. }
                 | Self::Reported { .. }
                 | Self::EndRequested { .. }
+                | Self::LockRequested { .. }
+                | Self::LockExtensionRequested { .. }
+                | Self::LockReleaseRequested { .. }
+                | Self::CredentialRevocationRequested { .. }
         )
     }
 
@@ -432,7 +611,15 @@ impl Event {
     pub fn is_urgent(&self) -> bool {
         matches!(
             self,
-            Self::EndRequested { state: State::Revoked, .. } | Self::TaskEnded { .. } | Self::EndReplayed { .. }
+            Self::EndRequested { state: State::Revoked, .. }
+                | Self::TaskEnded { .. }
+                | Self::EndReplayed { .. }
+                | Self::GenerationEntered { .. }
+                | Self::LockRequested { .. }
+                | Self::LockExtensionRequested { .. }
+                | Self::CredentialRevocationRequested { .. }
+                | Self::CredentialRevoked { .. }
+                | Self::CredentialRevocationReplayed { .. }
         )
     }
 }
@@ -445,6 +632,20 @@ pub struct Counted {
     /// As there.
     pub reason: &'static str,
     /// How many.
+    pub count: u64,
+}
+
+/// How often a caller was refused.
+#[derive(Debug, Serialize)]
+pub struct CountedCaller {
+    /// `workload`, `service`, `owner` or `operator`.
+    #[serde(rename = "as")]
+    pub kind: &'static str,
+    /// The SPIFFE ID of a workload, the name of anybody else.
+    pub name: String,
+    /// As there.
+    pub code: &'static str,
+    /// How often.
     pub count: u64,
 }
 

@@ -22,6 +22,9 @@ use crate::{
 /// The most that is written between two syncs, and so the most that a crash can leave in doubt at the end of the log.
 pub(super) const GROUP: usize = 1 << 20;
 
+/// The next segment, until it is whole.
+const NEXT: &str = "next";
+
 /// What an earlier build called its log, which had no chain.
 const UNCHAINED: &str = "audit.jsonl";
 
@@ -70,8 +73,26 @@ pub(super) trait Medium: Send + 'static {
     fn cut(&mut self, length: u64) -> io::Result<()>;
     /// Makes sure that the segment can grow to `length`, whatever else fills the disk.
     fn reserve(&mut self, length: u64) -> io::Result<()>;
-    /// Ends the segment, and begins one whose first record will be `first`.
-    fn turn(&mut self, first: u64) -> io::Result<()>;
+    /// Makes the next segment beside its place, durable and with its first line in it: whether room is held in which it can grow to
+    /// `room`. A disk without that room is an error, and then nothing has changed.
+    fn prepare(&mut self, opening: &[u8], room: u64) -> io::Result<bool>;
+    /// Puts what was prepared in its place, where its first record is `first`: it grows from now on.
+    fn turn(&mut self, first: u64) -> Result<(), Unturned>;
+}
+
+/// Why the segment that was prepared does not grow.
+#[derive(Debug)]
+pub(super) enum Unturned {
+    /// Nothing has changed: the one before grows on.
+    Undone(io::Error),
+    /// It cannot be told which of the two a crash would leave as the last one.
+    InDoubt(io::Error),
+}
+
+/// Whether it is room that is missing.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 /// The segment that grows.
@@ -79,6 +100,8 @@ pub(super) trait Medium: Send + 'static {
 pub(super) struct Growing {
     dir: PathBuf,
     file: File,
+    /// What was prepared to take its place.
+    next: Option<File>,
     /// Held as long as the log is open.
     _lock: File,
 }
@@ -97,18 +120,63 @@ impl Medium for Growing {
     }
 
     fn reserve(&mut self, length: u64) -> io::Result<()> {
-        let length = i64::try_from(length).map_err(io::Error::other)?;
-        fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length).map_err(io::Error::from)
+        hold(&self.file, length)
     }
 
-    fn turn(&mut self, first: u64) -> io::Result<()> {
-        let next = create(&Segment::of(&self.dir, first).path)?;
-        own_dir::sync(&self.dir)?;
-        reached(Step::SegmentMade);
+    fn prepare(&mut self, opening: &[u8], room: u64) -> io::Result<bool> {
+        let path = self.dir.join(NEXT);
+        remove(&path)?;
+        let mut next = create(&path)?;
+        let made = match hold(&next, room) {
+            Err(error) if is_full(&error) => Err(error),
+            held => next.write_all(opening).and_then(|()| next.sync_all()).map(|()| held.is_ok()),
+        };
+        match made {
+            Ok(held) => {
+                self.next = Some(next);
+                reached(Step::SegmentMade);
+                Ok(held)
+            }
+            Err(error) => {
+                let _ = remove(&path);
+                Err(error)
+            }
+        }
+    }
+
+    fn turn(&mut self, first: u64) -> Result<(), Unturned> {
+        let (aside, place) = (self.dir.join(NEXT), Segment::of(&self.dir, first).path);
+        let next = self.next.take().ok_or_else(|| Unturned::Undone(io::ErrorKind::NotFound.into()))?;
+        let is_free =
+            place.try_exists().and_then(|taken| if taken { Err(io::ErrorKind::AlreadyExists.into()) } else { Ok(()) });
+        if let Err(error) = is_free.and_then(|()| std::fs::rename(&aside, &place)) {
+            let _ = remove(&aside);
+            return Err(Unturned::Undone(error));
+        }
+        own_dir::sync(&self.dir).map_err(Unturned::InDoubt)?;
         let ended = std::mem::replace(&mut self.file, next);
+        reached(Step::SegmentTurned);
         // What was reserved and not needed; and from now on nobody writes here, not even by mistake.
-        ended.set_len(ended.metadata()?.len())?;
-        ended.set_permissions(Permissions::from_mode(0o400))
+        let length = ended.metadata().map(|about| about.len());
+        let closed = length.and_then(|length| ended.set_len(length));
+        if let Err(error) = closed.and_then(|()| ended.set_permissions(Permissions::from_mode(0o400))) {
+            tracing::warn!(%error, "a segment of the audit log that ended is not closed");
+        }
+        Ok(())
+    }
+}
+
+/// Takes the room that a file needs to grow to `length`.
+fn hold(file: &File, length: u64) -> io::Result<()> {
+    let length = i64::try_from(length).map_err(io::Error::other)?;
+    fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length).map_err(io::Error::from)
+}
+
+/// Removes a file, if it is there.
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 
@@ -139,6 +207,8 @@ pub(super) fn open(dir: &Path) -> Result<Opened, Unrecorded> {
             path.display()
         )));
     }
+    // A crash came before it was in its place: nobody relies on it.
+    remove(&dir.join(NEXT)).map_err(failed)?;
     let mut segments = Segment::list(dir).map_err(failed)?;
     let Some(last) = segments.pop() else { return begin(dir, lock).map_err(failed) };
     let mut file = OpenOptions::new().read(true).append(true).open(&last.path).map_err(failed)?;
@@ -152,7 +222,7 @@ pub(super) fn open(dir: &Path) -> Result<Opened, Unrecorded> {
     let mut tail = find_end(&mut file, last.first).map_err(failed)?.ok_or_else(|| foreign(&last.path))?;
     let log = match &tail.opening {
         Some(opening) => opening.text("log").map(str::to_owned),
-        // A crash came between a new segment and its first record: the one before says how to go on.
+        // An earlier build's crash came between a new segment and its first record: the one before says how to go on.
         None => match segments.pop() {
             Some(before) => {
                 let mut file = File::open(&before.path).map_err(failed)?;
@@ -174,7 +244,7 @@ pub(super) fn open(dir: &Path) -> Result<Opened, Unrecorded> {
     own_dir::sync(dir).map_err(failed)?;
     let since = tail.opening.as_ref().and_then(|opening| DateTime::parse_from_rfc3339(opening.text("time")?).ok());
     Ok(Opened {
-        growing: Growing { dir: dir.to_owned(), file, _lock: lock },
+        growing: Growing { dir: dir.to_owned(), file, next: None, _lock: lock },
         head: tail.head,
         length: tail.length,
         first: last.first,
@@ -187,7 +257,7 @@ fn begin(dir: &Path, lock: File) -> io::Result<Opened> {
     let file = create(&Segment::of(dir, 1).path)?;
     // A name that is not on disk yet would take a synced file with it.
     own_dir::sync(dir)?;
-    let growing = Growing { dir: dir.to_owned(), file, _lock: lock };
+    let growing = Growing { dir: dir.to_owned(), file, next: None, _lock: lock };
     Ok(Opened { growing, head: Head::NONE, length: 0, first: 1, since: None, log: None })
 }
 

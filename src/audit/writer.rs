@@ -9,6 +9,7 @@
 //! sync a success, so nothing written since the last good one is known to exist. Then the log takes no more entries
 //! until the broker is started again and has read what is really there.
 
+use serde::Serialize;
 use std::{
     fmt::Display,
     io,
@@ -28,13 +29,16 @@ use super::{
     checkpoint::Signer,
     past::{self, Told},
     reader::began,
-    segment::{self, GROUP, Medium, Opened, Segment},
+    segment::{self, GROUP, Medium, Opened, Segment, Unturned, is_full},
+    stream::Stream,
+    witness::{Ending, Judged, Remembered, Witness, judge},
 };
 use crate::{
     clock::{Clock, Time},
     failpoint::{Step, reached},
     id::{TaskId, hex, random},
     jose::SigningKey,
+    metrics::Metrics,
 };
 
 /// How long a caller waits for its entries to be durable, and how long the disk may take before it counts as stuck.
@@ -45,6 +49,9 @@ const QUEUE: usize = 4096;
 
 /// Room on the disk that is taken before it is needed, in bytes, so that the end of a task is on record when the disk is full.
 const RESERVE: u64 = 1 << 20;
+
+/// How long after it did not work another segment is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// How much more is taken at a time, where there is room.
 const AHEAD: u64 = 4 << 20;
@@ -67,6 +74,17 @@ struct Listeners {
 pub struct Terms {
     /// Signs the checkpoints.
     pub key: SigningKey,
+    /// For how long it is kept, and in which pieces.
+    pub keeping: Keeping,
+    /// Whether records go to standard output too.
+    pub stdout: bool,
+    /// Where it is counted.
+    pub metrics: Metrics,
+}
+
+/// For how long a log is kept, and in which pieces: what may change while it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Keeping {
     /// How often the log is signed, if there is something new, in seconds.
     pub checkpoint_every: u32,
     /// How long a segment may become, in bytes, before the next one is begun.
@@ -75,6 +93,8 @@ pub struct Terms {
     pub segment_age: u32,
     /// How old the last record of a segment has to be before the segment is removed, in seconds; `None`: nothing is.
     pub retention: Option<u64>,
+    /// Whether nothing is removed all the same.
+    pub legal_hold: bool,
 }
 
 /// The open log. Cheap to clone; the file is closed, and free for another broker, when the last clone is dropped.
@@ -83,15 +103,37 @@ pub struct Audit {
     writer: Arc<Handle>,
 }
 
-impl Audit {
+/// A log that was opened, and is not written on yet.
+pub struct Found {
+    dir: PathBuf,
+    opened: Opened,
+}
+
+impl Found {
     /// Opens (or makes) the log in `dir`, which becomes readable by its owner alone. A tail that a crash left incomplete
     /// is cut off: none of it was acknowledged.
     ///
     /// # Errors
-    /// When the directory cannot be written, another broker has the log open, the files are not a log of ours, or the log ends before
-    /// what was signed.
-    pub fn open(dir: &Path, terms: Terms, clock: Arc<dyn Clock>) -> Result<Self, Unrecorded> {
-        Self::start(dir, segment::open(dir)?, |growing| growing, terms, clock, DEADLINE)
+    /// When the directory cannot be written, another broker has the log open, or the files are not a log of ours.
+    pub fn open(dir: &Path) -> Result<Self, Unrecorded> {
+        Ok(Self { dir: dir.to_owned(), opened: segment::open(dir)? })
+    }
+
+    /// Writes on.
+    ///
+    /// # Errors
+    /// When the log is not the one that is remembered, or that was signed.
+    pub fn go_on(self, terms: Terms, clock: Arc<dyn Clock>, remembered: Remembered) -> Result<Audit, Unrecorded> {
+        let Self { dir, opened } = self;
+        Audit::start(&dir, opened, |growing| growing, terms, clock, (DEADLINE, remembered))
+    }
+}
+
+impl Audit {
+    /// Opens (or makes) a log that nothing is remembered of.
+    #[cfg(test)]
+    pub(super) fn open(dir: &Path, terms: Terms, clock: Arc<dyn Clock>) -> Result<Self, Unrecorded> {
+        Found::open(dir)?.go_on(terms, clock, Remembered::default())
     }
 
     /// Appends the entries, in order and together, and returns once they are on disk: where they are.
@@ -130,6 +172,21 @@ impl Audit {
         }
     }
 
+    /// Keeps the log like that from now on, which is on record. A hold holds even where that fails.
+    ///
+    /// # Errors
+    /// When it cannot be recorded: then nothing else changes.
+    pub async fn keep(&self, keeping: Keeping) -> Result<(), Unrecorded> {
+        let writer = &*self.writer;
+        let (done, answer) = oneshot::channel();
+        let kept = async {
+            let queue = writer.queue.as_ref().ok_or_else(gone)?;
+            queue.send(Message::Keep(keeping, done)).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())?
+        };
+        tokio::time::timeout(writer.deadline, kept).await.unwrap_or_else(|_| Err(stuck(writer.deadline)))
+    }
+
     /// Lets the writer do what is due: a checkpoint, another segment, the end of an old one.
     pub fn tick(&self) {
         // A writer that has no room for this is busy, and looks after every group.
@@ -140,6 +197,13 @@ impl Audit {
     #[must_use]
     pub fn checkpoints(&self) -> watch::Receiver<Option<String>> {
         self.writer.checkpoints.clone()
+    }
+
+    /// How the log ends: every record up to there is on disk.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        let head = *self.writer.head.lock().unwrap_or_else(PoisonError::into_inner);
+        Ending { log: self.writer.reader.log.clone(), head }
     }
 
     /// Tells `listener` of every record about a task from now on, in order, once it is on disk and before whoever waits for it
@@ -202,7 +266,7 @@ impl Audit {
         medium: impl FnOnce(segment::Growing) -> M,
         terms: Terms,
         clock: Arc<dyn Clock>,
-        deadline: Duration,
+        (deadline, remembered): (Duration, Remembered),
     ) -> Result<Self, Unrecorded> {
         let Opened { growing, head, length, first, since, log } = opened;
         let signer = Signer::open(dir, terms.key.clone()).map_err(Unrecorded)?;
@@ -217,12 +281,18 @@ impl Audit {
                 last.head.sequence
             )));
         }
+        let vouched = signer.last.as_ref().map(|last| Ending { log: last.log.clone(), head: last.head });
+        let judged = judge(dir, (log.as_deref(), head), vouched, &remembered).map_err(Unrecorded)?;
         let name = match log {
             Some(log) => log,
             None => format!("log_{}", hex(&random::<10>().map_err(|why| Unrecorded(why.to_string()))?)),
         };
+        let stream = terms.stdout.then(|| Stream::to_stdout(terms.metrics.clone())).transpose();
+        let stream = stream
+            .map_err(|error| Unrecorded(format!("standard output (`audit.stdout`) cannot be written: {error}")))?;
         let (queue, messages) = mpsc::channel(QUEUE);
-        let (tell, checkpoints) = watch::channel(None);
+        let (signatures, checkpoints) = watch::channel(None);
+        let reached = Arc::new(Mutex::new(head));
         let condition = Arc::new(Mutex::new(Condition::Good));
         let listeners = Arc::<Listeners>::default();
         let durable = Arc::new(AtomicU64::new(head.sequence));
@@ -232,10 +302,14 @@ impl Audit {
             medium: medium(growing),
             end: End { head, length, first, since },
             reserved: 0,
+            unturned: None,
             signer,
             signed: (Instant::now(), clock.now()),
-            tell,
+            signatures,
+            head: Arc::clone(&reached),
+            witness: remembered.here.map(|(witness, _)| witness),
             listeners: Arc::clone(&listeners),
+            stream,
             durable: Arc::clone(&durable),
             terms,
             clock,
@@ -243,7 +317,9 @@ impl Audit {
             lost: None,
         };
         if length == 0 {
-            writer.open_segment()?;
+            writer.open_segment(judged)?;
+        } else {
+            writer.tell_of(judged);
         }
         // What was not signed when the last broker died is before anything is added to it: a tail is never old.
         if let Err(why) = writer.sign() {
@@ -258,7 +334,7 @@ impl Audit {
             .map_err(|error| Unrecorded(format!("the audit writer could not be started: {error}")))?;
         let (queue, thread) = (Some(queue), Some(thread));
         let reader = Reader { dir: dir.to_owned(), log: name, durable };
-        let writer = Handle { queue, thread, condition, deadline, checkpoints, reader, listeners };
+        let writer = Handle { queue, thread, condition, deadline, checkpoints, head: reached, reader, listeners };
         Ok(Self { writer: Arc::new(writer) })
     }
 }
@@ -271,6 +347,7 @@ struct Handle {
     condition: Arc<Mutex<Condition>>,
     deadline: Duration,
     checkpoints: watch::Receiver<Option<String>>,
+    head: Arc<Mutex<Head>>,
     reader: Reader,
     listeners: Arc<Listeners>,
 }
@@ -296,6 +373,7 @@ impl Drop for Handle {
 }
 
 /// What the writer is doing, for those who ask about its health.
+#[derive(Clone, Copy)]
 enum Condition {
     /// The last group went well.
     Good,
@@ -310,6 +388,7 @@ enum Condition {
 /// What the writer is asked for.
 enum Message {
     Record(Call),
+    Keep(Keeping, oneshot::Sender<Result<(), Unrecorded>>),
     Tick,
 }
 
@@ -342,11 +421,17 @@ struct Writer<M> {
     end: End,
     /// Up to which length the growing segment has its room on the disk.
     reserved: u64,
+    /// When another segment was last tried in vain.
+    unturned: Option<Instant>,
     signer: Signer,
     /// When it signed last, and by the clock that the records go by.
     signed: (Instant, Time),
-    tell: watch::Sender<Option<String>>,
+    signatures: watch::Sender<Option<String>>,
+    /// The last record that is durable, for others.
+    head: Arc<Mutex<Head>>,
+    witness: Option<Witness>,
     listeners: Arc<Listeners>,
+    stream: Option<Stream>,
     /// The number of the last record that is durable, for readers.
     durable: Arc<AtomicU64>,
     terms: Terms,
@@ -361,26 +446,39 @@ impl<M: Medium> Writer<M> {
         while let Some(message) = messages.blocking_recv() {
             // Before anything is added: the clock may have gone on by hours since the last record.
             self.sign_if_due();
-            if let Message::Record(first) = message {
-                let mut size = first.size();
-                let mut calls = vec![first];
-                // None is longer than half a group.
-                while size <= GROUP / 4 {
-                    match messages.try_recv() {
-                        Ok(Message::Record(call)) => {
-                            size += call.size();
-                            calls.push(call);
+            let mut keep = None;
+            match message {
+                Message::Record(first) => {
+                    let mut size = first.size();
+                    let mut calls = vec![first];
+                    // None is longer than half a group.
+                    while size <= GROUP / 4 && keep.is_none() {
+                        match messages.try_recv() {
+                            Ok(Message::Record(call)) => {
+                                size += call.size();
+                                calls.push(call);
+                            }
+                            Ok(Message::Keep(keeping, done)) => keep = Some((keeping, done)),
+                            Ok(Message::Tick) => {}
+                            Err(_) => break,
                         }
-                        Ok(Message::Tick) => {}
-                        Err(_) => break,
                     }
+                    self.take(calls);
                 }
-                self.take(calls);
+                Message::Keep(keeping, done) => keep = Some((keeping, done)),
+                Message::Tick => {}
+            }
+            if let Some((keeping, done)) = keep {
+                // Whoever asked may have given up.
+                let _ = done.send(self.keep(keeping));
             }
             self.tend();
         }
         if let Err(why) = self.sign() {
             tracing::error!(%why, "the end of the audit log is not signed");
+        }
+        if let Some(stream) = self.stream {
+            stream.finish();
         }
     }
 
@@ -408,7 +506,7 @@ impl<M: Medium> Writer<M> {
         let spans: Vec<_> = calls.iter().map(|call| group.add(&call.lines)).collect();
         let outcome = self.write(&group);
         if outcome.is_ok() {
-            group.tell(&self.listeners);
+            self.tell(group);
         }
         for (call, span) in calls.into_iter().zip(spans) {
             call.answer(outcome.clone().map(|()| span));
@@ -429,10 +527,19 @@ impl<M: Medium> Writer<M> {
             return Err(self.lose(format!("the audit log could not be synced, start the broker again: {error}")));
         }
         reached(Step::AuditSynced);
-        self.end = group.end;
-        self.durable.store(self.end.head.sequence, Ordering::Release);
-        self.becomes(Condition::Good);
+        self.reach(group.end);
         Ok(())
+    }
+
+    /// Everything up to there is durable.
+    fn reach(&mut self, end: End) {
+        self.end = end;
+        self.durable.store(end.head.sequence, Ordering::Release);
+        *self.head.lock().unwrap_or_else(PoisonError::into_inner) = end.head;
+        if let Some(witness) = &mut self.witness {
+            witness.note(&Ending { log: self.log.clone(), head: end.head });
+        }
+        self.becomes(Condition::Good);
     }
 
     /// Makes sure that so many bytes leave the reserve as it is.
@@ -486,17 +593,21 @@ impl<M: Medium> Writer<M> {
             return;
         }
         self.sign_if_due();
-        if self.is_segment_over()
-            && let Err(why) = self.turn()
-        {
-            tracing::error!(%why, "the audit log goes on in the segment that it has");
+        if self.is_segment_over() && self.unturned.is_none_or(|at| at.elapsed() >= AGAIN) {
+            let turned = self.turn();
+            self.terms.metrics.turned(turned.is_ok());
+            self.unturned = turned.is_err().then(Instant::now);
+            match turned {
+                Ok(()) => self.clear(),
+                Err(why) => tracing::error!(%why, "the audit log goes on in the segment that it has"),
+            }
         }
     }
 
     fn sign_if_due(&mut self) {
         let (signed, at) = self.signed;
         let by_clock = (self.clock.now() - at).num_seconds().unsigned_abs();
-        let is_due = by_clock.max(signed.elapsed().as_secs()) >= u64::from(self.terms.checkpoint_every);
+        let is_due = by_clock.max(signed.elapsed().as_secs()) >= u64::from(self.terms.keeping.checkpoint_every);
         if is_due && let Err(why) = self.sign() {
             tracing::error!(%why, "the audit log goes on without being signed");
         }
@@ -506,33 +617,80 @@ impl<M: Medium> Writer<M> {
         let age = self.end.since.map(|since| (self.clock.now() - since).num_seconds());
         // A segment of one record would be over as soon as it began.
         self.end.head.sequence > self.end.first
-            && (self.end.length >= self.terms.segment_bytes
-                || age.is_some_and(|age| age >= i64::from(self.terms.segment_age)))
+            && (self.end.length >= self.terms.keeping.segment_bytes
+                || age.is_some_and(|age| age >= i64::from(self.terms.keeping.segment_age)))
     }
 
-    /// Begins another segment, and removes those that have been kept for long enough.
+    /// Begins another segment, whole, with its first record and its reserve; or changes nothing, so that the one that there is grows on.
     fn turn(&mut self) -> Result<(), Unrecorded> {
         // A segment ends with a record that is signed: without that, whoever reads the log takes it for tampered with.
         self.sign()?;
-        let first = self.end.head.sequence + 1;
-        self.medium.turn(first).map_err(|error| Unrecorded(format!("another segment could not be begun: {error}")))?;
-        reached(Step::SegmentTurned);
-        self.end = End { length: 0, first, since: None, ..self.end };
-        self.reserved = 0;
-        self.open_segment()?;
-        self.drop_segments()
+        let (first, since) = (self.end.head.sequence + 1, self.clock.now());
+        let mut group = Group::new(End { length: 0, first, since: Some(since), ..self.end });
+        group.add(&encode(&[of_its_own(since, Event::SegmentOpened { log: self.log.clone() })])?);
+        let room = group.end.length + RESERVE;
+        let before = *self.condition.lock().unwrap_or_else(PoisonError::into_inner);
+        self.becomes(Condition::Committing(Instant::now()));
+        let undone = |error: &io::Error| Unrecorded(format!("another segment could not be begun: {error}"));
+        let prepared = self.medium.prepare(&group.bytes, room).map_err(Unturned::Undone);
+        match prepared.and_then(|held| self.medium.turn(first).map(|()| held)) {
+            Ok(held) => self.reserved = if held { room } else { u64::MAX },
+            Err(Unturned::Undone(error)) => {
+                self.becomes(before);
+                return Err(undone(&error));
+            }
+            Err(Unturned::InDoubt(error)) => {
+                return Err(self.lose(format!(
+                    "it cannot be told which segment is the last of the audit log, start the broker again: {error}"
+                )));
+            }
+        }
+        self.reach(group.end);
+        self.tell(group);
+        Ok(())
     }
 
-    /// The first record of a segment says whose it is.
-    fn open_segment(&mut self) -> Result<(), Unrecorded> {
+    /// The first record of a log says whose it is; together with it stands whether there was another one before.
+    fn open_segment(&mut self, judged: Judged) -> Result<(), Unrecorded> {
         let now = self.clock.now();
-        self.own(now, Event::SegmentOpened { log: self.log.clone() })?;
+        let opened = Event::SegmentOpened { log: self.log.clone() };
+        let gone = judged.gone.map(is_gone);
+        self.own(now, std::iter::once(opened).chain(gone))?;
         self.end.since = Some(now);
         Ok(())
     }
 
+    /// Says in a log how it was found.
+    fn tell_of(&mut self, Judged { gone, unwitnessed }: Judged) {
+        let unwitnessed = unwitnessed.map(|(first, last)| Event::TailUnwitnessed { first, last });
+        let events: Vec<_> = unwitnessed.into_iter().chain(gone.map(is_gone)).collect();
+        if let Err(why) = self.own(self.clock.now(), events) {
+            tracing::error!(%why, "how the audit log was found is not on record");
+        }
+        self.reach(self.end);
+    }
+
+    /// Goes by other terms, which are on record first; but what removes less does not wait for that.
+    fn keep(&mut self, keeping: Keeping) -> Result<(), Unrecorded> {
+        if keeping == self.terms.keeping {
+            return Ok(());
+        }
+        self.terms.keeping.legal_hold |= keeping.legal_hold;
+        self.own(self.clock.now(), [Event::LogTermsAdopted(keeping)])?;
+        self.terms.keeping = keeping;
+        self.clear();
+        Ok(())
+    }
+
+    /// Removes what has been kept for long enough.
+    fn clear(&mut self) {
+        if let Err(why) = self.drop_segments() {
+            tracing::error!(%why, "the audit log keeps more than it has to");
+        }
+    }
+
     fn drop_segments(&mut self) -> Result<(), Unrecorded> {
-        let Some(retention) = self.terms.retention else { return Ok(()) };
+        let Keeping { retention: Some(retention), legal_hold: false, .. } = self.terms.keeping else { return Ok(()) };
         let failed = |error: io::Error| Unrecorded(format!("an old segment could not be removed: {error}"));
         let now = self.clock.now();
         let segments = Segment::list(&self.dir).map_err(failed)?;
@@ -544,23 +702,34 @@ impl<M: Medium> Writer<M> {
                 break;
             }
             // On record, and signed, before it is gone; and how the rest goes on is in the rest.
-            self.own(now, Event::SegmentDropped { first: old.first, last: next.first - 1 })?;
+            self.own(now, [Event::SegmentDropped { first: old.first, last: next.first - 1 }])?;
             self.sign()?;
             std::fs::remove_file(&old.path).map_err(failed)?;
         }
         Ok(())
     }
 
-    fn own(&mut self, now: Time, event: Event) -> Result<(), Unrecorded> {
-        let entry = Entry { time: now, request: String::new(), actor: Actor::Broker, task: None, event };
-        let lines = encode(&[entry])?;
+    fn own(&mut self, now: Time, events: impl IntoIterator<Item = Event>) -> Result<(), Unrecorded> {
+        let entries: Vec<_> = events.into_iter().map(|event| of_its_own(now, event)).collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let lines = encode(&entries)?;
         self.reserve(lines.iter().map(Unplaced::len).sum())?;
         let mut group = Group::new(self.end);
         group.add(&lines);
         self.write(&group)?;
         // Whoever sends records on takes a number that is missing for a record that was taken away.
-        group.tell(&self.listeners);
+        self.tell(group);
         Ok(())
+    }
+
+    /// What was written is durable.
+    fn tell(&mut self, group: Group) {
+        if let Some(stream) = &mut self.stream {
+            group.recorded.iter().for_each(|placed| stream.offer(&placed.line));
+        }
+        group.tell(&self.listeners);
     }
 
     /// Signs where the log ends, if that is somewhere else than the last time.
@@ -576,7 +745,10 @@ impl<M: Medium> Writer<M> {
         }
         let signed = self.signer.sign(&self.log, head, now);
         let text = signed.map_err(|why| Unrecorded(format!("the audit log could not be signed: {why}")))?;
-        self.tell.send_replace(Some(text));
+        self.signatures.send_replace(Some(text));
+        if let Some(witness) = &mut self.witness {
+            witness.sync();
+        }
         Ok(())
     }
 }
@@ -643,9 +815,13 @@ impl Group {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+fn is_gone(Ending { log, head }: Ending) -> Event {
+    Event::EarlierLogGone { log, last: head.sequence, digest: head.digest }
+}
+
+/// What the log says of itself.
+fn of_its_own(time: Time, event: Event) -> Entry {
+    Entry { time, request: String::new(), actor: Actor::Broker, task: None, event }
 }
 
 fn encode(entries: &[Entry]) -> Result<Vec<Unplaced>, Unrecorded> {

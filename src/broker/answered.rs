@@ -79,7 +79,7 @@ impl Broker {
             Introspection::Inactive => {
                 let kind = format!("{task} {name}");
                 // There are other reasons to say no: the store may be in doubt.
-                if !self.answered.was_given(&kind) && !self.is_over(task).await {
+                if !self.answered.was_given(&kind) && !self.revocations.has_lease(&lease) && !self.is_over(task).await {
                     return;
                 }
                 self.answered.count(&kind, call.now)

@@ -19,7 +19,7 @@ use crate::{
     audit::Event,
     clock::{Time, after},
     credential::{Certificate, CertificateBounds, CertificateDraft, DEFAULT_TTL, RequestedKey},
-    error::{Denied, Error, Input, Limit},
+    error::{Denied, Error, Input, Limit, Sought},
     id::TaskId,
     lease::CertificateLease,
     metrics::{Action, Outcome},
@@ -53,7 +53,8 @@ impl Broker {
         ttl: Option<u32>,
     ) -> Result<Certified, Error> {
         let now = self.now();
-        let holder = self.attest(request.presented, &Call { request: &request.id, task: Some(id), now }).await?;
+        let call = Call { request: &request.id, task: Some(id), now };
+        let holder = self.attest(request.presented, "certify", &call).await?;
         let attested = &holder.attested;
         self.may_sign(now)?;
         check_ttl(ttl)?;
@@ -61,8 +62,12 @@ impl Broker {
         if self.known_keys.is_ours(&key) {
             return Err(Error::invalid("the key in `csr` is one of the broker's"));
         }
-        let task = self.own_task(attested, id).await?;
+        if self.rules().leaked.has(&key) {
+            return Err(Error::invalid("the key in `csr` is known to have leaked: make another one"));
+        }
+        let task = self.own_task(&holder, id, "certify", &call).await?;
         let actor = actor_of(attested);
+        self.keep_out(&task, Action::Mint, &call, &actor).await?;
         let over = || entry(now, &request.id, &actor, id, Event::MintRefused { code: "task_not_active" });
         let wanted = after(now, ttl.unwrap_or(DEFAULT_TTL)).unwrap_or(Time::MAX_UTC);
         let digest = key.digest();
@@ -95,7 +100,7 @@ impl Broker {
         let draft = CertificateDraft::prepare(&permits, &bounds, key, &self.parts.keys, now)?;
         let lease = draft.lease().clone();
         self.certificates.admit(&lease.authority, &lease.id, id, lease.expires_at)?;
-        let minted = entry(now, &request.id, &actor, id, minted(&draft, considered));
+        let minted = entry(now, &request.id, &actor, id, minted(&task, &draft, considered));
         let remembered = async {
             // Longer than the task can live, by as long as its end is kept.
             let until = now + TimeDelta::seconds(i64::from(MAX_TTL)) + RETENTION;
@@ -112,12 +117,15 @@ impl Broker {
             let (remembered, certified) = tokio::join!(remembered, certified);
             remembered?;
             match certified? {
-                Written::Done => self.issue(&task, draft, minted, &spent).await,
+                Written::Done => {
+                    self.keep_out(&task, Action::Mint, &call, &actor).await?;
+                    self.issue(&task, draft, minted, &spent).await
+                }
                 Written::Ended(_) => {
                     self.record(vec![over()]).await?;
                     Err(Error::TaskNotActive)
                 }
-                Written::Missing | Written::Exists => Err(Error::NotFound),
+                Written::Missing | Written::Exists => Err(Error::NotFound(Sought::Task)),
             }
         };
         let certificate = issued.await.inspect_err(|_| self.certificates.withdraw(&lease.authority, &lease.id))?;
@@ -178,6 +186,7 @@ impl Broker {
         let intent = intent?;
         let certificate = match certificate {
             _ if self.revocations.covers(&task.id) => Err(Error::TaskNotActive),
+            Ok(_) if self.locked_by(task, self.now()).await?.is_some() => Err(Error::Locked),
             Ok(_) if !out => Err(Error::Unavailable(Input::Store)),
             signed => signed,
         };
@@ -191,8 +200,8 @@ impl Broker {
     }
 }
 
-fn minted(draft: &CertificateDraft, considered: Value) -> Event {
+fn minted(task: &Task, draft: &CertificateDraft, considered: Value) -> Event {
     let CertificateLease { id, authority, key, expires_at, .. } = draft.lease().clone();
-    let policies = draft.policies().to_vec();
-    Event::CertificateMinted { lease: id, authority, key, expires_at, policies, considered }
+    let (owner, policies) = (task.owner.clone(), draft.policies().to_vec());
+    Event::CertificateMinted { lease: id, authority, key, expires_at, owner, policies, considered }
 }

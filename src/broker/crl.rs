@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Input},
     id::{CrlId, TaskId},
     jose::Invalid,
-    lease::{InDoubt, PostedCrl, Use},
+    lease::{Hint, InDoubt, PostedCrl, Use},
     pem,
     revocation::{CRL_BACKDATED, CRL_INTERVAL, CRL_LIFE, SignedCrl},
     task::State,
@@ -44,7 +44,7 @@ pub(super) struct Publishing {
     /// By authority.
     signed: tokio::sync::Mutex<HashMap<String, Signed>>,
     /// Tasks that ended, on whichever broker, as soon as it is known.
-    hints: std::sync::Mutex<broadcast::Receiver<TaskId>>,
+    hints: std::sync::Mutex<broadcast::Receiver<Hint>>,
     /// Held by who has the upstream CA sign a list.
     upstream: tokio::sync::Mutex<()>,
 }
@@ -61,7 +61,7 @@ struct Signed {
 }
 
 impl Publishing {
-    pub(super) fn new(hints: broadcast::Receiver<TaskId>) -> Self {
+    pub(super) fn new(hints: broadcast::Receiver<Hint>) -> Self {
         Self {
             signed: tokio::sync::Mutex::default(),
             hints: std::sync::Mutex::new(hints),
@@ -106,7 +106,8 @@ impl Broker {
         let mut ended = false;
         loop {
             match hints.try_recv() {
-                Ok(task) => ended |= self.certificates.concerns(&task),
+                Ok(Hint::Task(task)) => ended |= self.certificates.concerns(&task),
+                Ok(Hint::Wide) => {}
                 Err(broadcast::error::TryRecvError::Lagged(_)) => ended = true,
                 Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed) => return ended,
             }
@@ -153,6 +154,10 @@ impl Broker {
         let ended = tasks.into_iter().zip(ends);
         let ended = ended.filter_map(|(task, end)| end.or_else(|| own(&task)).map(|end| (task, end)));
         self.certificates.note(kid, &ended.collect());
+        self.certificates.outlive(kid, self.parts.ledger.generation(), now);
+        // What is dead by itself stands in the log, which every broker reads; what a store has lost of it, it was told again.
+        Box::pin(self.learn_notices()).await.map_err(|why| in_doubt(&why))?;
+        self.certificates.note_each(kid, |serial| self.revocations.lease_ended_at(serial));
         let number = match signed.get(kid) {
             Some(before) => before.number,
             None => self.posted_number(kid).await?,

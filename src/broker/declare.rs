@@ -16,12 +16,12 @@ use crate::{
     audit::{Actor, Entry, Event},
     clock::{Time, after},
     credential::Credential,
-    error::{Denied, Error, Input, Limit},
+    error::{Denied, Error, Input, Limit, Sought},
     id::{TaskId, sha256_hex},
-    lease::{Held, Remembered, Written},
+    lease::{Held, Lease, Remembered, Written},
     metrics::{Action, Outcome, Step},
     policy::{Ask, Limits, Verdict, Words, considered},
-    task::{AccessDetail, Authority, Declaration, State, StatusIndex, Task},
+    task::{AccessDetail, Authority, Declaration, End, State, StatusIndex, Task},
 };
 
 /// A task's lifetime where the declaration asks for none, in seconds; policy's bound may be lower.
@@ -104,7 +104,8 @@ impl Broker {
         without: bool,
     ) -> Result<Declared, Error> {
         let now = self.now();
-        let holder = self.attest(request.presented, &Call { request: &request.id, task: None, now }).await?;
+        let call = Call { request: &request.id, task: None, now };
+        let holder = self.attest(request.presented, "declare", &call).await?;
         self.may_sign(now)?;
         let by = Declarer { actor: actor_of(&holder.attested), holder, request: request.id, now };
         let asked = declaration.validate()?;
@@ -132,8 +133,11 @@ impl Broker {
         };
         let expires_at = deadline(declaration.ttl, DEFAULT_TTL, &weighed.limits, by.now, by.now)?;
         let status = self.parts.ledger.status_index().await.map_err(|why| in_doubt(&why))?;
-        let mut task = self.new_task(by, declaration, authority, (status, expires_at))?;
+        let lives_until = longest_life(&weighed.limits, by.now)?;
+        let mut task = self.new_task(by, declaration, authority, (status, expires_at, lives_until))?;
         task.policies = weighed.policies;
+        let call = Call { request: &by.request, task: None, now: by.now };
+        self.keep_out(&task, Action::Declare, &call, &by.actor).await?;
         if let Some(key) = key {
             task.id = self.claim(by, &key, &task.id).await?;
             if let Some(held) = self.parts.ledger.task(&task.id).await.map_err(|why| in_doubt(&why))? {
@@ -145,6 +149,7 @@ impl Broker {
         if !without && !refused.is_empty() {
             return Err(refusal(refused));
         }
+        let drafts = self.give_places(&task.id, drafts, by.now).await?;
         task.denied = together(weighed.refused.into_iter().chain(refused).collect());
         task.leases = drafts.iter().map(|draft| draft.lease().id.clone()).collect();
         self.write(by, Arc::new(task), drafts, weighed.limits).await
@@ -197,7 +202,7 @@ impl Broker {
         by: &Declarer,
         said: &Declaration,
         authority: Authority,
-        (status, expires_at): (StatusIndex, Time),
+        (status, expires_at, lives_until): (StatusIndex, Time, Time),
     ) -> Result<Task, Error> {
         let attested = &by.holder.attested;
         Ok(Task {
@@ -212,6 +217,7 @@ impl Broker {
             owner: said.owner.clone(),
             environment: said.environment.clone(),
             sandbox: said.sandbox.clone(),
+            bound_sandbox: attested.facts().sandbox.clone(),
             data_classification: said.data_classification.clone(),
             context: said.context.clone(),
             authority,
@@ -222,6 +228,7 @@ impl Broker {
             generation: self.parts.ledger.generation(),
             created_at: by.now,
             expires_at,
+            lives_until: Some(lives_until),
         })
     }
 
@@ -254,7 +261,17 @@ impl Broker {
             .await?;
         let leases: Vec<_> = drafts.iter().map(|draft| draft.lease().clone()).collect();
         match self.parts.ledger.declare(&task, &leases).await.map_err(|why| in_doubt(&why))? {
-            Written::Done => intent.done(),
+            Written::Done => {
+                let call = Call { request: &by.request, task: Some(&task.id), now: by.now };
+                if let Err(error) = self.keep_out(&task, Action::Declare, &call, &by.actor).await {
+                    if matches!(error, Error::Locked) {
+                        self.take_back(&task, by).await;
+                        intent.not_done();
+                    }
+                    return Err(error);
+                }
+                intent.done();
+            }
             // The same key, at the same moment, in another request: that one declared it.
             Written::Exists => {
                 intent.not_done();
@@ -274,11 +291,21 @@ impl Broker {
         Ok(Declared { held, task_token, credentials, now: by.now })
     }
 
+    /// Ends a task whose declaration a lock overtook: it is in the store, and whoever expands the lock may have looked before.
+    async fn take_back(&self, task: &Task, by: &Declarer) {
+        let reason = "a lock came before it was declared";
+        let (state, at, workload) = (State::Revoked, self.now(), by.holder.attested.workload().to_string());
+        let end = End { task: task.id.clone(), state, at, reason: Some(reason.to_owned()), by: workload };
+        if let Err(error) = self.stop(end, false, &by.actor, &by.request).await {
+            tracing::error!(%error, task = %task.id, "a task that a lock keeps out was declared, and could not be ended");
+        }
+    }
+
     /// A retry: the same task, and those of its leases that still live, signed again, if policy still permits them.
     async fn repeat(&self, by: &Declarer, held: Held, limits: Limits, spent: Spent) -> Result<Declared, Error> {
         let task = held.task.clone();
         if !owns(&by.holder.attested, &task) {
-            return Err(Error::NotFound);
+            return Err(Error::NotFound(Sought::Task));
         }
         if held.state(by.now) != State::Active || self.revocations.covers(&task.id) {
             return Err(Error::TaskNotActive);
@@ -286,7 +313,8 @@ impl Broker {
         let leases = self.parts.ledger.leases(&task.id, &task.leases).await.map_err(|why| in_doubt(&why))?;
         let (mut drafts, rules) = (Vec::new(), self.rules());
         for lease in leases {
-            let Some(lease) = lease.filter(|lease| lease.expires_at > by.now) else { continue };
+            let lives = |lease: &Lease| lease.expires_at > by.now && !self.revocations.has_lease(&lease.id);
+            let Some(lease) = lease.filter(lives) else { continue };
             if lease.bound_to.is_some() && lease.bound_to != by.holder.binding() {
                 let why = "a retry comes with a proof of the same key, or over TLS with the same certificate";
                 self.turn_back(&by.holder, "possession", why);
@@ -329,8 +357,9 @@ impl Broker {
         let token = self.task_token(&by.holder, &by.actor, &call, (task, deadline), limits.attest_every)?;
         let (token, issued) = token.unzip();
         let considered = considered(&by.holder.attested, Words::from(task));
-        let minted =
-            drafts.iter().map(|draft| entry(by.now, &by.request, &by.actor, &task.id, minted(draft, &considered)));
+        let minted = drafts
+            .iter()
+            .map(|draft| entry(by.now, &by.request, &by.actor, &task.id, minted(task, draft, &considered)));
         let entries = minted.chain(issued).collect();
         let (credentials, intent) = self.release(task, drafts, entries, spent).await?;
         let task_token = token.map(|token| self.sign_task_token(token)).transpose()?;

@@ -1,14 +1,14 @@
-//! The revocation feed: signed states of what has ended, pushed to whoever verifies, so that one that is not reached notices.
+//! The revocation feed: signed states of what is dead, pushed to whoever verifies, so that one that is not reached notices.
 //!
 //! A state is *fresh* for the feed's window from when the store was last found to be itself: written to, the same run of the same server
-//! as before, and its log of ends read to the end. Where that cannot be said, what is known is pushed all the same, and nothing becomes
+//! as before, and its log of notices read to the end. Where that cannot be said, what is known is pushed all the same, and nothing becomes
 //! fresher by it: verifiers go stale, and deny. All brokers on a store tell the same, each in numbers of its own.
 
 use chrono::TimeDelta;
+use futures_util::future::try_join_all;
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, Mutex as StdMutex, MutexGuard, PoisonError,
+        Arc, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -18,19 +18,24 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Broker, Call, Caller, Request, wrong_role};
+use super::{
+    Broker, Call, Caller, Request,
+    heard::{Reader, Readers},
+    in_doubt,
+    members::SIGN_OF_LIFE,
+    one_look::OneLook,
+    wrong_role,
+};
 use crate::{
-    claims::{NumericDate, REVOCATIONS_TYP, RevocationClaims, RevocationEntry, Revoked},
+    claims::{NumericDate, REVOCATIONS_TYP, RevocationClaims},
     clock::{Time, whole_second},
     error::{Error, Input},
-    id::TaskId,
     jose::Invalid,
-    lease::{InDoubt, Position, Use},
-    task::Ending,
+    lease::{Hint, InDoubt, Position, Use},
+    notice::{Notice, Subject},
+    revocation::FeedTerms,
 };
 
-/// How many may follow at a time: each holds a connection, and others need some too.
-const MOST: usize = 192;
 /// How many states a reader may be behind. One that is slower is dropped, goes stale, and asks again.
 const BEHIND: usize = 256;
 /// How many whole sets may be put together at a time.
@@ -40,53 +45,53 @@ const SNAPSHOTS: usize = 8;
 pub(super) struct Feed {
     pushes: broadcast::Sender<Arc<Push>>,
     pushed: Mutex<Pushed>,
-    /// Where the log of ends was read to.
-    read: Mutex<Position>,
+    /// Where the log of notices was read to.
+    pub(super) read: Mutex<Position>,
     followers: Arc<Semaphore>,
+    /// Those of them who are no services.
+    strangers: Arc<Semaphore>,
     snapshots: Semaphore,
-    services: Arc<Services>,
-    /// When the store was last found to be itself: by how many it was asked at a time, it is asked once.
-    vouching: Mutex<Option<(Instant, Option<Time>)>>,
+    /// The last whole state that was told to those who begin to follow, and as of what.
+    whole: std::sync::Mutex<Option<Whole>>,
+    /// Who holds what was told.
+    pub(super) readers: Arc<Readers>,
+    /// When the store was last found to be itself.
+    vouching: OneLook<Option<Time>>,
     /// The longest window that any state had, in seconds: none that was signed before a configuration changed lives longer.
     longest: AtomicU32,
 }
 
-/// How far the services are that say who they are, by name.
-#[derive(Default)]
-struct Services(StdMutex<HashMap<String, Progress>>);
-
-/// How far a service is.
-#[derive(Default)]
-struct Progress {
-    /// When the last state expires that it was sent.
-    holds_until: Option<Time>,
-    /// The last sequence that it said to go by.
-    acknowledged: u64,
-}
-
-impl Services {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Progress>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn sent(&self, service: &str, exp: Time) {
-        self.lock().entry(service.to_owned()).or_default().holds_until = Some(exp);
-    }
-}
-
-impl Default for Feed {
-    fn default() -> Self {
+impl Feed {
+    /// One that so many may follow at a time, half of whom are no services.
+    pub(super) fn new(followers: Option<u32>) -> Self {
+        let followers = followers.unwrap_or(FeedTerms::FOLLOWERS) as usize;
         Self {
             pushes: broadcast::Sender::new(BEHIND),
             pushed: Mutex::default(),
             read: Mutex::default(),
-            followers: Arc::new(Semaphore::new(MOST)),
+            followers: Arc::new(Semaphore::new(followers)),
+            strangers: Arc::new(Semaphore::new(followers.div_ceil(2))),
             snapshots: Semaphore::new(SNAPSHOTS),
-            services: Arc::default(),
-            vouching: Mutex::default(),
+            whole: std::sync::Mutex::default(),
+            readers: Arc::default(),
+            vouching: OneLook::default(),
             longest: AtomicU32::new(0),
         }
     }
+
+    /// Room for one more, where there is some. Strangers never have it all: services find room however many of them there are.
+    fn room(&self, stranger: bool) -> Result<Arc<FollowerRoom>, Error> {
+        let full = |_| Error::QuotaExceeded("too many follow the revocations: ask another broker");
+        let of_strangers = stranger.then(|| self.strangers.clone().try_acquire_owned()).transpose().map_err(full)?;
+        let one = self.followers.clone().try_acquire_owned().map_err(full)?;
+        Ok(Arc::new(FollowerRoom { _one: one, _of_strangers: of_strangers }))
+    }
+}
+
+/// All there is, as of a generation, a sequence and of when the store was last found to be itself.
+struct Whole {
+    of: (u64, u64, Option<Time>),
+    push: Arc<Push>,
 }
 
 /// How far everybody who follows has been told.
@@ -105,8 +110,10 @@ pub struct Push {
     pub id: String,
     /// The state, signed.
     pub state: String,
-    /// When it expires.
-    exp: Time,
+    /// The same as it goes over the wire, once somebody wrote it.
+    written: OnceLock<String>,
+    /// For how long it is fresh at most.
+    fresh: Duration,
 }
 
 /// Somebody who follows the feed.
@@ -114,20 +121,39 @@ pub struct Follower {
     first: Option<Arc<Push>>,
     pushes: broadcast::Receiver<Arc<Push>>,
     /// Who it is, where that is said.
-    service: Option<(String, Arc<Services>)>,
-    _room: OwnedSemaphorePermit,
+    reader: Option<Reader>,
+    readers: Arc<Readers>,
+    room: Arc<FollowerRoom>,
+}
+
+/// Room for one that follows, as long as this is held.
+#[derive(Debug)]
+pub struct FollowerRoom {
+    _one: OwnedSemaphorePermit,
+    _of_strangers: Option<OwnedSemaphorePermit>,
+}
+
+impl Push {
+    /// What it is on the wire: the first who wants to know writes it, for all.
+    pub fn written(&self, write: impl FnOnce(&Self) -> String) -> &str {
+        self.written.get_or_init(|| write(self))
+    }
 }
 
 impl Follower {
+    /// What keeps its room for as long as it is held.
+    #[must_use]
+    pub fn room(&self) -> Arc<FollowerRoom> {
+        self.room.clone()
+    }
+
     /// The next state; `None`: they were too slow, and have to begin again.
     pub async fn next(&mut self) -> Option<Arc<Push>> {
         let push = match self.first.take() {
             Some(first) => first,
             None => self.pushes.recv().await.ok()?,
         };
-        if let Some((service, services)) = &self.service {
-            services.sent(service, push.exp);
-        }
+        self.readers.sent(self.reader.as_ref(), push.fresh);
         Some(push)
     }
 }
@@ -147,10 +173,15 @@ impl Broker {
     /// # Errors
     /// [`Error::EvidenceInvalid`] for a caller who is none; [`Error::PolicyDenied`] for one who may not; [`Error::QuotaExceeded`] where too
     /// many follow already; [`Error::Unavailable`] while no state can be signed.
-    pub async fn follow_revocations(&self, request: Option<Request>, left: Option<Left>) -> Result<Follower, Error> {
+    pub async fn follow_revocations(
+        &self,
+        request: Request,
+        replica: Option<String>,
+        (witness, left): (Option<&str>, Option<Left>),
+    ) -> Result<Follower, Error> {
         let service = self.reads_feed(request).await?;
-        let room = self.feed.followers.clone().try_acquire_owned();
-        let room = room.map_err(|_| Error::QuotaExceeded("too many follow the revocations: ask another broker"))?;
+        self.hear(witness).await?;
+        let room = self.feed.room(service.is_none())?;
         let taken = self.feed.snapshots.acquire().await.map_err(|_| Error::Unavailable(Input::Keys))?;
         // Nothing is pushed while this is held, so what is pushed next goes on where this ends.
         let (sequence, vouched, pushes) = {
@@ -167,18 +198,27 @@ impl Broker {
                 && self.revocations.can_resume(left.sequence)
         };
         let previous = left.filter(ours).map(|left| left.sequence);
-        let first = self.state(previous, sequence, None, vouched)?;
+        let first = match previous {
+            Some(_) => Arc::new(self.state(previous, sequence, None, vouched)?),
+            None => self.whole(sequence, vouched)?,
+        };
         drop(taken);
-        let service = service.map(|service| (service, self.feed.services.clone()));
-        Ok(Follower { first: Some(Arc::new(first)), pushes, service, _room: room })
+        let reader = service.map(|service| Reader { service, replica });
+        Ok(Follower { first: Some(first), pushes, reader, readers: self.feed.readers.clone(), room })
     }
 
     /// All that has ended, in one signed state. With a nonce it is as of after it was asked for.
     ///
     /// # Errors
     /// As [`Broker::follow_revocations`].
-    pub async fn revocations(&self, request: Option<Request>, nonce: Option<String>) -> Result<Push, Error> {
+    pub async fn revocations(
+        &self,
+        request: Request,
+        replica: Option<String>,
+        (witness, nonce): (Option<&str>, Option<String>),
+    ) -> Result<Push, Error> {
         let service = self.reads_feed(request).await?;
+        self.hear(witness).await?;
         let taken = self.feed.snapshots.acquire().await.map_err(|_| Error::Unavailable(Input::Keys))?;
         let vouched = match &nonce {
             Some(_) => self.vouch().await,
@@ -189,10 +229,13 @@ impl Broker {
         let state = self.state(None, sequence, nonce, Some(vouched));
         drop(taken);
         let state = state?;
-        if let Some(service) = service {
-            self.feed.services.sent(&service, state.exp);
-        }
+        self.feed.readers.sent(service.map(|service| Reader { service, replica }).as_ref(), state.fresh);
         Ok(state)
+    }
+
+    async fn hear(&self, witness: Option<&str>) -> Result<(), Error> {
+        let Some(witness) = witness else { return Ok(()) };
+        self.hear_witness(witness).await.map_err(|why| in_doubt(&why))
     }
 
     /// A service says how far it is: from now on it accepts nothing that this state says is dead. The sequence that it is at now.
@@ -200,45 +243,53 @@ impl Broker {
     /// # Errors
     /// [`Error::EvidenceInvalid`] for a caller who is none; [`Error::PolicyDenied`] for one who is no service; [`Error::InvalidRequest`] for
     /// what this broker has never said.
-    pub async fn acknowledge(&self, request: Request, at: &Left) -> Result<u64, Error> {
+    pub async fn acknowledge(&self, request: Request, replica: Option<String>, at: &Left) -> Result<u64, Error> {
         let call = Call { request: &request.id, task: None, now: self.now() };
         let refused = "services acknowledge what they have heard";
         let service = match self.identify(request.presented, &call).await? {
             Caller::Service(service) => service,
             Caller::Operator(operator) => return Err(self.refuse_operator(&operator, &call, refused).await?),
-            Caller::Owner(_) | Caller::Workload(_) => return Err(wrong_role(refused)),
+            other @ (Caller::Owner(_) | Caller::Workload(_)) => {
+                return Err(self.turn_down(&other, "acknowledge", &call, wrong_role(refused)));
+            }
         };
         // Of another broker, it is no word about what this one says; and nobody has heard what was never said.
         let last = self.revocations.last();
         if at.broker != self.revocations.broker().as_str() || at.sequence > last {
             return Err(Error::invalid("this broker has not said that: acknowledge its own states to itself"));
         }
-        let mut services = self.feed.services.lock();
-        let progress = services.entry(service.name().to_owned()).or_default();
-        progress.acknowledged = progress.acknowledged.max(at.sequence);
-        Ok(progress.acknowledged)
-    }
-
-    /// How many of the services that follow this broker have heard of the end of this task, and how many there are.
-    pub(super) fn heard_of(&self, task: &TaskId, now: Time) -> (u64, u64) {
-        let sequence = self.revocations.number_of(task).unwrap_or(u64::MAX);
-        let services = self.feed.services.lock();
-        let holding = services.values().filter(|progress| progress.holds_until.is_some_and(|until| until > now));
-        holding.fold((0, 0), |(heard, of), progress| (heard + u64::from(progress.acknowledged >= sequence), of + 1))
+        let reader = Reader { service: service.name().to_owned(), replica };
+        Ok(self.feed.readers.acknowledged(&reader, at.sequence))
     }
 
     /// Anybody, unless the configuration says otherwise; but nobody who says who they are, and is not. The name, of a service.
-    async fn reads_feed(&self, request: Option<Request>) -> Result<Option<String>, Error> {
-        let Some(request) = request else {
+    async fn reads_feed(&self, request: Request) -> Result<Option<String>, Error> {
+        if self.is_nobody(&request.presented) {
             return if self.parts.feed.anonymous { Ok(None) } else { Err(Error::EvidenceInvalid) };
-        };
+        }
         let call = Call { request: &request.id, task: None, now: self.now() };
         match self.identify(request.presented, &call).await? {
             Caller::Service(service) => Ok(Some(service.name().to_owned())),
             Caller::Operator(_) => Ok(None),
             Caller::Owner(_) | Caller::Workload(_) if self.parts.feed.anonymous => Ok(None),
-            Caller::Owner(_) | Caller::Workload(_) => Err(wrong_role("the revocations are for services and operators")),
+            other @ (Caller::Owner(_) | Caller::Workload(_)) => {
+                let error = wrong_role("the revocations are for services and operators");
+                Err(self.turn_down(&other, "revocations", &call, error))
+            }
         }
+    }
+
+    /// All there is, for those who begin to follow: the same for all who come before there is news.
+    fn whole(&self, sequence: u64, vouched: Option<Time>) -> Result<Arc<Push>, Error> {
+        let of = (self.parts.ledger.generation(), sequence, vouched);
+        if let Some(whole) = &*self.feed.whole.lock().unwrap_or_else(PoisonError::into_inner)
+            && whole.of == of
+        {
+            return Ok(whole.push.clone());
+        }
+        let push = Arc::new(self.state(None, sequence, None, vouched)?);
+        *self.feed.whole.lock().unwrap_or_else(PoisonError::into_inner) = Some(Whole { of, push: push.clone() });
+        Ok(push)
     }
 
     /// When the store was last found to be itself; where it never was, it is looked at.
@@ -249,7 +300,7 @@ impl Broker {
 
     /// Pushes what is new as soon as it is, and that there is nothing new before anybody would go stale. Ends with the broker.
     pub async fn feed(&self) {
-        tokio::join!(self.push_news(), self.push_heartbeats(), self.follow_hints());
+        tokio::join!(self.push_news(), self.push_heartbeats(), self.follow_hints(), self.tell_heard());
     }
 
     async fn push_news(&self) {
@@ -269,23 +320,31 @@ impl Broker {
         }
     }
 
-    /// Looks into the log of ends whenever something was hinted at, or hints were lost.
+    /// Looks into the log of notices whenever something was hinted at, or hints were lost.
     async fn follow_hints(&self) {
         let mut hints = self.parts.ledger.changes();
         loop {
-            if let Err(broadcast::error::RecvError::Closed) = hints.recv().await {
-                return;
-            }
+            let mut is_wide = match hints.recv().await {
+                Ok(hint) => hint == Hint::Wide,
+                Err(broadcast::error::RecvError::Lagged(_)) => true,
+                Err(broadcast::error::RecvError::Closed) => return,
+            };
             // However many came meanwhile, they are about what is read now.
-            while hints.try_recv().is_ok() {}
-            if let Err(why) = self.learn_ends().await {
-                tracing::warn!(%why, "what other brokers ended cannot be read");
+            while let Ok(hint) = hints.try_recv() {
+                is_wide |= hint == Hint::Wide;
+            }
+            if let Err(why) = self.learn_notices().await {
+                tracing::warn!(%why, "what other brokers say is dead cannot be read");
                 tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            if is_wide {
+                // Another broker may be waiting for an answer.
+                self.vouch().await;
             }
         }
     }
 
-    async fn push_now(&self, vouched: Option<Time>) {
+    pub(super) async fn push_now(&self, vouched: Option<Time>) {
         let mut pushed = self.feed.pushed.lock().await;
         pushed.vouched = pushed.vouched.max(vouched);
         if let Err(error) = self.push(&mut pushed) {
@@ -293,9 +352,9 @@ impl Broker {
         }
     }
 
-    /// Two of them, and what they take, are less than the window.
+    /// Two of them, and what they take, are less than the window; and none is so long that other brokers wonder.
     fn heartbeat(&self) -> Duration {
-        Duration::from_millis(u64::from(self.rules().parties.freshness()) * 400)
+        Duration::from_millis(u64::from(self.rules().parties.freshness()) * 400).min(SIGN_OF_LIFE)
     }
 
     /// Signs what is new since the last push, once for all, and pushes it: the sequence.
@@ -315,42 +374,45 @@ impl Broker {
         TimeDelta::seconds(i64::from(self.feed.longest.load(Ordering::Acquire).max(now)))
     }
 
-    /// When the store was found to be itself, all that has ended being known: the moment before it was asked. `None`: it was not. One look
-    /// at a time, and one for all who came before it began.
+    /// When the store was found to be itself, all that has ended being known: the moment before it was asked. `None`: it was not.
     async fn vouch(&self) -> Option<Time> {
-        let came = Instant::now();
-        let mut last = self.feed.vouching.lock().await;
-        if let Some((_, vouched)) = last.filter(|(begun, _)| *begun >= came) {
-            return vouched;
-        }
-        let (begun, at) = (Instant::now(), self.now());
-        let vouched = async {
-            self.parts.ledger.touch(self.revocations.broker(), at).await?;
-            if !self.watch().await {
-                return Err(InDoubt("the store is not vouched for".into()));
-            }
-            let before = self.parts.ledger.incarnation().await?;
-            self.learn_ends().await?;
-            // Another run of it may have another log.
-            if self.parts.ledger.incarnation().await? == before && self.replay.is_done(&before) {
-                Ok(())
-            } else {
-                Err(InDoubt("the store was started anew meanwhile".into()))
-            }
+        let look = async {
+            let at = self.now();
+            let found = Box::pin(self.find_all()).await;
+            found.inspect_err(|why| tracing::warn!(%why, "the revocation feed goes stale")).ok().map(|()| at)
         };
-        let vouched = vouched.await.inspect_err(|why| tracing::warn!(%why, "the revocation feed goes stale")).ok();
-        let vouched = vouched.map(|()| at);
-        *last = Some((begun, vouched));
-        vouched
+        self.feed.vouching.look(look).await
     }
 
-    /// Takes in what other brokers have ended.
-    pub(super) async fn learn_ends(&self) -> Result<(), InDoubt> {
+    async fn find_all(&self) -> Result<(), InDoubt> {
+        self.parts.ledger.void_lost().await?;
+        let run = self.call_roll(Some(self.heartbeat())).await?;
+        self.answer(&run, true).await?;
+        if !self.watch().await {
+            return Err(InDoubt("the store is not vouched for".into()));
+        }
+        self.learn_notices().await?;
+        // Another run of it than was told of everything may have had another log.
+        if !self.replay.is_done(&run) || self.parts.ledger.incarnation().await? != run {
+            return Err(InDoubt("the store was started anew meanwhile".into()));
+        }
+        self.check_log()?;
+        self.keep_members(&run).await?;
+        self.answer(&run, false).await
+    }
+
+    /// Takes in what other brokers say is dead.
+    pub(super) async fn learn_notices(&self) -> Result<(), InDoubt> {
         let mut read = self.feed.read.lock().await;
         loop {
-            let (endings, position) = self.parts.ledger.logged_ends(&read).await?;
-            for ending in endings {
-                self.revocations.learn(ending).await.map_err(|why| InDoubt(why.to_string()))?;
+            let (notices, position) = self.parts.ledger.logged_notices(&read).await?;
+            let is_taint = |notice: &Notice| matches!(&notice.subject, Subject::Key(kid) if !self.knows_taint(kid));
+            let brings_taint = notices.iter().any(is_taint);
+            // All at once, so that they share the disk's sync.
+            let learnt = try_join_all(notices.into_iter().map(|notice| self.revocations.learn(notice))).await;
+            learnt.map_err(|why| InDoubt(why.to_string()))?;
+            if brings_taint {
+                Box::pin(self.keep_taints()).await.map_err(|why| InDoubt(why.to_string()))?;
             }
             if position == *read {
                 return Ok(());
@@ -359,11 +421,11 @@ impl Broker {
         }
     }
 
-    /// Reads the log of ends from its beginning: another run of the store may have another one.
-    pub(super) async fn learn_ends_anew(&self) -> Result<(), InDoubt> {
+    /// Reads the log of notices from its beginning: another run of the store may have another one.
+    pub(super) async fn learn_notices_anew(&self) -> Result<(), InDoubt> {
         self.revocations.none_logged();
         *self.feed.read.lock().await = Position::default();
-        self.learn_ends().await
+        self.learn_notices().await
     }
 
     /// A state, signed: what is newer than `previous`, or all there is, up to `sequence`; fresh from `vouched` on.
@@ -383,8 +445,9 @@ impl Broker {
         if !self.is_known(now) {
             return Err(Error::Unavailable(Input::Keys));
         }
-        let endings = self.revocations.told(previous.unwrap_or(0), sequence);
-        let entries = endings.iter().map(entry_of).collect::<Option<_>>().ok_or(Error::Unavailable(Input::Keys))?;
+        let notices = self.revocations.mattering(previous.unwrap_or(0), sequence, now);
+        let entries =
+            notices.iter().map(Notice::entry).collect::<Option<_>>().ok_or(Error::Unavailable(Input::Keys))?;
         let broker = self.revocations.broker().clone();
         let date = |time| NumericDate::of(time).ok_or(Error::Unavailable(Input::Keys));
         let claims = RevocationClaims {
@@ -405,11 +468,7 @@ impl Broker {
             tracing::error!(why, "a state of the revocation feed was not signed");
             Error::Unavailable(Input::Keys)
         })?;
-        Ok(Push { id: format!("{broker}:{sequence}"), state, exp })
+        let fresh = Duration::from_secs(freshness.into());
+        Ok(Push { id: format!("{broker}:{sequence}"), state, written: OnceLock::new(), fresh })
     }
-}
-
-fn entry_of(Ending { end, until, .. }: &Ending) -> Option<RevocationEntry> {
-    let (at, until) = (NumericDate::of(end.at)?, NumericDate::of((*until).max(end.at))?);
-    Some(RevocationEntry { what: Revoked::Task(end.task.clone()), at, until })
 }

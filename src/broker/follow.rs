@@ -9,7 +9,13 @@ use tokio::{
 };
 
 use super::{Broker, Request, Rules, Seen};
-use crate::{clock::Time, error::Error, id::TaskId, lease::Held, task::State};
+use crate::{
+    clock::Time,
+    error::Error,
+    id::TaskId,
+    lease::{Held, Hint},
+    task::State,
+};
 
 /// How many may follow at a time: each holds a connection.
 pub(super) const MOST: usize = 128;
@@ -22,7 +28,7 @@ const LOOK: Duration = Duration::from_secs(2);
 pub struct Following {
     broker: Arc<Broker>,
     id: TaskId,
-    changes: broadcast::Receiver<TaskId>,
+    changes: broadcast::Receiver<Hint>,
     until: Time,
     /// What the caller was known by: other rules may know them no more.
     rules: Arc<Rules>,
@@ -30,7 +36,7 @@ pub struct Following {
     told: Option<(State, Time)>,
     /// What is to be told first.
     first: Option<Held>,
-    _room: OwnedSemaphorePermit,
+    room: Arc<OwnedSemaphorePermit>,
 }
 
 /// How a task stands at some moment.
@@ -65,12 +71,18 @@ impl Broker {
             rules,
             told: None,
             first: Some(held),
-            _room: room,
+            room: Arc::new(room),
         })
     }
 }
 
 impl Following {
+    /// What keeps its room for as long as it is held.
+    #[must_use]
+    pub fn room(&self) -> Arc<OwnedSemaphorePermit> {
+        self.room.clone()
+    }
+
     /// How the task stands, as soon as that is something new; `None` when there is nothing more to tell: it has ended, or
     /// the caller has to prove again who they are, because of the time or because the configuration changed.
     pub async fn next(&mut self) -> Option<Turn> {
@@ -112,7 +124,8 @@ impl Following {
         let concerns = async {
             loop {
                 match self.changes.recv().await {
-                    Ok(changed) if !changed.covers(&self.id) => {}
+                    Ok(Hint::Task(changed)) if !changed.covers(&self.id) => {}
+                    Ok(Hint::Wide) => {}
                     // It was this one, or there were too many to tell.
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
                     Err(broadcast::error::RecvError::Closed) => std::future::pending().await,

@@ -1,7 +1,7 @@
 //! Who is calling. An explicit `Authorization` beats a client certificate, which beats the kernel; nothing that was presented and is no
 //! good is passed over in favour of the next.
 //!
-//! presented → a service's or an operator's token, a task token, a token of the operators' issuer, or evidence → attested → the key that
+//! presented → a service's or an operator's token or certificate, a task token, a token of the operators' issuer, or evidence → attested → the key that
 //! was shown with it.
 
 use secrecy::{ExposeSecret as _, SecretString};
@@ -17,7 +17,7 @@ use crate::{
     audit::{Actor, Entry, Event},
     error::{Error, Input},
     jose::Unverified,
-    party::{Member, Operator, Party, Service},
+    party::{HalfShown, Member, Operator, Party, Service},
 };
 
 /// What came with a request that says who is calling; none of it believed yet.
@@ -60,6 +60,9 @@ impl Broker {
                 }
             })
         };
+        // A certificate proves that its key is held; of services and operators the configuration knows the key.
+        let key = presented.certificate.as_ref().filter(|certificate| certificate.is_current(now));
+        let key = key.map(|certificate| certificate.key_sha256().to_owned());
         let (certificate, client_id) = (presented.certificate.clone(), presented.client_id.clone());
         let evidence = match presented {
             Presented { task_token: Some(task_token), .. } => {
@@ -67,27 +70,28 @@ impl Broker {
                 return Ok(Caller::Workload(Box::new(holder)));
             }
             Presented { assertion: Some((token, of)), .. } => Evidence::Assertion { token, of },
-            Presented { bearer: Some(token), .. } => match self.rules().parties.by_token(token.expose_secret()) {
-                Some(Party::Service(service)) => return Ok(Caller::Service(service)),
-                Some(Party::Operator(operator)) => return Ok(Caller::Operator(operator)),
-                None => {
-                    let unverified = Unverified::parse(token.expose_secret()).ok();
-                    // What we signed ourselves stands for evidence where it is a task token, and is none otherwise.
-                    if unverified.as_ref().is_some_and(|token| token.issuer() == Some(&self.issuer)) {
-                        let task_token = PresentedTaskToken { token, manner: Manner::Bearer };
-                        let holder =
-                            self.stand_in(&task_token, proof(task_token::ATTESTOR)?, certificate, call).await?;
-                        return Ok(Caller::Workload(Box::new(holder)));
-                    }
-                    if let Some(unverified) = &unverified
-                        && let Some(caller) = self.recognise(unverified, call).await?
-                    {
-                        return Ok(caller);
-                    }
-                    Evidence::Jwt(token)
+            Presented { bearer: Some(token), .. } => {
+                if let Some(party) = self.party(Some(token.expose_secret()), key.as_deref(), call)? {
+                    return Ok(party);
                 }
+                let unverified = Unverified::parse(token.expose_secret()).ok();
+                // What we signed ourselves stands for evidence where it is a task token, and is none otherwise.
+                if unverified.as_ref().is_some_and(|token| token.issuer() == Some(&self.issuer)) {
+                    let task_token = PresentedTaskToken { token, manner: Manner::Bearer };
+                    let holder = self.stand_in(&task_token, proof(task_token::ATTESTOR)?, certificate, call).await?;
+                    return Ok(Caller::Workload(Box::new(holder)));
+                }
+                if let Some(unverified) = &unverified
+                    && let Some(caller) = self.recognise(unverified, call).await?
+                {
+                    return Ok(caller);
+                }
+                Evidence::Jwt(token)
+            }
+            Presented { certificate: Some(certificate), .. } => match self.party(None, key.as_deref(), call)? {
+                Some(party) => return Ok(party),
+                None => Evidence::Certificate(certificate),
             },
-            Presented { certificate: Some(certificate), .. } => Evidence::Certificate(certificate),
             Presented { peer: Some(peer), .. } => Evidence::Peer(peer),
             Presented { task_token: None, assertion: None, bearer: None, certificate: None, peer: None, .. } => {
                 self.turn_away("none", "invalid", "no evidence", call);
@@ -121,14 +125,44 @@ impl Broker {
         }
     }
 
+    /// Who is known by configuration, and shows all of what they have to.
+    fn party(&self, token: Option<&str>, key: Option<&str>, call: &Call<'_>) -> Result<Option<Caller>, Error> {
+        match self.rules().parties.find(token, key) {
+            Some(Ok(Party::Service(service))) => Ok(Some(Caller::Service(service))),
+            Some(Ok(Party::Operator(operator))) => Ok(Some(Caller::Operator(operator))),
+            Some(Err(HalfShown)) => {
+                self.turn_away("x509", "invalid", "a token and a client certificate are good together alone", call);
+                Err(Error::EvidenceInvalid)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Whether nothing says who it is: what the kernel says of a process, and a certificate that is nobody's, are not said by the caller.
+    pub(super) fn is_nobody(&self, presented: &Presented) -> bool {
+        let known = |certificate: &Arc<ClientCertificate>| {
+            self.rules().parties.find(None, Some(certificate.key_sha256())).is_some()
+        };
+        presented.bearer.is_none()
+            && presented.task_token.is_none()
+            && !presented.certificate.as_ref().is_some_and(known)
+    }
+
     /// The caller, who must be a workload: only workloads hold tasks. With a store in doubt nobody gets any further.
-    pub(super) async fn attest(&self, presented: Presented, call: &Call<'_>) -> Result<Holder, Error> {
+    pub(super) async fn attest(
+        &self,
+        presented: Presented,
+        asked: &'static str,
+        call: &Call<'_>,
+    ) -> Result<Holder, Error> {
         let refused = "only an attested workload holds tasks and credentials";
         match self.identify(presented, call).await? {
             Caller::Workload(holder) if self.vouched.load(Ordering::Acquire) => Ok(*holder),
             Caller::Workload(_) => Err(Error::Unavailable(Input::Store)),
             Caller::Operator(operator) => Err(self.refuse_operator(&operator, call, refused).await?),
-            Caller::Owner(_) | Caller::Service(_) => Err(wrong_role(refused)),
+            other @ (Caller::Owner(_) | Caller::Service(_)) => {
+                Err(self.turn_down(&other, asked, call, wrong_role(refused)))
+            }
         }
     }
 

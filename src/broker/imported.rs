@@ -15,7 +15,7 @@ use super::{
 use crate::{
     audit::{Actor, Entry, Event},
     clock::Time,
-    credential::{Credential, Draft, ImportedKey},
+    credential::{Credential, Draft, Imported, ImportedKey},
     error::{Error, Input},
     id::Location,
     jose::SigningAlgorithm,
@@ -46,7 +46,7 @@ impl Broker {
     /// How the keys that are not rotated are replaced, in a sentence, where there are any.
     #[must_use]
     pub fn replaced_by_hand(&self) -> Option<String> {
-        self.parts.keys.imported().how_to_replace()
+        self.parts.keys.imported().iter().find_map(Imported::how_to_replace)
     }
 
     /// What a credential for a service is to be signed with, once there is a key for it that every verifier can know.
@@ -63,20 +63,22 @@ impl Broker {
         let algorithm = rules.parties.algorithm(audience, form)?;
         match algorithm {
             SigningAlgorithm::ES256 => Ok(algorithm),
-            SigningAlgorithm::RS256 if self.signs_rs256(now) => Ok(algorithm),
+            SigningAlgorithm::RS256 if self.signs_rs256(Use::AccessToken, now) => Ok(algorithm),
             SigningAlgorithm::RS256 => Err(Error::Unavailable(Input::Keys)),
         }
     }
 
-    fn signs_rs256(&self, now: Time) -> bool {
+    /// Whether there is an RSA key for `purpose` that every verifier can know.
+    pub(super) fn signs_rs256(&self, purpose: Use, now: Time) -> bool {
         let signs = |key: &ImportedKey| !key.is_next && key.signs_from.is_some_and(|from| now >= from);
-        self.parts.keys.imported().all().iter().any(|key| signs(key) && !self.is_retired(&key.kid))
+        let mut keys =
+            self.parts.keys.imported().iter().filter(|keys| keys.purpose() == purpose).flat_map(Imported::all);
+        keys.any(|key| signs(&key) && !self.is_retired(purpose, &key.kid))
     }
 
     /// Whether a key never signs again: also where another broker has retired it, or whoever tainted it.
-    fn is_retired(&self, kid: &str) -> bool {
-        let (purpose, keys) = (Use::AccessToken, &self.parts.keys);
-        keys.is_tainted(purpose, kid) || self.known_keys.published_until(purpose, kid).is_some()
+    fn is_retired(&self, purpose: Use, kid: &str) -> bool {
+        self.parts.keys.is_tainted(purpose, kid) || self.known_keys.published_until(purpose, kid).is_some()
     }
 
     /// Signs what was drafted, in order. RSA not on the threads that serve requests.
@@ -109,31 +111,41 @@ impl Broker {
 
     /// The ids of the imported keys, also of those that sign no more while that is not on record.
     pub(super) fn imported_kids(&self) -> Vec<String> {
-        let keys = self.parts.keys.imported();
-        let replaced = keys.replaced().into_iter().map(|key| key.kid);
-        keys.all().into_iter().map(|key| key.kid).chain(replaced).collect()
+        let of = |keys: &Imported| {
+            let replaced = keys.replaced().into_iter().map(|key| key.kid);
+            keys.all().into_iter().map(|key| key.kid).chain(replaced).collect::<Vec<_>>()
+        };
+        self.parts.keys.imported().iter().flat_map(of).collect()
     }
 
     /// Publishes the imported keys before anything is served, in a start that began at `begun`. `all` is what stands in the store, the
     /// keys that were made here included.
     pub(super) async fn publish_imported(&self, all: &[StandingKey], begun: Time) -> Result<(), Error> {
-        let (keys, now) = (self.parts.keys.imported(), self.now());
-        let own = self.parts.keys.current(Use::AccessToken, now).jwk.kid;
-        let made = all.iter().find(|standing| standing.key.jwk.kid == own).map(|made| made.key.published_at);
-        // Verifiers find both at once where the other one is new as well.
-        let at = made.filter(|at| *at >= begun).unwrap_or(now);
-        let ours = [own];
-        for key in keys.unpublished(at) {
-            let key = self.import(key, now).await?;
-            keys.published(&key.jwk.kid, known_from(&key, all, &ours, self.jwks_max_age()).unwrap_or(now));
+        let now = self.now();
+        for keys in self.parts.keys.imported() {
+            let own = self.parts.keys.current(keys.purpose(), now).jwk.kid;
+            let made = all.iter().find(|standing| standing.key.jwk.kid == own).map(|made| made.key.published_at);
+            // Verifiers find both at once where the other one is new as well.
+            let at = made.filter(|at| *at >= begun).unwrap_or(now);
+            let ours = [own];
+            for key in keys.unpublished(at) {
+                let key = self.import(key, now).await?;
+                keys.published(&key.jwk.kid, known_from(&key, all, &ours, self.jwks_max_age()).unwrap_or(now));
+            }
         }
         Ok(())
     }
 
     /// Takes the imported keys as far as they can go by now. To be called every second or so.
     pub(super) async fn turn_imported(&self, now: Time) -> Result<(), Error> {
-        let keys = self.parts.keys.imported();
-        self.retire_imported(now).await?;
+        for keys in self.parts.keys.imported() {
+            self.turn_imported_of(keys, now).await?;
+        }
+        Ok(())
+    }
+
+    async fn turn_imported_of(&self, keys: &Imported, now: Time) -> Result<(), Error> {
+        self.retire_imported(keys, now).await?;
         keys.discard_tainted().map_err(|why| unmade(&why))?;
         if let Err(why) = keys.look(now) {
             tracing::error!("an imported key is not taken: {why}");
@@ -148,12 +160,12 @@ impl Broker {
                 keys.published(&key.jwk.kid, known_by_all(&key, self.jwks_max_age()));
             }
         }
-        if let Some((kid, replaces)) = keys.due(now).filter(|(kid, _)| !self.is_retired(kid)) {
+        if let Some((kid, replaces)) = keys.due(now).filter(|(kid, _)| !self.is_retired(keys.purpose(), kid)) {
             tracing::info!(kid, replaces, "the next imported key signs");
-            let event = Event::KeyActivated { purpose: Use::AccessToken.to_string(), kid, replaces };
+            let event = Event::KeyActivated { purpose: keys.purpose().to_string(), kid, replaces };
             self.record_of_keys(event, now).await?;
             keys.activate(now);
-            self.retire_imported(now).await?;
+            self.retire_imported(keys, now).await?;
         }
         Ok(())
     }
@@ -161,7 +173,7 @@ impl Broker {
     /// On record, if it is new → published. To be called when it is known what stands in the store.
     async fn import(&self, key: PublishedKey, now: Time) -> Result<PublishedKey, Error> {
         let kid = key.jwk.kid.clone();
-        if self.is_retired(&kid) {
+        if self.is_retired(key.purpose, &kid) {
             tracing::error!(kid, "this imported key was retired or tainted, and never signs again: import another one");
         } else if self.known_keys.published_at(key.purpose, &kid).is_none() {
             let (purpose, algorithm) = (key.purpose.to_string(), key.jwk.alg.to_string());
@@ -171,14 +183,13 @@ impl Broker {
     }
 
     /// The ends of keys that were replaced: in the store first, for a file that is gone tells nobody what it signed.
-    async fn retire_imported(&self, now: Time) -> Result<(), Error> {
-        let keys = self.parts.keys.imported();
+    async fn retire_imported(&self, keys: &Imported, now: Time) -> Result<(), Error> {
         let replaced = keys.replaced();
         if replaced.is_empty() {
             return Ok(());
         }
         for key in replaced {
-            self.retire(Use::AccessToken, key, now).await?;
+            self.retire(keys.purpose(), key, now).await?;
         }
         keys.settle().map_err(|why| unmade(&why))
     }

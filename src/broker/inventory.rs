@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     Broker, Request, in_doubt,
+    sight::{Gone, Look, Patience},
     whose::{Said, actor, parsed, text},
 };
 use crate::{
@@ -27,8 +28,6 @@ use crate::{
 const MOST: usize = 20_000;
 /// How many owners are named of one workload.
 const OWNERS: usize = 32;
-/// How many octets of the log are read in one call.
-const MOST_OCTETS: usize = 512 << 20;
 /// How many tasks of the store are looked at, and in how large steps.
 const MOST_TASKS: usize = 20_000;
 const STEP: usize = 200;
@@ -138,18 +137,15 @@ impl Workload {
 
 impl Read {
     /// Reads what is new, as far as one call goes.
-    fn go_on(&mut self, reader: &Reader) -> io::Result<()> {
-        let (begin, mut octets) = (self.last, 0);
+    fn go_on(&mut self, reader: &Reader, patience: &Patience) -> io::Result<()> {
+        let begin = self.last;
         for chapter in reader.chapters()?.iter().filter(|chapter| chapter.goes_past(begin)) {
             let read = reader.read(chapter, |sequence, line| {
-                if sequence > begin {
-                    if octets > MOST_OCTETS {
-                        return ControlFlow::Break(());
-                    }
-                    octets += line.len();
-                    self.take(sequence, line);
+                if sequence <= begin {
+                    return ControlFlow::Continue(());
                 }
-                ControlFlow::Continue(())
+                self.take(sequence, line);
+                if patience.is_over() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?;
             if read.is_break() {
                 break;
@@ -182,19 +178,24 @@ impl Broker {
     /// A page of the inventory, by name, after `after`: for operators.
     ///
     /// # Errors
-    /// [`Error::EvidenceInvalid`], [`Error::PolicyDenied`], [`Error::Unavailable`].
-    pub async fn workloads(&self, request: Request, after: Option<&str>, limit: usize) -> Result<Inventory, Error> {
-        self.sight(request, None, (Act::ListWorkloads, "workloads")).await?;
+    /// [`Error::EvidenceInvalid`], [`Error::PolicyDenied`], [`Error::QuotaExceeded`], [`Error::Unavailable`].
+    pub async fn workloads(
+        &self,
+        request: (Request, Gone),
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Inventory, Error> {
+        let Look { patience, seat: _seat, .. } = self.look(request, None, (Act::ListWorkloads, "workloads")).await?;
         let (reader, from_log) = (self.parts.audit.reader(), self.inventory.0.clone());
         let log = reader.log().to_owned();
-        let read = self.readers.read(move || {
+        let read = self.readers.read(&patience, move |patience| {
             let mut read = from_log.lock().unwrap_or_else(PoisonError::into_inner);
-            read.go_on(&reader)?;
+            read.go_on(&reader, patience)?;
             let all = read.last >= reader.last();
             Ok((read.workloads.clone(), read.first.map(|first| (first, read.last)), all, read.left_out))
         });
         let (mut workloads, records, all_records, left_out) = read.await?;
-        let (tasks, all_tasks) = self.add_tasks(&mut workloads).await?;
+        let (tasks, all_tasks) = self.add_tasks(&mut workloads, &patience).await?;
         self.still_vouched().await?;
         let mut rest = workloads.into_iter().filter(|(name, _)| after.is_none_or(|after| name.as_str() > after));
         let page: Vec<_> = rest.by_ref().take(limit).collect();
@@ -205,9 +206,14 @@ impl Broker {
     }
 
     /// Adds what the tasks of the store say: how many there are, and whether those were all.
-    async fn add_tasks(&self, workloads: &mut BTreeMap<String, Workload>) -> Result<(usize, bool), Error> {
+    async fn add_tasks(
+        &self,
+        workloads: &mut BTreeMap<String, Workload>,
+        patience: &Patience,
+    ) -> Result<(usize, bool), Error> {
         let (mut before, mut looked_at) = (None, 0);
         while looked_at < MOST_TASKS {
+            patience.still_waits()?;
             let (page, next) = self.parts.ledger.tasks(before.as_ref(), STEP).await.map_err(|why| in_doubt(&why))?;
             looked_at += page.len();
             let now = self.now();

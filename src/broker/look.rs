@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Broker, Call, Caller, Holder, Request, in_doubt, looked, owns, wrong_role};
 use crate::{
     clock::Time,
-    error::Error,
+    error::{Error, Sought},
     id::TaskId,
     lease::Held,
     party::{Act, Member},
@@ -91,34 +91,54 @@ impl Broker {
     }
 
     /// The same, for a look at something of it.
-    pub(super) async fn see(&self, request: Request, id: &TaskId, (act, at): (Act, &str)) -> Result<Seen, Error> {
+    pub(super) async fn see(
+        &self,
+        request: Request,
+        id: &TaskId,
+        (act, at): (Act, &'static str),
+    ) -> Result<Seen, Error> {
         let now = self.now();
         let call = Call { request: &request.id, task: Some(id), now };
         let caller = self.identify(request.presented, &call).await?;
         let held = self.parts.ledger.task(id).await.map_err(|why| in_doubt(&why))?;
+        let (contacts, until) = self.admit(caller, (id, held.as_ref()), &call, (act, at)).await?;
+        held.map(|held| Seen { held, now, contacts, until }).ok_or(Error::NotFound(Sought::Task))
+    }
+
+    /// Whom a caller who may look at a task can talk to about it, and until when they may.
+    pub(super) async fn admit(
+        &self,
+        caller: Caller,
+        (id, held): (&TaskId, Option<&Held>),
+        call: &Call<'_>,
+        (act, at): (Act, &'static str),
+    ) -> Result<(Vec<String>, Option<Time>), Error> {
         let mut contacts: Vec<String> = Vec::new();
         let until = match caller {
             Caller::Operator(operator) => {
-                self.allow(&operator, act, &call).await?;
-                self.note(&operator, &call, looked(at)).await?;
-                if let Some(held) = &held {
+                self.allow(&operator, act, call).await?;
+                self.note(&operator, call, looked(at)).await?;
+                if let Some(held) = held {
                     contacts.extend_from_slice(self.rules().parties.contacts(&held.task.owner));
                 }
                 operator.until()
             }
             Caller::Owner(member) => {
-                let owner = held.as_ref().map(|held| &held.task.owner).filter(|owner| member.acts_for(owner));
-                self.note_owner(&member, (owner.ok_or(Error::NotFound)?, Some(id)), &call, at).await?;
+                let owner = held.map(|held| &held.task.owner).filter(|owner| member.acts_for(owner));
+                let owner = owner.ok_or_else(|| self.turn_down(&*member, at, call, Error::NotFound(Sought::Task)))?;
+                self.note_owner(&member, (owner, Some(id)), call, at).await?;
                 Some(member.until())
             }
-            Caller::Workload(holder) if held.as_ref().is_some_and(|held| owns(&holder.attested, &held.task)) => {
+            Caller::Workload(holder) if held.is_some_and(|held| owns(&holder.attested, &held.task)) => {
                 self.spend(&holder).await?;
                 holder.attested.expires_at()
             }
-            Caller::Workload(_) => return Err(Error::NotFound),
-            Caller::Service(_) => return Err(wrong_role("a service sees no tasks")),
+            Caller::Workload(holder) => return Err(self.turn_down(&*holder, at, call, Error::NotFound(Sought::Task))),
+            Caller::Service(service) => {
+                return Err(self.turn_down(&*service, at, call, wrong_role("a service sees no tasks")));
+            }
         };
-        held.map(|held| Seen { held, now, contacts, until }).ok_or(Error::NotFound)
+        Ok((contacts, until))
     }
 
     /// A page of the tasks that `filter` admits, newest first: of all for an operator, of their own for anybody else. With it the
@@ -151,7 +171,9 @@ impl Broker {
                 self.spend(&holder).await?;
                 Sees::Own(holder)
             }
-            Caller::Service(_) => return Err(wrong_role("a service sees no tasks")),
+            Caller::Service(service) => {
+                return Err(self.turn_down(&*service, "tasks", &call, wrong_role("a service sees no tasks")));
+            }
         };
         let wanted = |held: &Held| filter.admits(held, now) && sees.admits(held);
         let (mut tasks, mut next, mut looked_at) = (Vec::<Held>::new(), before, 0);

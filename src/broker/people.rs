@@ -24,11 +24,10 @@ impl Broker {
             Ok(Person::Operator(operator)) => Ok(Some(Caller::Operator(Arc::new(operator)))),
             Ok(Person::Owner(member)) => Ok(Some(Caller::Owner(Arc::new(member)))),
             Ok(Person::Stranger(name)) => {
-                let why = "the token is good, and brings neither a role nor an owner's group here";
-                let (actor, event) = (Actor::Operator { name }, Event::OperatorRefused { why: why.to_owned() });
+                let error = wrong_role("the token is good, and brings neither a role nor an owner's group here");
                 // Of no task: they may see none.
-                self.note_of(actor, None, call, event).await?;
-                Err(wrong_role(why))
+                let call = Call { task: None, ..*call };
+                Err(self.turn_down_as(Actor::Operator { name }, "anything", &call, error))
             }
             Err(Rejected::Refused(why)) => {
                 self.turn_away("operator", "invalid", &why, call);

@@ -68,7 +68,7 @@ impl Broker {
     }
 
     /// The ids of the keys that this broker has, but for those that it only keeps.
-    fn own_keys(&self, now: Time) -> Vec<String> {
+    pub(super) fn own_keys(&self, now: Time) -> Vec<String> {
         let keys = &self.parts.keys;
         let of = |purpose| {
             let replaced = keys.replaced(purpose).map(|replaced| replaced.kid);

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     audit::Event,
     clock::{Time, whole_second},
-    error::Error,
+    error::{Error, Sought},
     id::TaskId,
     lease::{Held, Written},
     metrics::{Action, Step},
@@ -28,7 +28,7 @@ pub struct Renewed {
     pub held: Held,
     /// Stands for the evidence, where a key was shown.
     pub task_token: Option<TaskToken>,
-    /// The deadline that no renewal passes, as policy is now.
+    /// The deadline that no renewal passes, as policy is now, and was when the task was declared.
     pub renewable_until: Time,
     /// When its holder should renew it next: after two thirds of what is left.
     pub renew_at: Time,
@@ -46,12 +46,15 @@ impl Broker {
     /// [`Error::Unavailable`].
     pub async fn renew(&self, request: Request, id: &TaskId, ttl: Option<u32>) -> Result<Renewed, Error> {
         let now = self.now();
-        let holder = self.attest(request.presented, &Call { request: &request.id, task: Some(id), now }).await?;
+        let call = Call { request: &request.id, task: Some(id), now };
+        let holder = self.attest(request.presented, "renew", &call).await?;
         let held = self.parts.ledger.task(id).await.map_err(|why| in_doubt(&why))?;
         let attested = &holder.attested;
-        let held = held.filter(|held| owns(attested, &held.task)).ok_or(Error::NotFound)?;
+        let own = held.filter(|held| owns(attested, &held.task));
+        let held = own.ok_or_else(|| self.turn_down(&holder, "renew", &call, Error::NotFound(Sought::Task)))?;
         let actor = actor_of(attested);
         let line = |event| entry(now, &request.id, &actor, id, event);
+        self.keep_out(&held.task, Action::Renew, &call, &actor).await?;
         let over = || line(Event::RenewalRefused { code: "task_not_active" });
         if held.state(now) != State::Active || self.revocations.covers(id) {
             self.record(vec![over()]).await?;
@@ -86,15 +89,17 @@ impl Broker {
             }
         };
         let declared = u32::try_from((task.expires_at - whole_second(task.created_at)).num_seconds());
-        let asked = deadline(ttl, declared.unwrap_or(u32::MAX), &weighed.limits, task.created_at, now)?;
-        let renewable_until = longest_life(&weighed.limits, task.created_at)?.max(held.expires_at);
+        // Whoever heard of its end goes by what was the longest when it was declared.
+        let longest = task.lives_until.unwrap_or(Time::MAX_UTC);
+        let asked = deadline(ttl, declared.unwrap_or(u32::MAX), &weighed.limits, task.created_at, now)?.min(longest);
+        let renewable_until = longest_life(&weighed.limits, task.created_at)?.min(longest).max(held.expires_at);
         self.spend(&holder).await?;
         // On record before it is so, so that nothing lives longer than the log says.
         let expires_at = asked.max(held.expires_at);
-        let call = Call { request: &request.id, task: Some(id), now };
         let token = self.task_token(&holder, &actor, &call, (&task, expires_at), weighed.limits.attest_every)?;
         let (token, issued) = token.unzip();
-        let renewed = line(Event::TaskRenewed { expires_at, policies: weighed.policies, considered });
+        let (owner, policies) = (task.owner.clone(), weighed.policies);
+        let renewed = line(Event::TaskRenewed { expires_at, owner, policies, considered });
         let intent = self.intend(iter::once(renewed).chain(issued).collect()).await?;
         let (written, expires_at) =
             self.parts.ledger.renew(&task, now, expires_at).await.map_err(|why| in_doubt(&why))?;
@@ -105,8 +110,10 @@ impl Broker {
                 self.record(vec![over()]).await?;
                 return Err(Error::TaskNotActive);
             }
-            Written::Missing | Written::Exists => return Err(Error::NotFound),
+            Written::Missing | Written::Exists => return Err(Error::NotFound(Sought::Task)),
         }
+        // The later deadline does not help it: whoever expands the lock finds the task.
+        self.keep_out(&task, Action::Renew, &call, &actor).await?;
         self.parts.metrics.task(Step::Renewed);
         self.live.renewed(id, expires_at);
         let renew_at = whole_second(now + (expires_at - now) * 2 / 3);

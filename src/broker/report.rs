@@ -10,7 +10,7 @@ use super::{Broker, Call, Caller, Held, Request, actor_of, entry, in_doubt, owns
 use crate::{
     audit::{Actor, Event},
     clock::{Time, after},
-    error::{Error, Input, Limit},
+    error::{Error, Input, Limit, Sought},
     id::{LeaseId, TaskId},
     party::Service,
     task::{Gap, Origin, Report, Reporter, Reporting, Task},
@@ -74,33 +74,25 @@ impl Broker {
     pub async fn report(&self, request: Request, id: &TaskId, reporting: &Reporting) -> Result<Reported, Error> {
         let now = self.now();
         let call = Call { request: &request.id, task: Some(id), now };
-        let witness = match (self.identify(request.presented, &call).await?, reporting.lease.as_ref()) {
-            (Caller::Workload(holder), None) => Witness::Holder(holder),
-            (Caller::Workload(_), Some(_)) => {
-                return Err(Error::invalid("`lease` is for services: the task is the workload's own"));
-            }
-            (Caller::Service(service), _) if !service.reports() => {
-                return Err(wrong_role("a service reports where its `[[service]]` has `reports = true`"));
-            }
-            // What a certificate is for stands nowhere.
-            (Caller::Service(service), Some(lease)) if lease.octets().len() == 16 => Witness::Service(service, lease),
-            (Caller::Service(_), _) => {
-                return Err(Error::invalid(
-                    "`lease` is the `jti` of a token of the task that was shown to the service",
-                ));
-            }
-            (Caller::Operator(operator), _) => {
-                let why = "an operator was not there, and reports nothing";
-                return Err(self.refuse_operator(&operator, &call, why).await?);
-            }
-            (Caller::Owner(_), _) => return Err(wrong_role("only who was there reports")),
-        };
+        let caller = self.identify(request.presented, &call).await?;
+        let witness = self.witness(caller, reporting.lease.as_ref(), &call).await?;
         if !self.vouched.load(Ordering::Acquire) {
             return Err(Error::Unavailable(Input::Store));
         }
         reporting.check(self.parts.reports)?;
-        let held = self.parts.ledger.task(id).await.map_err(|why| in_doubt(&why))?.ok_or(Error::NotFound)?;
-        let (reporter, actor) = self.may_report(&witness, &held).await?;
+        let held = self.parts.ledger.task(id).await.map_err(|why| in_doubt(&why))?;
+        let may = match &held {
+            Some(held) => self.may_report(&witness, held).await?,
+            None => None,
+        };
+        let (Some(held), Some((reporter, actor))) = (held, may) else {
+            return Err(match &witness {
+                Witness::Holder(holder) => self.turn_down(&**holder, "report", &call, Error::NotFound(Sought::Task)),
+                Witness::Service(service, _) => {
+                    self.turn_down(&**service, "report", &call, Error::NotFound(Sought::Task))
+                }
+            });
+        };
         let origin = reporter.origin();
         let line = |event| entry(now, &request.id, &actor, id, event);
         let Some(late) = self.is_late(&held, now) else {
@@ -146,22 +138,54 @@ impl Broker {
         Err(Error::Unavailable(Input::Store))
     }
 
+    /// As whom a caller was there.
+    async fn witness<'a>(
+        &self,
+        caller: Caller,
+        lease: Option<&'a LeaseId>,
+        call: &Call<'_>,
+    ) -> Result<Witness<'a>, Error> {
+        Ok(match (caller, lease) {
+            (Caller::Workload(holder), None) => Witness::Holder(holder),
+            (Caller::Workload(_), Some(_)) => {
+                return Err(Error::invalid("`lease` is for services: the task is the workload's own"));
+            }
+            (Caller::Service(service), _) if !service.reports() => {
+                let error = wrong_role("a service reports where its `[[service]]` has `reports = true`");
+                return Err(self.turn_down(&*service, "report", call, error));
+            }
+            // What a certificate is for stands nowhere.
+            (Caller::Service(service), Some(lease)) if lease.octets().len() == 16 => Witness::Service(service, lease),
+            (Caller::Service(_), _) => {
+                return Err(Error::invalid(
+                    "`lease` is the `jti` of a token of the task that was shown to the service",
+                ));
+            }
+            (Caller::Operator(operator), _) => {
+                let why = "an operator was not there, and reports nothing";
+                return Err(self.refuse_operator(&operator, call, why).await?);
+            }
+            (Caller::Owner(member), _) => {
+                return Err(self.turn_down(&*member, "report", call, wrong_role("only who was there reports")));
+            }
+        })
+    }
+
     /// Whether it is for the witness to report on the task: its own; or one of which a service can name a credential that is for
     /// itself, which shows that it was called for the task. Anybody else's does not exist.
-    async fn may_report(&self, witness: &Witness<'_>, held: &Held) -> Result<(Reporter, Actor), Error> {
+    async fn may_report(&self, witness: &Witness<'_>, held: &Held) -> Result<Option<(Reporter, Actor)>, Error> {
         match witness {
             Witness::Holder(holder) if owns(&holder.attested, &held.task) => {
                 self.spend(holder).await?;
-                Ok((Reporter::Holder, actor_of(&holder.attested)))
+                Ok(Some((Reporter::Holder, actor_of(&holder.attested))))
             }
-            Witness::Holder(_) => Err(Error::NotFound),
+            Witness::Holder(_) => Ok(None),
             Witness::Service(service, lease) => {
                 let leases = self.parts.ledger.leases(&held.task.id, std::slice::from_ref(*lease)).await;
                 let mut leases = leases.map_err(|why| in_doubt(&why))?.into_iter().flatten();
                 let name = service.name().to_owned();
                 let shown = leases.any(|lease| service.answers_for(&lease.resource));
-                let reporter = shown.then(|| (Reporter::Service(name.clone()), Actor::Service { name }));
-                reporter.ok_or(Error::NotFound)
+                Ok(shown.then(|| (Reporter::Service(name.clone()), Actor::Service { name })))
             }
         }
     }

@@ -11,7 +11,7 @@ use super::{Broker, Call, Caller, Presented, Request, in_doubt, keys::known_by_a
 use crate::{
     audit::{Actor, Entry, Event},
     clock::Time,
-    credential::{ImportedKey, Replaced},
+    credential::{Imported, ImportedKey, Replaced},
     error::{Error, Input},
     lease::{PublishedKey, Retirement, StandingKey, Use},
     party::{Act, Operator},
@@ -102,8 +102,9 @@ impl Broker {
     async fn operator(&self, presented: Presented, call: &Call<'_>) -> Result<Arc<Operator>, Error> {
         match self.identify(presented, call).await? {
             Caller::Operator(operator) => Ok(operator),
-            Caller::Workload(_) | Caller::Owner(_) | Caller::Service(_) => {
-                Err(wrong_role("only an operator sees, rotates and taints keys"))
+            other @ (Caller::Workload(_) | Caller::Owner(_) | Caller::Service(_)) => {
+                let error = wrong_role("only an operator sees, rotates and taints keys");
+                Err(self.turn_down(&other, "keys", call, error))
             }
         }
     }
@@ -246,7 +247,7 @@ impl Broker {
             let signing = self.parts.keys.current(purpose, now).jwk.kid;
             let next = self.parts.keys.next(purpose, now).map(|key| key.jwk.kid);
             let old = self.parts.keys.old(purpose);
-            let imported = self.parts.keys.imported().all();
+            let imported: Vec<_> = self.parts.keys.imported().iter().flat_map(Imported::all).collect();
             let shown = |key: &StandingKey| key.is_published(now) || key.tainted_at.is_some();
             for standing in self.known_keys.all(purpose).into_iter().filter(shown) {
                 let StandingKey { key, retirement, tainted_at } = standing;

@@ -9,7 +9,7 @@ use std::{collections::HashMap, ops::ControlFlow};
 
 use super::{
     Broker, Request, in_doubt,
-    sight::{Place, Sight},
+    sight::{Gone, Look, Patience, Place, Sight},
     whose::{Facts, Said, Whose, actor, parsed, task_of, text},
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
 /// How many tasks of the store are looked at, and in how large steps.
 const MOST_TASKS: usize = 5_000;
 const STEP: usize = 200;
-/// How many octets of the log are looked at in one call; the segment that is begun is looked at whole.
+/// How many octets of the log are looked at in one call, if there is time; the segment that is begun is looked at whole.
 const MOST_OCTETS: usize = 256 << 20;
 /// The longest query: a SPIFFE ID of 2048 octets.
 const LONGEST: usize = 2048;
@@ -95,6 +95,8 @@ pub struct FoundLease {
     pub privilege: Option<String>,
     /// Its expiry.
     pub expires_at: Option<Time>,
+    /// Since when it is revoked by itself, if it is.
+    pub revoked_at: Option<Time>,
 }
 
 /// Records that say something.
@@ -258,10 +260,15 @@ impl From<&AnyLease> for FoundLease {
                 resource: Some(lease.resource.to_string()),
                 privilege: Some(lease.privilege.to_string()),
                 expires_at: Some(lease.expires_at),
+                revoked_at: None,
             },
-            AnyLease::Certificate(lease) => {
-                Self { id: lease.id.clone(), resource: None, privilege: None, expires_at: Some(lease.expires_at) }
-            }
+            AnyLease::Certificate(lease) => Self {
+                id: lease.id.clone(),
+                resource: None,
+                privilege: None,
+                expires_at: Some(lease.expires_at),
+                revoked_at: None,
+            },
         }
     }
 }
@@ -271,20 +278,20 @@ impl Broker {
     /// `before`, only in the log, before that record. `of`: the task that a credential is said to be of.
     ///
     /// # Errors
-    /// [`Error::EvidenceInvalid`], [`Error::PolicyDenied`], [`Error::Unavailable`].
+    /// [`Error::EvidenceInvalid`], [`Error::PolicyDenied`], [`Error::QuotaExceeded`], [`Error::Unavailable`].
     pub async fn search(
         &self,
-        request: Request,
+        request: (Request, Gone),
         query: &Query,
         of: Option<&TaskId>,
         before: Option<&Place>,
         limit: usize,
     ) -> Result<Found, Error> {
         let before = self.in_own_log(before)?;
-        let sight = self.sight(request, query.task(), (Act::Search, "search")).await?;
+        let look = self.look(request, query.task(), (Act::Search, "search")).await?;
         let (mut matches, tasks, all_tasks) = match before {
             None => {
-                let found = self.find_in_store(query, of, &sight, limit).await?;
+                let found = self.find_in_store(query, of, &look, limit).await?;
                 self.still_vouched().await?;
                 found
             }
@@ -292,12 +299,14 @@ impl Broker {
         };
         let (reader, ledger, query) = (self.parts.audit.reader(), self.parts.ledger.clone(), query.clone());
         let log = reader.log().to_owned();
-        let read = self.readers.read(move || {
+        let Look { sight, patience, seat: _seat } = look;
+        let read = self.readers.read(&patience, move |patience| {
             let whose = Whose::new(ledger, reader.clone());
-            InLog { query, sight, whose, groups: HashMap::new(), limit, dropped: 0 }.look(&reader, before)
+            InLog { query, sight, whose, groups: HashMap::new(), limit, dropped: 0 }.look(&reader, before, patience)
         });
         let (from_log, records, next) = read.await?;
         for mut found in from_log {
+            patience.still_waits()?;
             let known = matches.iter_mut().find(|other| found.task.is_some() && other.task == found.task);
             if let Some(known) = known {
                 known.records = found.records;
@@ -311,6 +320,10 @@ impl Broker {
             }
             matches.push(found);
         }
+        // As long as it has not expired, every broker knows that.
+        for lease in matches.iter_mut().filter_map(|found| found.lease.as_mut()) {
+            lease.revoked_at = self.revocations.lease_ended_at(&lease.id);
+        }
         let next = next.map(|sequence| Place { log: log.clone(), sequence });
         Ok(Found { matches, tasks, all_tasks, log, records, next })
     }
@@ -319,7 +332,7 @@ impl Broker {
         &self,
         query: &Query,
         of: Option<&TaskId>,
-        sight: &Sight,
+        Look { sight, patience, .. }: &Look,
         limit: usize,
     ) -> Result<(Vec<Match>, Option<usize>, bool), Error> {
         let (ledger, now) = (&self.parts.ledger, self.now());
@@ -349,7 +362,7 @@ impl Broker {
             return Ok((found.into_iter().collect(), None, true));
         }
         let (mut matches, mut before, mut looked_at, mut gone_through) = (Vec::new(), None, 0, 0);
-        while gone_through < MOST_TASKS {
+        while gone_through < MOST_TASKS && (gone_through == 0 || !patience.is_over()) {
             let (page, next) = ledger.tasks(before.as_ref(), STEP).await.map_err(|why| in_doubt(&why))?;
             gone_through += STEP;
             // How many others there are is not told.
@@ -388,21 +401,23 @@ struct InLog {
 }
 
 /// What was found in the log, which records were looked at, and before which to go on.
-type Look = (Vec<Match>, Option<(u64, u64)>, Option<u64>);
+type FromLog = (Vec<Match>, Option<(u64, u64)>, Option<u64>);
 
 impl InLog {
-    fn look(mut self, reader: &Reader, before: Option<u64>) -> std::io::Result<Look> {
+    fn look(mut self, reader: &Reader, before: Option<u64>, patience: &Patience) -> std::io::Result<FromLog> {
         let chapters = reader.chapters()?;
         let needles = self.query.needles();
         let mut looked_at = None::<(u64, u64)>;
         let (mut octets, mut next) = (0, None);
         for chapter in chapters.iter().rev().filter(|chapter| before.is_none_or(|before| chapter.first() < before)) {
-            if octets > MOST_OCTETS || self.dropped > 0 {
+            // One that is begun is looked at whole: what is found in it is told in its order.
+            let is_over = octets > 0 && patience.is_over();
+            if octets > MOST_OCTETS || self.dropped > 0 || is_over {
                 // Everything from here on is older.
                 next = looked_at.map(|(first, _)| first);
                 break;
             }
-            self.segment(reader, chapter, before, &needles, (&mut octets, &mut looked_at))?;
+            self.segment((reader, patience), chapter, before, &needles, (&mut octets, &mut looked_at))?;
         }
         self.drop_oldest(self.limit);
         if self.dropped > 0 {
@@ -415,14 +430,14 @@ impl InLog {
 
     fn segment(
         &mut self,
-        reader: &Reader,
+        (reader, patience): (&Reader, &Patience),
         chapter: &Chapter,
         before: Option<u64>,
         needles: &[String],
         (octets, looked_at): (&mut usize, &mut Option<(u64, u64)>),
     ) -> std::io::Result<()> {
         let done = reader.read(chapter, |sequence, line| {
-            if before.is_some_and(|before| sequence >= before) {
+            if patience.is_gone() || before.is_some_and(|before| sequence >= before) {
                 return ControlFlow::Break(());
             }
             *octets += line.len();
@@ -503,7 +518,7 @@ fn lease_of(said: &Said) -> Option<FoundLease> {
     let owned = |member| text(said, member).map(str::to_owned);
     let minted = text(said, "event").is_some_and(|event| event.ends_with("_minted") || event == "task_token_issued");
     let expires_at = text(said, "expires_at").filter(|_| minted).and_then(|time| time.parse().ok());
-    Some(FoundLease { id, resource: owned("resource"), privilege: owned("privilege"), expires_at })
+    Some(FoundLease { id, resource: owned("resource"), privilege: owned("privilege"), expires_at, revoked_at: None })
 }
 
 #[cfg(test)]

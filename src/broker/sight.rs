@@ -1,7 +1,14 @@
-//! Looks at many things at once: who may, that it is on record, and how many do so at a time.
+//! Looks at many things at once: who may, that it is on record, how many do so at a time, and for how long.
 
-use std::{fmt, io, str::FromStr, sync::Arc};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use std::{
+    collections::HashMap,
+    fmt, io,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::{sync::Semaphore, time::timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::{Broker, Call, Caller, Request, looked, wrong_role};
 use crate::{
@@ -10,8 +17,13 @@ use crate::{
     party::{Act, Member},
 };
 
-/// How many go through the log at a time: each keeps a thread and the disk busy. Others wait for their turn.
+/// How many go through the log at a time: each keeps a thread and the disk busy. Others wait for their turn, for a while.
 const READERS: usize = 4;
+const QUEUE: Duration = Duration::from_secs(10);
+/// How many looks one person has at a time.
+const LOOKS: usize = 2;
+/// How long a look goes on. What it did not come to is asked for next.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// A place in the log of a broker, to go on from: `LOG:NUMBER`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,29 +72,104 @@ impl Sight {
     }
 }
 
-/// Room for those who go through the log.
-pub(super) struct Readers(Arc<Semaphore>);
+/// Cancelled when whoever asked has gone.
+pub type Gone = CancellationToken;
+
+/// For how long something is looked at: until its time is up, or nobody waits for it any more.
+#[derive(Clone)]
+pub(super) struct Patience {
+    until: Instant,
+    gone: Gone,
+}
+
+impl Patience {
+    fn begin(gone: Gone) -> Self {
+        Self { until: Instant::now() + LONGEST, gone }
+    }
+
+    /// Whether it is to end here, with what there is.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_gone() || Instant::now() >= self.until
+    }
+
+    /// Whether nobody waits for it.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.is_cancelled()
+    }
+
+    /// Goes on only where somebody waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], which nobody gets to see.
+    pub(super) fn still_waits(&self) -> Result<(), Error> {
+        if self.is_gone() { Err(Error::Unavailable(Input::Audit)) } else { Ok(()) }
+    }
+}
+
+/// What somebody may look at, and for how long; on record.
+pub(super) struct Look {
+    pub(super) sight: Sight,
+    pub(super) patience: Patience,
+    pub(super) seat: Seat,
+}
+
+/// One of the looks that a person can have at a time; theirs until it is dropped.
+pub(super) struct Seat {
+    name: String,
+    taken: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.name);
+            }
+        }
+    }
+}
+
+/// Room for those who look at many things.
+pub(super) struct Readers {
+    turns: Arc<Semaphore>,
+    taken: Arc<Mutex<HashMap<String, usize>>>,
+}
 
 impl Default for Readers {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(READERS)))
+        Self { turns: Arc::new(Semaphore::new(READERS)), taken: Arc::default() }
     }
 }
 
 impl Readers {
-    /// A place, once there is one.
-    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, Error> {
-        self.0.clone().acquire_owned().await.map_err(|_| Error::Unavailable(Input::Audit))
+    /// A seat for one more look of this person.
+    fn seat(&self, name: &str) -> Result<Seat, Error> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(name.to_owned()).or_default();
+        if *count >= LOOKS {
+            return Err(Error::QuotaExceeded("you are looking at two things already: wait for an answer"));
+        }
+        *count += 1;
+        Ok(Seat { name: name.to_owned(), taken: self.taken.clone() })
     }
 
-    /// Goes through the log, once it is its turn.
+    /// Goes through the log, once it is its turn, for as long as a look goes on.
     pub(super) async fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+        patience: &Patience,
+        work: impl FnOnce(&Patience) -> io::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
-        let turn = self.turn().await?;
+        let gone = patience.gone.clone();
+        let turn = tokio::select! {
+            turn = timeout(QUEUE, self.turns.clone().acquire_owned()) => turn,
+            () = gone.cancelled() => return Err(Error::Unavailable(Input::Audit)),
+        };
+        let busy = Error::QuotaExceeded("as many go through the log as can at a time: try again");
+        let turn = turn.map_err(|_| busy)?.map_err(|_| Error::Unavailable(Input::Audit))?;
         let worked = tokio::task::spawn_blocking(move || {
-            let worked = work();
+            let worked = work(&Patience::begin(gone));
             drop(turn);
             worked
         });
@@ -113,25 +200,27 @@ impl Broker {
         if self.watch().await { Ok(()) } else { Err(Error::Unavailable(Input::Store)) }
     }
 
-    /// What whoever calls may look at; that they do is on record.
+    /// What whoever calls may look at, for as long as they wait for it; that they do is on record.
     ///
     /// # Errors
     /// [`Error::EvidenceInvalid`]; [`Error::PolicyDenied`] for workloads and services, and for owners where it is not theirs to do;
-    /// [`Error::Unavailable`].
-    pub(super) async fn sight(
+    /// [`Error::QuotaExceeded`] where they look at as much as they can already; [`Error::Unavailable`].
+    pub(super) async fn look(
         &self,
-        request: Request,
+        (request, gone): (Request, Gone),
         task: Option<&TaskId>,
-        (act, at): (Act, &str),
-    ) -> Result<Sight, Error> {
+        (act, at): (Act, &'static str),
+    ) -> Result<Look, Error> {
         let call = Call { request: &request.id, task, now: self.now() };
-        match self.identify(request.presented, &call).await? {
+        let (sight, seat) = match self.identify(request.presented, &call).await? {
             Caller::Operator(operator) => {
                 self.allow(&operator, act, &call).await?;
+                let seat = self.readers.seat(operator.name())?;
                 self.note(&operator, &call, looked(at)).await?;
-                Ok(Sight::All)
+                (Sight::All, seat)
             }
             Caller::Owner(member) if act.is_for_owners() => {
+                let seat = self.readers.seat(member.name())?;
                 // It is on record of the task only where that is theirs: else it would be in the story of another's.
                 let of = match task {
                     Some(id) => self.parts.ledger.task(id).await.ok().flatten().map(|held| held.task.owner.clone()),
@@ -141,10 +230,33 @@ impl Broker {
                     let task = task.filter(|_| of.as_ref() == Some(owner));
                     self.note_owner(&member, (owner, task), &call, at).await?;
                 }
-                Ok(Sight::Owners(member))
+                (Sight::Owners(member), seat)
             }
-            Caller::Owner(_) => Err(wrong_role("this takes an operator")),
-            Caller::Service(_) | Caller::Workload(_) => Err(wrong_role("this is for people: operators and owners")),
-        }
+            Caller::Owner(member) => {
+                return Err(self.turn_down(&*member, at, &call, wrong_role("this takes an operator")));
+            }
+            other @ (Caller::Service(_) | Caller::Workload(_)) => {
+                let error = wrong_role("this is for people: operators and owners");
+                return Err(self.turn_down(&other, at, &call, error));
+            }
+        };
+        Ok(Look { sight, patience: Patience::begin(gone), seat })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_has_so_many_looks_at_a_time() {
+        let readers = Readers::default();
+        let seats: Vec<_> = (0..LOOKS).map(|_| readers.seat("ann").unwrap()).collect();
+        assert!(matches!(readers.seat("ann"), Err(Error::QuotaExceeded(_))));
+        let other = readers.seat("ben").unwrap();
+        drop(seats);
+        assert!(readers.seat("ann").is_ok());
+        drop(other);
+        assert!(readers.taken.lock().unwrap().is_empty(), "nobody is kept in mind who has gone");
     }
 }

@@ -52,6 +52,7 @@ impl Broker {
         if !self.is_known(now) {
             return Err(Error::Unavailable(Input::Keys));
         }
+        self.mark_placed().await.map_err(|why| in_doubt(&why))?;
         let StatusBits { octets, .. } = self.status_bits(list).await?;
         // Looked at afterwards: a store that forgot everything, bits included, is not the one that was opened.
         if !self.watch().await {

@@ -1,15 +1,9 @@
-//! Who was turned away because nothing shows who they are: the first of each minute one by one, the rest as counts, so that strangers
-//! can neither act unseen nor fill the log.
+//! Who was turned away because nothing shows who they are.
 
-use chrono::DurationRound as _;
-use chrono::TimeDelta;
-use std::{
-    collections::BTreeMap,
-    mem,
-    sync::{Mutex, PoisonError},
+use super::{
+    Broker, Call,
+    minute::{Minutes, Others},
 };
-
-use super::{Broker, Call};
 use crate::{
     audit::{Actor, Counted, Entry, Event},
     clock::Time,
@@ -20,15 +14,14 @@ const ONE_BY_ONE: u32 = 10;
 /// How much of a reason is told: some of them quote what was presented.
 const MOST: usize = 200;
 
-/// Those of this minute.
-#[derive(Debug, Default)]
-pub(super) struct Strangers(Mutex<Minute>);
+/// Those of this minute, by who judged what they presented, and why.
+#[derive(Debug)]
+pub(super) struct Strangers(Minutes<(&'static str, &'static str)>);
 
-#[derive(Debug, Default)]
-struct Minute {
-    begun: Option<Time>,
-    told: u32,
-    others: BTreeMap<(&'static str, &'static str), u64>,
+impl Default for Strangers {
+    fn default() -> Self {
+        Self(Minutes::telling(ONE_BY_ONE, ONE_BY_ONE))
+    }
 }
 
 impl Broker {
@@ -36,15 +29,9 @@ impl Broker {
     pub(super) fn turn_away(&self, attestor: &'static str, reason: &'static str, why: &str, call: &Call<'_>) {
         tracing::info!(request = call.request, attestor, why, "evidence refused");
         self.parts.metrics.refused(attestor, reason);
-        self.sum_up(call.now);
-        {
-            let mut minute = self.strangers.0.lock().unwrap_or_else(PoisonError::into_inner);
-            minute.begun.get_or_insert_with(|| minute_of(call.now));
-            if minute.told >= ONE_BY_ONE {
-                *minute.others.entry((attestor, reason)).or_default() += 1;
-                return;
-            }
-            minute.told += 1;
+        self.sum_up_strangers(call.now);
+        if !self.strangers.0.take(&(attestor, reason), call.now) {
+            return;
         }
         let why = why.chars().take(MOST).collect();
         let event = Event::EvidenceRefused { attestor, reason, why };
@@ -52,26 +39,16 @@ impl Broker {
         self.parts.audit.note(Entry { time: call.now, request, actor: Actor::Stranger, task, event });
     }
 
-    /// Puts on record how many more there were in a minute that is over. To be called every second or so.
-    pub fn sum_up_strangers(&self) {
-        self.sum_up(self.now());
+    /// Puts on record how many more were turned away in a minute that is over. To be called every second or so.
+    pub fn sum_up_refused(&self) {
+        self.sum_up_strangers(self.now());
+        self.sum_up_callers(self.now());
     }
 
-    fn sum_up(&self, now: Time) {
-        let over = {
-            let mut minute = self.strangers.0.lock().unwrap_or_else(PoisonError::into_inner);
-            match minute.begun {
-                Some(begun) if begun != minute_of(now) => mem::take(&mut *minute),
-                _ => return,
-            }
-        };
-        let (Some(since), false) = (over.begun, over.others.is_empty()) else { return };
+    fn sum_up_strangers(&self, now: Time) {
+        let Some((since, Others { counts, .. })) = self.strangers.0.over(now) else { return };
         let count = |((attestor, reason), count)| Counted { attestor, reason, count };
-        let event = Event::MoreEvidenceRefused { since, counts: over.others.into_iter().map(count).collect() };
+        let event = Event::MoreEvidenceRefused { since, counts: counts.into_iter().map(count).collect() };
         self.parts.audit.note(Entry { time: now, request: String::new(), actor: Actor::Broker, task: None, event });
     }
-}
-
-fn minute_of(time: Time) -> Time {
-    time.duration_trunc(TimeDelta::minutes(1)).unwrap_or(time)
 }

@@ -110,8 +110,9 @@ impl Broker {
             return Err(refused("it is for one task, and not for this"));
         }
         // The store is asked: another broker may have been told just now, and what is minted on a forged one outlives it.
-        if self.parts.ledger.is_tainted(token.kid()).await.map_err(|why| in_doubt(&why))? {
-            return Err(refused("its key is tainted"));
+        let barred = self.parts.ledger.is_barred(&standing.task.id, &standing.lease, token.kid()).await;
+        if barred.map_err(|why| in_doubt(&why))? || self.revocations.has_lease(&standing.lease) {
+            return Err(refused("its key is tainted, or it was revoked"));
         }
         let standing = self.rules().attestors.still_vouches(standing);
         let standing = standing.ok_or_else(|| refused("its attestor is not configured any more"))?;

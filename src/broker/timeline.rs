@@ -48,6 +48,20 @@ const EVENT: usize = 3 * 1024;
 /// turned away from it, again and again pushes nothing that happened to it out of its timeline.
 const ASIDES: [&str; 3] = ["looked", "operator_refused", "evidence_refused"];
 const MOST_ASIDES: u32 = 50;
+/// What a workload is refused, which it can have as often as it likes: so many of each a tree is told one by one by one broker, and then
+/// the hundredth, the thousandth and so on, each with its count. The audit log has them all.
+const REFUSALS: [&str; 7] = [
+    "declaration_denied",
+    "mint_denied",
+    "mint_refused",
+    "renewal_denied",
+    "renewal_refused",
+    "report_refused",
+    "locked_out",
+];
+const MOST_REFUSALS: u32 = 50;
+/// A report that comes when the task is over counts as one too.
+const REPORTED: &str = "reported";
 
 /// What waits to be told.
 pub(super) struct Untold {
@@ -59,15 +73,22 @@ pub(super) struct Untold {
     told: Option<Told>,
 }
 
-/// What was heard of each tree so far: the number of its last record, and how many asides.
+/// What was heard of each tree so far: the number of its last record, and how often what can come again and again.
 struct Heard {
     last: Cache<TaskId, u64>,
-    asides: Cache<(TaskId, &'static str), u32>,
+    repeated: Cache<(TaskId, &'static str), u32>,
+}
+
+/// A record that belongs in a timeline.
+#[derive(Debug, PartialEq, Eq)]
+struct News {
+    /// How often the like of it was on record by then, where it stands for others.
+    times: Option<u32>,
 }
 
 impl Default for Heard {
     fn default() -> Self {
-        Self { last: Cache::new(TREES), asides: Cache::new(TREES) }
+        Self { last: Cache::new(TREES), repeated: Cache::new(TREES) }
     }
 }
 
@@ -76,8 +97,8 @@ impl Default for Heard {
 struct Short(Mutex<HashMap<TaskId, u64>>);
 
 enum Message {
-    /// A record, and the one before it of the same tree.
-    Record(Recorded, Option<u64>),
+    /// A record, the one before it of the same tree, and for how many it stands.
+    Record(Recorded, Option<u64>, News),
     /// Somebody waits until all before it was told.
     Reader(oneshot::Sender<()>),
 }
@@ -112,12 +133,10 @@ impl Untold {
         let untold = Self { queue: queue.clone(), messages, short: short.clone(), told };
         audit.tell(move |record| {
             let tree = tree_of(&record.task);
-            if !heard.is_news(&tree, &record.line) {
-                return;
-            }
+            let Some(news) = heard.news(&tree, &record.line) else { return };
             // One that finds no room counts too: so the next one shows that it is missing.
             let after = heard.follow(&tree, record.sequence);
-            if queue.try_send(Message::Record(record, after)).is_err() {
+            if queue.try_send(Message::Record(record, after, news)).is_err() {
                 short.leave_out(tree, 1);
             }
         });
@@ -142,7 +161,7 @@ impl Broker {
     pub async fn timeline(&self, request: Request, id: &TaskId) -> Result<Timeline, Error> {
         let seen = self.see(request, id, (Act::ShowTimeline, "timeline")).await;
         // A store that forgot everything knows no tasks either, and is no reason to say that there was none.
-        if matches!(seen, Err(Error::NotFound)) && !self.watch().await {
+        if matches!(seen, Err(Error::NotFound(_))) && !self.watch().await {
             return Err(Error::Unavailable(Input::Store));
         }
         seen?;
@@ -186,10 +205,10 @@ impl Broker {
         let mut last = None;
         for message in batch {
             match message {
-                Message::Record(record, after) => {
+                Message::Record(record, after, News { times }) => {
                     let tree = tree_of(&record.task);
                     last = Some(record.sequence);
-                    match event(record, after, self.parts.audit.log()) {
+                    match event(record, (after, times), self.parts.audit.log()) {
                         Some(event) => trees.entry(tree).or_default().push(event),
                         None => self.untold.short.leave_out(tree, 1),
                     }
@@ -252,15 +271,13 @@ fn read_past(audit: &Audit, heard: &Heard, told: Option<&Told>) -> io::Result<Ve
     audit.past(|record| {
         end = record.sequence;
         let tree = tree_of(&record.task);
-        if !heard.is_news(&tree, &record.line) {
-            return;
-        }
+        let Some(news) = heard.news(&tree, &record.line) else { return };
         let after = heard.follow(&tree, record.sequence);
         if before.is_some_and(|before| record.sequence > before) {
             if untold.len() == QUEUE {
                 untold.pop_front();
             }
-            untold.push_back(Message::Record(record, after));
+            untold.push_back(Message::Record(record, after, news));
         }
     })?;
     // Where nothing was noted, a broker told whatever it told that noted nothing.
@@ -272,18 +289,20 @@ fn read_past(audit: &Audit, heard: &Heard, told: Option<&Told>) -> io::Result<Ve
 }
 
 impl Heard {
-    /// Whether a record belongs in the timeline. What was done as it was meant to be says nothing new; nor does one more aside of many.
-    fn is_news(&self, tree: &TaskId, line: &str) -> bool {
+    /// Whether a record belongs in the timeline. What was done as it was meant to be says nothing new; nor does one more of many.
+    fn news(&self, tree: &TaskId, line: &str) -> Option<News> {
         if line.contains(r#""event":"settled","#) && line.contains(r#""outcome":"done","#) {
-            return false;
+            return None;
         }
-        let Some(aside) = aside(line) else { return true };
-        let key = (tree.clone(), aside);
-        let before = self.asides.get(&key).unwrap_or_default();
-        if before < MOST_ASIDES {
-            self.asides.insert(key, before + 1);
+        let Some(event) = repeated(line) else { return Some(News { times: None }) };
+        let key = (tree.clone(), event);
+        let count = self.repeated.get(&key).unwrap_or_default().saturating_add(1);
+        self.repeated.insert(key, count);
+        if ASIDES.contains(&event) {
+            return (count <= MOST_ASIDES).then_some(News { times: None });
         }
-        before < MOST_ASIDES
+        let stands_for_others = count > MOST_REFUSALS && is_power_of_ten(count);
+        (count <= MOST_REFUSALS || stands_for_others).then_some(News { times: stands_for_others.then_some(count) })
     }
 
     /// Notes a record as the last of its tree: the one before it.
@@ -294,16 +313,26 @@ impl Heard {
     }
 }
 
-/// As which of the [`ASIDES`] a record counts.
-fn aside(line: &str) -> Option<&'static str> {
+/// As which of the events a record counts that can come again and again.
+fn repeated(line: &str) -> Option<&'static str> {
     #[derive(Deserialize)]
     struct Named {
         event: String,
+        #[serde(default)]
+        late: bool,
     }
-    // Few lines hold the word; what a workload said may, and makes none of its records an aside.
-    let may_be = ASIDES.iter().any(|aside| line.contains(aside));
+    let all = || ASIDES.into_iter().chain(REFUSALS).chain([REPORTED]);
+    // Few lines hold the word; what a workload said may, and makes none of its records another.
+    let may_be = all().any(|event| line.contains(event));
     let named: Named = may_be.then(|| serde_json::from_str(line).ok()).flatten()?;
-    ASIDES.into_iter().find(|aside| *aside == named.event)
+    all().find(|event| *event == named.event && (named.late || *event != REPORTED))
+}
+
+fn is_power_of_ten(mut number: u32) -> bool {
+    while number >= 10 && number.is_multiple_of(10) {
+        number /= 10;
+    }
+    number == 1
 }
 
 fn tree_of(task: &TaskId) -> TaskId {
@@ -315,13 +344,17 @@ fn is_an_aside(said: &Map<String, Value>) -> bool {
 }
 
 /// The copy of a record; `None` where it cannot be read.
-fn event(Recorded { task, sequence, line }: Recorded, after: Option<u64>, log: &str) -> Option<TimelineEvent> {
+fn event(record: Recorded, (after, times): (Option<u64>, Option<u32>), log: &str) -> Option<TimelineEvent> {
+    let Recorded { task, sequence, line } = record;
     let mut said: Map<String, Value> = serde_json::from_str(&line).ok()?;
     let time = said.remove("time")?.as_str()?.parse().ok()?;
     for elsewhere in ["task", "sequence", "previous"] {
         said.remove(elsewhere);
     }
     shorten(&mut said);
+    if let Some(times) = times {
+        said.insert("times".to_owned(), times.into());
+    }
     Some(TimelineEvent { time, task, log: log.to_owned(), sequence: Some(sequence), after, said })
 }
 
@@ -370,16 +403,25 @@ mod tests {
     }
 
     #[test]
-    fn no_tree_is_told_more_asides_than_a_bound() {
+    fn no_tree_is_told_more_of_the_same_than_a_bound() {
         let heard = Heard::default();
         let (tree, other) = (TaskId::root(SystemClock.now()).unwrap(), TaskId::root(SystemClock.now()).unwrap());
         let line = |event: &str| json!({"event": event, "by": {"event": "looked", "at": "looked"}}).to_string();
         for aside in ASIDES {
-            let told = (0..2000).filter(|_| heard.is_news(&tree, &line(aside))).count();
+            let told = (0..2000).filter(|_| heard.news(&tree, &line(aside)).is_some()).count();
             assert_eq!(told, MOST_ASIDES as usize, "{aside}");
-            assert!(heard.is_news(&other, &line(aside)));
+            assert!(heard.news(&other, &line(aside)).is_some());
+        }
+        // Refusals are counted on, and every tenfold is told.
+        let late = json!({"event": REPORTED, "late": true}).to_string();
+        for refusal in REFUSALS.map(line).into_iter().chain([late]) {
+            let told: Vec<_> = (0..20_000).filter_map(|_| heard.news(&tree, &refusal)).collect();
+            assert!(told[..50].iter().all(|news| news.times.is_none()), "{refusal}");
+            let times: Vec<_> = told[50..].iter().map(|news| news.times).collect();
+            assert_eq!(times, [Some(100), Some(1000), Some(10_000)], "{refusal}");
         }
         // Whatever it says of itself, what happened to a task is told.
-        assert!((0..2000).all(|_| heard.is_news(&tree, &line("task_declared"))));
+        assert!((0..2000).all(|_| heard.news(&tree, &line("task_declared")) == Some(News { times: None })));
+        assert!((0..2000).all(|_| heard.news(&tree, &line(REPORTED)).is_some()), "in time");
     }
 }

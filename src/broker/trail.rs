@@ -1,26 +1,20 @@
 //! The audit trail: the lines of this broker's log as they stand, for whoever goes through them or keeps a copy elsewhere.
 //!
-//! Read in the background and sent as it is read, so that no answer is ever whole in memory; who does not take it in time loses the
-//! rest. The last line says where it ended: an answer without it was cut off.
+//! An answer is a page: so many lines, so many octets, and what can be looked at in so much time, whichever comes first. Its last line
+//! says where it ended and whether there is more; it has a length, so one that was cut off shows.
 
 use serde_json::json;
-use std::{io, ops::ControlFlow, time::Duration};
-use tokio::{runtime::Handle, sync::mpsc, time::timeout};
+use std::{io, ops::ControlFlow};
 
 use super::{
     Broker, Request,
-    sight::{Place, Sight},
+    sight::{Gone, Look, Patience, Place, Seat, Sight},
     whose::{Said, Whose, actor, parsed, task_of, text},
 };
 use crate::{audit::Reader, clock::Time, error::Error, party::Act};
 
-/// How many octets are looked at in one call.
-const MOST_OCTETS: usize = 512 << 20;
-/// How many octets are sent in one piece, and how many pieces may wait to be taken.
-const PIECE: usize = 32 << 10;
-const WAITING: usize = 4;
-/// How long a piece waits to be taken.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How many octets of records a page holds, or one record.
+const MOST_OCTETS: usize = 1024 * 1024;
 
 /// Which records are wanted: those that fit all that is given.
 #[derive(Debug, Clone, Default)]
@@ -39,13 +33,16 @@ pub struct Which {
     pub until: Option<Time>,
 }
 
-/// Lines, in pieces, as they are read.
-pub struct Trail(mpsc::Receiver<String>);
+/// A page of lines, each ended by a line feed; the last says where it ended.
+pub struct Trail {
+    text: String,
+    /// Until it is sent, or nobody takes it: who takes many pages slowly gets no more of them.
+    _seat: Seat,
+}
 
-impl Trail {
-    /// The next piece; `None` at the end.
-    pub async fn next(&mut self) -> Option<String> {
-        self.0.recv().await
+impl AsRef<[u8]> for Trail {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
     }
 }
 
@@ -54,10 +51,11 @@ impl Broker {
     /// whoever acts for owners.
     ///
     /// # Errors
-    /// [`Error::EvidenceInvalid`], [`Error::PolicyDenied`], [`Error::InvalidRequest`] for a place in another log, [`Error::Unavailable`].
+    /// [`Error::EvidenceInvalid`], [`Error::PolicyDenied`], [`Error::InvalidRequest`] for a place in another log, [`Error::QuotaExceeded`],
+    /// [`Error::Unavailable`].
     pub async fn trail(
         &self,
-        request: Request,
+        request: (Request, Gone),
         which: Which,
         after: Option<&Place>,
         limit: usize,
@@ -69,46 +67,15 @@ impl Broker {
                 "`cursor` lies behind the end of the log: it was made up, or records were taken away",
             ));
         }
-        let sight = self.sight(request, None, (Act::ShowAudit, "audit")).await?;
-        let turn = self.readers.turn().await?;
-        let (pieces, receiver) = mpsc::channel(WAITING);
-        tokio::task::spawn_blocking(move || {
+        let Look { sight, patience, seat } = self.look(request, None, (Act::ShowAudit, "audit")).await?;
+        let read = self.readers.read(&patience, move |patience| {
             let whose = Whose::new(ledger, reader.clone());
-            let out = Out { pieces, runtime: Handle::current(), piece: String::new() };
-            let mut going =
-                Going { which, sight, whose, out, at: after, left: limit, octets: 0, counts: Counts::default() };
-            if let Err(why) = going.through(&reader) {
-                tracing::error!(%why, "the audit log cannot be read: an answer was cut off");
-            }
-            drop(turn);
+            let (patience, page) = (patience.clone(), String::new());
+            let going =
+                Going { which, sight, whose, patience, page, at: after, left: limit, counts: Counts::default() };
+            going.through(&reader)
         });
-        Ok(Trail(receiver))
-    }
-}
-
-/// Where lines go.
-struct Out {
-    pieces: mpsc::Sender<String>,
-    runtime: Handle,
-    piece: String,
-}
-
-/// Nobody takes what is sent.
-struct Gone;
-
-impl Out {
-    fn line(&mut self, line: &str) -> Result<(), Gone> {
-        self.piece.push_str(line);
-        self.piece.push('\n');
-        if self.piece.len() < PIECE { Ok(()) } else { self.flush() }
-    }
-
-    fn flush(&mut self) -> Result<(), Gone> {
-        let piece = std::mem::take(&mut self.piece);
-        match self.runtime.block_on(timeout(PATIENCE, self.pieces.send(piece))) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Gone),
-        }
+        Ok(Trail { text: read.await?, _seat: seat })
     }
 }
 
@@ -121,29 +88,26 @@ struct Counts {
     unreadable: u64,
 }
 
-/// Why it goes no further.
-enum Stop {
-    /// There is more.
-    Full,
-    Gone,
-}
+/// There is more than has a place here.
+struct Full;
 
 /// The way through the log.
 struct Going {
     which: Which,
     sight: Sight,
     whose: Whose,
-    out: Out,
+    patience: Patience,
+    /// What is to be sent.
+    page: String,
     /// The number of the last record that was looked at.
     at: u64,
-    /// How many lines may still be sent.
+    /// How many lines it may still be.
     left: usize,
-    octets: usize,
     counts: Counts,
 }
 
 impl Going {
-    fn through(&mut self, reader: &Reader) -> io::Result<()> {
+    fn through(mut self, reader: &Reader) -> io::Result<String> {
         let (begin, last) = (self.at, reader.last());
         let mut more = false;
         for chapter in reader.chapters()?.iter().filter(|chapter| chapter.goes_past(begin)) {
@@ -153,43 +117,36 @@ impl Going {
             let stopped = reader.read(chapter, |sequence, line| {
                 if sequence <= begin { ControlFlow::Continue(()) } else { self.take(sequence, line) }
             })?;
-            match stopped {
-                ControlFlow::Continue(()) => {}
-                ControlFlow::Break(Stop::Full) => {
-                    more = true;
-                    break;
-                }
-                ControlFlow::Break(Stop::Gone) => return Ok(()),
+            if let ControlFlow::Break(Full) = stopped {
+                more = true;
+                break;
             }
         }
         let sequence = if more { self.at } else { self.at.max(last) };
         let cursor = Place { log: reader.log().to_owned(), sequence }.to_string();
         let Counts { unattributed, unreadable } = self.counts;
         let end = json!({"cursor": cursor, "more": more, "unattributed": unattributed, "unreadable": unreadable});
-        // Whoever has gone does not miss it.
-        let _ = self.out.line(&end.to_string()).and_then(|()| self.out.flush());
-        Ok(())
+        self.line(&end.to_string());
+        Ok(self.page)
     }
 
-    fn take(&mut self, sequence: u64, line: &str) -> ControlFlow<Stop> {
-        if self.octets > MOST_OCTETS {
-            return ControlFlow::Break(Stop::Full);
-        }
-        self.octets += line.len();
-        if self.out.pieces.is_closed() {
-            return ControlFlow::Break(Stop::Gone);
-        }
+    fn take(&mut self, sequence: u64, line: &str) -> ControlFlow<Full> {
         if self.wants(line) {
-            if self.left == 0 {
-                return ControlFlow::Break(Stop::Full);
+            let fits = self.page.is_empty() || self.page.len() + line.len() < MOST_OCTETS;
+            if self.left == 0 || !fits {
+                return ControlFlow::Break(Full);
             }
             self.left -= 1;
-            if self.out.line(line).is_err() {
-                return ControlFlow::Break(Stop::Gone);
-            }
+            self.line(line);
         }
         self.at = sequence;
-        ControlFlow::Continue(())
+        // After what was looked at: however little time there is, it goes on from call to call.
+        if self.patience.is_over() { ControlFlow::Break(Full) } else { ControlFlow::Continue(()) }
+    }
+
+    fn line(&mut self, line: &str) {
+        self.page.push_str(line);
+        self.page.push('\n');
     }
 
     fn wants(&mut self, line: &str) -> bool {

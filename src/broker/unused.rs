@@ -7,7 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Broker, Request, in_doubt};
+use super::{
+    Broker, Request, in_doubt,
+    revoke::RETENTION,
+    sight::{Gone, Look},
+};
 use crate::{
     clock::Time,
     error::Error,
@@ -20,6 +24,8 @@ use crate::{
 /// How many tasks are looked at in one call, and in how large steps.
 const MOST_TASKS: usize = 5_000;
 const STEP: usize = 200;
+/// The generation that a store begins with.
+const FIRST: u64 = 1;
 
 /// Which tasks are looked at: those that fit all that is given.
 #[derive(Debug, Clone, Default)]
@@ -82,22 +88,25 @@ pub struct UnusedPage {
     pub looked_at: usize,
     /// What the next page is older than; `None` at the end.
     pub next: Option<TaskId>,
+    /// Every task that was declared since then is there to be looked at; of earlier ones, those that the store still holds. `None` where it is
+    /// not known when the store was put back.
+    pub since: Option<Time>,
 }
 
 impl Broker {
     /// Tasks that did not use all that they had, newest first: of anybody for an operator, of their own for whoever acts for owners.
     ///
     /// # Errors
-    /// [`Error::EvidenceInvalid`], [`Error::PolicyDenied`], [`Error::Unavailable`].
+    /// [`Error::EvidenceInvalid`], [`Error::PolicyDenied`], [`Error::QuotaExceeded`], [`Error::Unavailable`].
     pub async fn unused(
         &self,
-        request: Request,
+        request: (Request, Gone),
         period: &Period,
         before: Option<TaskId>,
         limit: usize,
     ) -> Result<UnusedPage, Error> {
-        let sight = self.sight(request, None, (Act::ReportUnused, "unused")).await?;
-        let rules = self.rules();
+        let Look { sight, patience, seat: _seat } = self.look(request, None, (Act::ReportUnused, "unused")).await?;
+        let (rules, since) = (self.rules(), self.all_kept_since());
         self.all_told().await;
         self.still_vouched().await?;
         let wanted = |held: &Held| {
@@ -114,6 +123,7 @@ impl Broker {
             gone_through += STEP;
             next = after;
             for held in page {
+                patience.still_waits()?;
                 if !wanted(&held) {
                     continue;
                 }
@@ -124,8 +134,8 @@ impl Broker {
                 if !found.never_minted.is_empty() || !found.never_seen.is_empty() {
                     tasks.push(found);
                 }
-                if tasks.len() == limit || looked_at == STEP {
-                    return Ok(UnusedPage { tasks, looked_at, next: Some(id) });
+                if tasks.len() == limit || looked_at == STEP || patience.is_over() {
+                    return Ok(UnusedPage { tasks, looked_at, next: Some(id), since });
                 }
             }
             if next.is_none() {
@@ -133,7 +143,16 @@ impl Broker {
             }
         }
         // Where the look ended at a task that may be another's, only its moment is told.
-        Ok(UnusedPage { tasks, looked_at, next: next.map(|id| id.moment()) })
+        Ok(UnusedPage { tasks, looked_at, next: next.map(|id| id.moment()), since })
+    }
+
+    /// From when on no task is gone: each is kept for so long past its deadline, and those of an earlier generation are not.
+    fn all_kept_since(&self) -> Option<Time> {
+        let (kept, stands) = (self.now() - RETENTION, self.parts.ledger.entered());
+        match stands.raised_at {
+            Some(raised_at) => Some(kept.max(raised_at)),
+            None => (stands.generation == FIRST).then_some(kept),
+        }
     }
 }
 

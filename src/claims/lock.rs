@@ -3,7 +3,11 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Claims, NumericDate, revocations::present};
-use crate::id::{LockId, Malformed, SpiffeId};
+use crate::{
+    clock::whole_second,
+    id::{LockId, Malformed, SpiffeId},
+    task::Task,
+};
 
 /// A lock. A later one with the same id takes the place of an earlier one; one that is released stays released.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,6 +152,20 @@ impl<'a> LockSubject<'a> {
             attestor: Some(&task.attestor),
             issuer: task.evidence_issuer.as_deref(),
             declared_at: task.declared_at.checked_mul(1000).and_then(NumericDate::from_millis),
+        }
+    }
+
+    /// What is on record of a task: what every token of it says, and so what a verifier finds.
+    #[must_use]
+    pub fn of_task(task: &'a Task) -> Self {
+        Self {
+            workloads: vec![task.workload.as_str()],
+            owner: Some(&task.owner),
+            sandbox: task.sandbox.as_deref(),
+            attestor: Some(&task.attestor),
+            issuer: task.evidence_issuer.as_deref(),
+            // Tokens have it in whole seconds.
+            declared_at: NumericDate::of(whole_second(task.created_at)),
         }
     }
 

@@ -1,4 +1,6 @@
-//! `remit audit …`: the log as evidence. It reads files alone; no broker has to run.
+//! `remit audit …`: the log as evidence. It reads files alone, and no broker has to run; but `log`, which asks one.
+
+mod log;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -9,8 +11,9 @@ use std::{
 
 use super::{
     Output,
+    connection::Connection,
     exit::Failure,
-    show::{facts, say, text},
+    show::{clean, facts, say, text},
 };
 use crate::{
     audit::{
@@ -32,6 +35,9 @@ pub(super) enum AuditCommand {
     Show(Show),
     /// Take records out of a log, with what it takes to prove them to somebody who has only the public key.
     Export(Export),
+    /// Print the log of a broker that is running, by asking it.
+    #[command(after_help = log::EXAMPLES)]
+    Log(log::Log),
 }
 
 const EXAMPLES: &str = "Examples:
@@ -103,11 +109,12 @@ struct Which {
 }
 
 impl AuditCommand {
-    pub(super) fn run(self, output: Output, clock: &dyn Clock) -> Result<(), Failure> {
+    pub(super) async fn run(self, connection: &Connection, output: Output, clock: &dyn Clock) -> Result<(), Failure> {
         match self {
             AuditCommand::Verify(verify) => verify.run(output),
             AuditCommand::Show(show) => show.run(output),
             AuditCommand::Export(export) => export.run(output, clock.now()),
+            AuditCommand::Log(log) => log.run(connection, output).await,
         }
     }
 }
@@ -138,20 +145,27 @@ impl Show {
     fn run(self, output: Output) -> Result<(), Failure> {
         let selection = self.which.selection();
         let mut selector = Selector::new(&selection);
-        let each = |record: &Record| {
+        let is_bundle = self.target.is_file();
+        let keys = self.by.keys(if is_bundle { None } else { Some(&self.target) })?;
+        let bundle = if is_bundle { Some(bundle(&self.target)?) } else { None };
+        let gone_through = |each: &mut dyn FnMut(&Record)| match &bundle {
+            Some(bundle) => bundle.verify(&keys, each).map(drop),
+            None => examine(&self.target, &keys, &[], each).map(drop),
+        };
+        if selection.asks_whose() {
+            gone_through(&mut |record| selector.learn(record)).map_err(|verdict| bad(verdict, output))?;
+        }
+        let mut each = |record: &Record| {
             if selector.wants(record) {
                 say(&match output {
                     Output::Json => Value::Object(record.members.clone()).to_string(),
-                    Output::Text => line(record),
+                    Output::Text => line(&Value::Object(record.members.clone())),
                 });
             }
         };
-        let gone_through = if self.target.is_file() {
-            bundle(&self.target)?.verify(&self.by.keys(None)?, each).map(drop)
-        } else {
-            examine(&self.target, &self.by.keys(Some(&self.target))?, &[], each).map(drop)
-        };
-        gone_through.map_err(|verdict| bad(verdict, output))
+        gone_through(&mut each).map_err(|verdict| bad(verdict, output))?;
+        tell_unattributed(selector.unattributed());
+        Ok(())
     }
 }
 
@@ -166,6 +180,7 @@ impl Export {
                 "left out {left_out} records that no checkpoint covers yet; export again once the broker has signed them"
             );
         }
+        tell_unattributed(bundle.unattributed());
         say(&serde_json::to_string(&bundle).map_err(|error| Failure::Stopped(error.to_string()))?);
         Ok(())
     }
@@ -201,6 +216,15 @@ fn bundle(path: &Path) -> Result<Bundle, Failure> {
     Bundle::read(&octets).ok_or_else(|| failed(&"neither the directory of an audit log nor a bundle of one"))
 }
 
+fn tell_unattributed(records: usize) {
+    if records > 0 {
+        eprintln!(
+            "left out {records} records of tasks of which nothing in this log says whose they are: the log of the broker where they were \
+             declared does"
+        );
+    }
+}
+
 fn tell<T: serde::Serialize>(
     found: &T,
     is_good: bool,
@@ -229,7 +253,7 @@ fn bad(verdict: Verdict, output: Output) -> Failure {
                     ("good", "no".to_owned()),
                     ("first bad record", sequence.to_string()),
                     ("in", file.display().to_string()),
-                    ("what", what),
+                    ("what", clean(&what)),
                 ]),
             });
             Failure::NotAccepted
@@ -239,7 +263,18 @@ fn bad(verdict: Verdict, output: Output) -> Failure {
 
 fn examined_text(examined: &Examined, pinned: bool) -> String {
     let Examined {
-        log, first, removed, last, segments, checkpoints, signed_to, anchored_to, unread, unsettled, ..
+        log,
+        first,
+        removed,
+        last,
+        segments,
+        checkpoints,
+        signed_to,
+        anchored_to,
+        unread,
+        doubts,
+        unsettled,
+        ..
     } = examined;
     let anchored = match anchored_to {
         Some(to) => format!("up to record {to}: nothing was cut off before that"),
@@ -249,7 +284,7 @@ fn examined_text(examined: &Examined, pinned: bool) -> String {
     };
     let mut found = vec![
         ("good", if unread.is_empty() { "yes" } else { "no: lines among its checkpoints are none" }.to_owned()),
-        ("log", log.clone()),
+        ("log", clean(log)),
         ("records", format!("{first} to {last}, in {segments} segments")),
         ("removed", format!("{removed} records before them, which had been kept for long enough")),
         ("signed", format!("up to record {signed_to}, by {checkpoints} checkpoints")),
@@ -259,13 +294,16 @@ fn examined_text(examined: &Examined, pinned: bool) -> String {
         found.push(("key", "the one beside the log; give --key with a copy that was kept elsewhere".to_owned()));
     }
     if !unread.is_empty() {
-        found.push(("no checkpoints", unread.join("; ")));
+        found.push(("no checkpoints", clean(&unread.join("; "))));
+    }
+    for doubt in doubts {
+        found.push(("in doubt", format!("record {}: {}", doubt.sequence, text(&json!({"what": doubt.what}), "what"))));
     }
     found.push(("unsettled", format!("{} records of which nothing says how it went", unsettled.len())));
     let mut all = facts(&found);
     for one in unsettled {
         let of = one.lease.as_ref().or(one.task.as_ref()).map_or("", String::as_str);
-        let _ = write!(all, "\n  {:>8}  {}  {}  {of}", one.sequence, one.time, one.event);
+        let _ = write!(all, "\n  {:>8}  {}", one.sequence, clean(&format!("{}  {}  {of}", one.time, one.event)));
     }
     all
 }
@@ -273,27 +311,31 @@ fn examined_text(examined: &Examined, pinned: bool) -> String {
 fn proven_text(proven: &Proven) -> String {
     let mut found = vec![
         ("good", "yes".to_owned()),
-        ("log", proven.log.clone()),
-        ("asked for", json!(proven.selection).to_string()),
+        ("log", clean(&proven.log)),
+        ("asked for", clean(&json!(proven.selection).to_string())),
         ("records", format!("{} shown, with {} others between them", proven.records, proven.others)),
     ];
     if proven.unsigned > 0 {
         found.push(("left out", format!("{} more, which no checkpoint covered yet, says the bundle", proven.unsigned)));
     }
+    if proven.unattributed > 0 {
+        let more = proven.unattributed;
+        found.push(("can't tell", format!("of {more} records whose they are, and left them out, says the bundle")));
+    }
     facts(&found)
 }
 
 /// A record for a person: when, who, what, and the rest of it.
-fn line(record: &Record) -> String {
-    let members = Value::Object(record.members.clone());
-    let actor = &members["actor"];
+fn line(record: &Value) -> String {
+    let actor = &record["actor"];
     let who = ["workload", "name"].into_iter().map(|member| text(actor, member)).find(|name| !name.is_empty());
     let who = who.unwrap_or_else(|| text(actor, "as"));
-    let mut line = format!("{:>8}  {}  {}  {who}", record.sequence, text(&members, "time"), text(&members, "event"));
-    for name in record.members.keys() {
+    let (sequence, time, event) = (text(record, "sequence"), text(record, "time"), text(record, "event"));
+    let mut line = format!("{sequence:>8}  {time}  {event}  {who}");
+    for name in record.as_object().into_iter().flatten().map(|(name, _)| name) {
         let known = ["actor", "event", "intent", "previous", "request", "sequence", "time"];
         if !known.contains(&name.as_str()) {
-            let _ = write!(line, "  {name}={}", text(&members, name));
+            let _ = write!(line, "  {}={}", clean(name), text(record, name));
         }
     }
     line

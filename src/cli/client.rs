@@ -1,10 +1,19 @@
 //! A thin client of the HTTP API: where the broker is, as whom to call it, and what it answered.
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue};
+use reqwest::{
+    Identity,
+    header::{ACCEPT, AUTHORIZATION, HeaderValue},
+};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
-use std::{error::Error as _, fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    error::Error as _,
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 use url::Url;
 
 use super::{exit::Failure, holder::Holder};
@@ -121,7 +130,22 @@ pub(super) struct Client {
 impl Client {
     /// A client that sends `bearer` in `Authorization`, or nothing.
     pub(super) fn new(target: Target, caller: Caller, bearer: Option<SecretString>) -> Result<Self, Failure> {
-        Ok(Self { http: http(&target)?, target, caller, bearer, holder: None })
+        Ok(Self { http: http(&target, None)?, target, caller, bearer, holder: None })
+    }
+
+    /// An operator's client, that shows the certificate in this text, of this file, in its TLS handshakes.
+    pub(super) fn showing(
+        target: Target,
+        bearer: Option<SecretString>,
+        (file, pem): (&Path, &SecretString),
+    ) -> Result<Self, Failure> {
+        if !matches!(&target, Target::Web(url) if url.scheme() == "https") {
+            return Err(Failure::Input(format!("a client certificate is shown over https:// alone, not to {target}")));
+        }
+        // The error would repeat what it cannot read.
+        let identity = Identity::from_pem(pem.expose_secret().as_bytes())
+            .map_err(|_| Failure::Input(format!("{}: holds no certificate with its key in PEM", file.display())))?;
+        Ok(Self { http: http(&target, Some(identity))?, target, caller: Caller::Operator, bearer, holder: None })
     }
 
     /// The same for a caller who holds a key: every request comes with a proof, for the broker by its own name.
@@ -138,11 +162,24 @@ impl Client {
     }
 
     pub(super) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Answer, Failure> {
+        self.send(self.asking(path, query)?).await
+    }
+
+    /// Lines of JSON, as they stand.
+    pub(super) async fn lines(&self, path: &str, query: &[(&str, String)]) -> Result<String, Failure> {
+        let response = self.response(self.asking(path, query)?).await?;
+        if response.status().is_success() {
+            return read(response).await.map_err(|why| Failure::OutOfReach(format!("{}: {why}", self.target)));
+        }
+        Err(self.refusal(response).await)
+    }
+
+    fn asking(&self, path: &str, query: &[(&str, String)]) -> Result<reqwest::RequestBuilder, Failure> {
         let mut url = self.url(path)?;
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        self.send(self.http.get(url)).await
+        Ok(self.http.get(url))
     }
 
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Answer, Failure> {
@@ -167,10 +204,15 @@ impl Client {
         if response.status().is_success() {
             return Ok(Events { response, buffer: Vec::new(), from: self.target.clone() });
         }
-        Err(match self.answer(response).await {
+        Err(self.refusal(response).await)
+    }
+
+    /// What an answer says that is not what was asked for.
+    async fn refusal(&self, response: reqwest::Response) -> Failure {
+        match self.answer(response).await {
             Ok(answer) => self.problem(502, answer.text, Said::default()),
             Err(failure) => failure,
-        })
+        }
     }
 
     fn url(&self, path: &str) -> Result<Url, Failure> {
@@ -272,7 +314,7 @@ impl Events {
 pub(super) async fn fetch(url: &Url) -> Result<String, Failure> {
     let failed = |why: String| Failure::OutOfReach(format!("{url}: {why}"));
     let target = url.as_str().parse().map_err(|rule: &str| Failure::Input(format!("{url}: {rule}")))?;
-    let response = http(&target)?.get(url.clone()).send().await.map_err(|error| failed(innermost(&error)))?;
+    let response = http(&target, None)?.get(url.clone()).send().await.map_err(|error| failed(innermost(&error)))?;
     if !response.status().is_success() {
         return Err(failed(format!("answered {}", response.status().as_u16())));
     }
@@ -280,7 +322,7 @@ pub(super) async fn fetch(url: &Url) -> Result<String, Failure> {
 }
 
 /// An HTTP client with one way to `target`: no redirect, and no proxy for what stays on this machine.
-fn http(target: &Target) -> Result<reqwest::Client, Failure> {
+fn http(target: &Target, identity: Option<Identity>) -> Result<reqwest::Client, Failure> {
     // Whoever comes second finds it installed, which is what is wanted.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = reqwest::Client::builder()
@@ -288,6 +330,9 @@ fn http(target: &Target) -> Result<reqwest::Client, Failure> {
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(TIMEOUT)
         .user_agent(concat!("remit/", env!("CARGO_PKG_VERSION")));
+    if let Some(identity) = identity {
+        builder = builder.identity(identity);
+    }
     // Without TLS the machine's certificates need not be read, which takes longer than everything else together.
     let local = |builder: reqwest::ClientBuilder| builder.no_proxy().tls_certs_only([]);
     match target {

@@ -94,7 +94,7 @@ impl Check {
     }
 }
 
-fn built_in(data: PathBuf) -> Result<Config, Mistakes> {
+pub(super) fn built_in(data: PathBuf) -> Result<Config, Mistakes> {
     let settings = Development { data, keys: None, listen: LISTEN, store: None };
     // Whichever token `serve` will make.
     Config::for_one_machine(settings, crate::id::sha256_hex(b""))

@@ -30,6 +30,8 @@ const KEY_HELP: &str = "A key of the workload's own (PEM), made where there is n
 and a JWT as evidence serves that key alone from then on";
 const OPERATOR_HELP: &str = "A file with an operator's or an owner's token (also a JWT of the operators' issuer),
 to list, show and revoke with (declare, complete and mint never use it)";
+const CERTIFICATE_HELP: &str =
+    "A file with an operator's client certificate and its key (PEM, mode 0600), in the place of a token or beside it";
 
 /// Options of every command that calls a broker.
 #[derive(Debug, Args)]
@@ -43,6 +45,8 @@ pub(super) struct Connection {
     key: Option<PathBuf>,
     #[arg(long, global = true, env = "REMIT_OPERATOR_TOKEN_FILE", value_name = "FILE", help = OPERATOR_HELP)]
     operator_token_file: Option<PathBuf>,
+    #[arg(long, global = true, env = "REMIT_OPERATOR_CERT_FILE", value_name = "FILE", help = CERTIFICATE_HELP)]
+    operator_cert_file: Option<PathBuf>,
     #[command(flatten)]
     home: Home,
 }
@@ -141,16 +145,18 @@ impl Connection {
         }
     }
 
-    /// A client that calls as the operator where there is a token for one, and as this workload otherwise.
+    /// A client that calls as the operator where there is a token or a certificate for one, and as this workload otherwise.
     pub(super) async fn operator(&self) -> Result<Client, Failure> {
-        match &self.operator_token_file {
-            Some(path) => Client::new(self.target()?, Caller::Operator, Some(operator_token(path)?)),
+        let token = self.operator_token_file.as_deref().map(operator_token).transpose()?;
+        match &self.operator_cert_file {
+            Some(path) => Client::showing(self.target()?, token, (path, &operator_token(path)?)),
+            None if token.is_some() => Client::new(self.target()?, Caller::Operator, token),
             None => self.workload().await,
         }
     }
 }
 
-/// An operator's token can stop everything: a file that others can read is refused, as `ssh` does with a key. A pipe
+/// An operator's token, or key, can stop everything: a file that others can read is refused, as `ssh` does with a key. A pipe
 /// (`<(pass show remit)`) is nobody else's.
 fn operator_token(path: &Path) -> Result<SecretString, Failure> {
     if path.is_file() {
@@ -194,7 +200,7 @@ mod tests {
 
     fn connection(home: Option<&str>, xdg: Option<&str>) -> Connection {
         let home = Home { xdg_state_home: xdg.map(Into::into), home: home.map(Into::into) };
-        Connection { url: None, evidence: None, key: None, operator_token_file: None, home }
+        Connection { url: None, evidence: None, key: None, operator_token_file: None, operator_cert_file: None, home }
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::{
     config::{Config, Development},
     id::{Location, TaskId, hex, random, sha256_hex},
     jose::SigningAlgorithm,
-    party::{Binding, Revocation, ServiceConfig},
+    party::{Binding, Revocation, ServiceConfig, StatusMode},
     serve::{Running, Signals, start},
 };
 
@@ -172,8 +172,10 @@ impl World {
             revocation: Revocation::Introspection,
             algorithm: SigningAlgorithm::ES256,
             token_sha256: vec![sha256_hex(token.as_bytes())],
+            public_key_sha256: Vec::new(),
             reports: false,
             freshness: None,
+            status: StatusMode::Task,
         });
         let running = start(config, Arc::new(SystemClock)).await.map_err(|why| stopped(&why))?;
         let http = running.http.ok_or_else(|| stopped(&"the broker does not listen for HTTP"))?;

@@ -174,7 +174,9 @@ pub(super) fn next_step(code: &str, caller: Caller) -> Option<&'static str> {
             "ask for less (a declaration can go on with what is granted: --partial), or have the policy or the [[service]] list changed"
         }
         ("locked", _) => "the security team has locked this out; ask them, quoting the request id",
-        ("not_found", Caller::Operator) => "check the id: `remit task list` shows the tasks that the broker knows",
+        ("not_found", Caller::Operator) => {
+            "check the id: `remit task list`, or `remit lock list`, shows what the broker knows"
+        }
         ("not_found", _) => {
             "unknown, or not this workload instance's own; operators see every task with --operator-token-file"
         }

@@ -149,7 +149,9 @@ fn found(answer: &Value) -> String {
     let mut out = if matches.is_empty() { String::new() } else { aligned(table) + "\n" };
     for lease in matches.iter().map(|found| &found["lease"]).filter(|lease| lease.is_object()) {
         let _ = write!(out, "\ncredential {}", text(lease, "id"));
-        for (member, word) in [("privilege", ""), ("resource", "at "), ("expires_at", "until ")] {
+        for (member, word) in
+            [("privilege", ""), ("resource", "at "), ("expires_at", "until "), ("revoked_at", "revoked ")]
+        {
             let said = text(lease, member);
             if !said.is_empty() {
                 let _ = write!(out, ", {word}{said}");

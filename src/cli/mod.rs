@@ -1,5 +1,5 @@
-//! The command line. It speaks the HTTP API alone, as anyone's client would; only `serve`, `demo`, `verify` and what reads
-//! files do more.
+//! The command line. It speaks the HTTP API alone, as anyone's client would; only `serve`, `demo`, `verify`, `verifier` and
+//! what reads files do more.
 
 mod audit;
 mod client;
@@ -13,16 +13,20 @@ mod exit;
 mod find;
 mod holder;
 mod keys;
+mod lease;
+mod lock;
 mod memory;
 mod mint;
 mod openapi;
 mod policy;
 mod proof;
+mod recover;
 mod report;
 mod serve;
 mod show;
 mod task;
 mod timeline;
+mod verifier;
 mod verify;
 mod workloads;
 
@@ -40,7 +44,7 @@ pub struct Cli {
     /// What is printed: aligned text, or the broker's own JSON unchanged.
     #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
     output: Output,
-    /// What is logged on standard error, e.g. `debug` or `remit=trace` [default: info for serve, warn otherwise]
+    /// What is logged on standard error, e.g. `debug` or `remit=trace` [default: info for serve and verifier, warn otherwise]
     #[arg(long, global = true, env = "REMIT_LOG", value_name = "FILTER", value_parser = log_filter)]
     log: Option<String>,
     /// How it is logged: a line of text, or a JSON object
@@ -71,6 +75,12 @@ enum Command {
     /// Get a credential for a task.
     #[command(subcommand)]
     Mint(mint::MintCommand),
+    /// Keep out what must not come back, and let it in again.
+    #[command(subcommand)]
+    Lock(lock::LockCommand),
+    /// Revoke one credential.
+    #[command(subcommand)]
+    Lease(lease::LeaseCommand),
     /// Look at signing keys and change them.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
@@ -78,6 +88,8 @@ enum Command {
     Proof(proof::ProofCommand),
     /// Check a token as the service that it was presented to.
     Verify(verify::Verify),
+    /// Run a verifier beside a service, for its proxy or for itself.
+    Verifier(verifier::Verifier),
     /// Find what an id, a name or a token belongs to.
     #[command(after_help = find::EXAMPLES)]
     Find(find::Find),
@@ -86,9 +98,12 @@ enum Command {
     Report(report::ReportCommand),
     /// List the workloads that there are: since when, for whom they work, what they were refused.
     Workloads(workloads::Workloads),
-    /// Check, read and export an audit log.
+    /// Check, read and export an audit log, or ask a broker for its own.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Raise the generation of a store that was put back to an earlier state: everything older is dead.
+    #[command(after_help = recover::EXAMPLES)]
+    Recover(recover::Recover),
     /// Look at a configuration without starting a broker with it.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -108,7 +123,8 @@ impl Cli {
     /// Which log lines are wanted.
     #[must_use]
     pub fn log_filter(&self) -> &str {
-        let default = if matches!(self.command, Command::Serve(_)) { "info" } else { "warn" };
+        let serves = matches!(self.command, Command::Serve(_) | Command::Verifier(_));
+        let default = if serves { "info" } else { "warn" };
         self.log.as_deref().unwrap_or(default)
     }
 
@@ -117,7 +133,7 @@ impl Cli {
     /// # Errors
     /// When the system does not let us, in a sentence.
     pub fn keep_memory(&self) -> Result<(), String> {
-        memory::keep(matches!(self.command, Command::Serve(_) | Command::Demo(_)))
+        memory::keep(matches!(self.command, Command::Serve(_) | Command::Demo(_) | Command::Verifier(_)))
     }
 
     /// Whether each log line is a JSON object.
@@ -135,13 +151,17 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Demo(demo) => Box::pin(demo.run()).await,
         Command::Task(task) => task.run(&connection, output, &SystemClock).await,
         Command::Mint(mint) => mint.run(&connection, output).await,
+        Command::Lock(lock) => lock.run(&connection, output, &SystemClock).await,
+        Command::Lease(lease) => lease.run(&connection, output, &SystemClock).await,
         Command::Keys(keys) => keys.run(&connection, output, &SystemClock).await,
         Command::Proof(proof) => proof.run(&connection),
+        Command::Recover(recover) => recover.run(&connection, output).await,
         Command::Verify(verify) => verify.run(output, &SystemClock).await,
+        Command::Verifier(verifier) => verifier.run().await,
         Command::Find(find) => find.run(&connection, output).await,
         Command::Report(report) => report.run(&connection, output).await,
         Command::Workloads(workloads) => workloads.run(&connection, output, &SystemClock).await,
-        Command::Audit(audit) => audit.run(output, &SystemClock),
+        Command::Audit(audit) => audit.run(&connection, output, &SystemClock).await,
         Command::Config(config) => config.run(&connection, output),
         Command::Policy(policy) => policy.run(output),
         Command::Openapi => {

@@ -103,6 +103,17 @@ fn unused(report: &Value) -> String {
         items(report, "tasks").len(),
         text(report, "looked_at")
     );
+    out.push('\n');
+    match text(report, "since") {
+        since if since.is_empty() => out.push_str("earlier tasks may be gone"),
+        since => {
+            let _ = write!(
+                out,
+                "all that were declared since {since} were there to be looked at, and earlier ones may be gone"
+            );
+        }
+    }
+    out.push_str(": remit audit log says what they were given");
     if report["next_cursor"].is_string() {
         let _ = write!(out, "\nthere are more: --cursor {}", text(report, "next_cursor"));
     }

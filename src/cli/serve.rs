@@ -10,7 +10,7 @@ use std::{
 use super::{
     connection::Connection,
     exit::Failure,
-    show::{facts, program, quoted, say},
+    show::{facts, program, quoted, say, say_aside},
 };
 use crate::{
     clock::SystemClock,
@@ -56,6 +56,8 @@ impl Serve {
             let settings = Development { data: data.clone(), keys: self.keys, listen, store: self.store };
             (Config::development(settings).map_err(configuration)?, Some(data))
         };
+        // Records alone: what is read there is read by machines.
+        let say = if config.audit.stdout { say_aside } else { say };
         let mut signals = Signals::listen().map_err(|why| Failure::Stopped(why.to_string()))?;
         let running = start(config, Arc::new(SystemClock)).await.map_err(|why| match why {
             StartError::Configuration(mistakes) => Failure::Configuration(mistakes),

@@ -16,6 +16,11 @@ pub(super) fn say(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
+/// Prints where nothing that a machine reads goes.
+pub(super) fn say_aside(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
 /// A member as text that is safe on a terminal.
 pub(super) fn text(value: &Value, member: &str) -> String {
     match &value[member] {
@@ -27,7 +32,7 @@ pub(super) fn text(value: &Value, member: &str) -> String {
 
 /// Purpose, owner and the like are the words of whoever declared: nothing in them may move the cursor or turn the line
 /// around.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     let unsafe_char = |c: char| {
         c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
@@ -284,20 +289,56 @@ pub(super) fn revoked(answer: &Value, now: Time) -> String {
     } else {
         ""
     };
-    let state = if answer["state"] == "revoking" {
-        "revoking: on record at this broker, which denies it from now on; its store is out of reach, and is told as soon as it answers"
-            .to_owned()
-    } else {
-        text(answer, "state")
-    };
     let mut out = facts(&[
         ("task", text(answer, "task")),
-        ("state", state),
+        ("state", state_of_revoked(answer)),
         ("known", known.to_owned()),
         ("ended tasks", text(answer, "ended_tasks")),
         ("credentials", text(answer, "credentials")),
         ("effective", when(answer, "effective_by", now)),
     ]);
+    section(&mut out, "rejected by", &classes(answer, now, false));
+    out
+}
+
+/// What revoking one credential came to.
+pub(super) fn revoked_lease(answer: &Value, now: Time) -> String {
+    let mut out = facts(&[
+        ("credential", text(answer, "lease")),
+        ("of task", text(answer, "task")),
+        ("state", state_of_revoked(answer)),
+        ("expires", when(answer, "expires_at", now)),
+        ("effective", when(answer, "effective_by", now)),
+    ]);
+    section(&mut out, "rejected by", &classes(answer, now, false));
+    out
+}
+
+fn state_of_revoked(answer: &Value) -> String {
+    if answer["state"] == "revoking" {
+        "revoking: on record at this broker, which denies it from now on; its store is out of reach, and is told as soon as it answers"
+            .to_owned()
+    } else {
+        text(answer, "state")
+    }
+}
+
+/// Where the end of a task has arrived.
+pub(super) fn reach(answer: &Value, now: Time) -> String {
+    let mut out = facts(&[
+        ("task", text(answer, "task")),
+        ("state", text(answer, "state")),
+        ("effective", when(answer, "effective_by", now)),
+        ("done", if answer["done"] == true { "everywhere" } else { "not everywhere" }.to_owned()),
+    ]);
+    if !items(answer, "reach").is_empty() {
+        section(&mut out, "rejected by", &classes(answer, now, true));
+    }
+    out
+}
+
+/// By when each class of verifier denies it, and whether all of them do, where that is `told`.
+fn classes(answer: &Value, now: Time, told: bool) -> String {
     let mut table = table(&[]);
     for reach in items(answer, "reach") {
         let heard = match (reach["acknowledged"].as_u64(), reach["of"].as_u64()) {
@@ -310,12 +351,14 @@ pub(super) fn revoked(answer: &Value, now: Time) -> String {
             Some("status_list") => "services that read status lists",
             Some("crl") => "services that check revocation lists",
             Some("jwks_only") => "services that only check signatures",
+            Some("shared_signals") => "receivers of Shared Signals",
+            Some("sandbox") => "the sandbox, gone",
             _ => &text(reach, "class"),
         };
-        table.add_row([format!("  {class}"), format!("by {}", when(reach, "by", now)), heard]);
+        let done = if told && reach["done"] == true { "done" } else { "" };
+        table.add_row([format!("  {class}"), format!("by {}", when(reach, "by", now)), done.to_owned(), heard]);
     }
-    section(&mut out, "rejected by", &aligned(table));
-    out
+    aligned(table)
 }
 
 /// An answer that is not what was asked for: what, why, and what to do now.

@@ -1,11 +1,14 @@
 //! `remit task …`
 
+mod reach;
 mod report;
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use std::{io::Read as _, path::PathBuf, str::FromStr, time::Duration};
 use zeroize::Zeroizing;
+
+use reach::Waiting;
 
 use super::{
     Output,
@@ -96,8 +99,24 @@ pub(super) enum TaskCommand {
         /// Why: for the audit, and for whoever looks at the task next.
         #[arg(long, value_name = "TEXT")]
         reason: String,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Say where the end of a task has arrived, and by when it has everywhere.
+    #[command(after_help = REACH_EXAMPLES)]
+    Reach {
+        /// The task.
+        task: TaskId,
+        #[command(flatten)]
+        waiting: Waiting,
     },
 }
+
+const REACH_EXAMPLES: &str = "Examples:
+  remit task reach TASK                                   what is dead, class by class
+  remit task reach TASK --wait --timeout 15 && echo dead  until nothing of it is accepted anywhere
+
+It ends with code 0 only where every line is done, and with 4 where one is not.";
 
 const TIMELINE_EXAMPLES: &str = "Examples:
   remit task timeline TASK
@@ -290,6 +309,9 @@ impl TaskCommand {
         if let TaskCommand::Watch { task } = &self {
             return watch(task, connection, output, clock).await;
         }
+        if let TaskCommand::Reach { task, waiting } = &self {
+            return waiting.reach(task, connection, output, clock).await;
+        }
         let answer = self.call(connection).await?;
         self.keep_task_token(connection, &answer.json)?;
         let (body, now) = (&answer.json, clock.now());
@@ -297,7 +319,7 @@ impl TaskCommand {
         let done = || if is_pending { Err(Failure::Pending) } else { Ok(()) };
         if output == Output::Json {
             say(&answer.text);
-            return done();
+            return self.wait(connection, output, clock).await.unwrap_or_else(done);
         }
         say(&match self {
             TaskCommand::Declare(_)
@@ -308,9 +330,15 @@ impl TaskCommand {
             TaskCommand::List { .. } => show::tasks(body, now),
             TaskCommand::Timeline { .. } => timeline::story(body),
             TaskCommand::Report(_) => show::reported(body),
-            TaskCommand::Revoke { .. } => show::revoked(body, now),
+            TaskCommand::Revoke { .. } | TaskCommand::Reach { .. } => show::revoked(body, now),
         });
-        done()
+        self.wait(connection, output, clock).await.unwrap_or_else(done)
+    }
+
+    /// Waits until a revoke has arrived everywhere, where that is asked for.
+    async fn wait(&self, connection: &Connection, output: Output, clock: &dyn Clock) -> Option<Result<(), Failure>> {
+        let TaskCommand::Revoke { task, waiting, .. } = self else { return None };
+        if waiting.is_asked() { Some(waiting.reach(task, connection, output, clock).await) } else { None }
     }
 
     /// Writes the task token of an answer to the file that is for it.
@@ -324,7 +352,8 @@ impl TaskCommand {
             | TaskCommand::Report(_)
             | TaskCommand::Watch { .. }
             | TaskCommand::Complete { .. }
-            | TaskCommand::Revoke { .. } => None,
+            | TaskCommand::Revoke { .. }
+            | TaskCommand::Reach { .. } => None,
         };
         match (file, answer["task_token"].as_str()) {
             (Some(file), Some(token)) => {
@@ -371,7 +400,10 @@ impl TaskCommand {
             TaskCommand::Complete { task } => {
                 connection.workload().await?.post(&format!("/v1/tasks/{task}/complete"), &json!({})).await
             }
-            TaskCommand::Revoke { task, reason } => {
+            TaskCommand::Reach { task, .. } => {
+                connection.operator().await?.get(&format!("/v1/tasks/{task}/reach"), &[]).await
+            }
+            TaskCommand::Revoke { task, reason, .. } => {
                 let body = json!({ "reason": reason });
                 connection.operator().await?.post(&format!("/v1/tasks/{task}/revoke"), &body).await
             }

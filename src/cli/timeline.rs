@@ -105,6 +105,8 @@ fn what(event: &Value) -> String {
         Some("renewal_denied") => vec![named("why", ""), refused(items(event, "denied")), considered(event)],
         Some("task_renewed") => vec![until, policies, evidence(event), considered(event)],
         Some("mint_refused" | "renewal_refused") => vec![named("code", "")],
+        Some("credential_revocation_requested") => vec![lease, named("reason", "")],
+        Some("credential_revoked" | "credential_revocation_replayed") => vec![lease],
         Some("end_requested") => vec![named("state", ""), named("reason", "")],
         Some("task_ended") => {
             vec![named("state", ""), named("ended_tasks", "tasks "), named("credentials", "credentials ")]

@@ -18,7 +18,7 @@ use x509_parser::{
 };
 
 use super::published;
-use crate::{error::Error, id::sha256_hex, jose::PublicJwk, pem};
+use crate::{error::Error, id::sha256_hex, jose::PublicJwk, pem, rsa};
 
 /// The longest request that is looked at, in octets of PEM.
 const MAX_CSR: usize = 16 * 1024;
@@ -66,6 +66,9 @@ impl RequestedKey {
                 "the key in `csr` is none of P-256, P-384, Ed25519 and RSA of 2048 to 4096 bits with e = 65537",
             )
         })?;
+        if let Some(why) = rsa::flaw_in(&info.subject_pki) {
+            return Err(Error::invalid(format!("the RSA key in `csr` is weak: {why}")));
+        }
         if !kind.signatures.contains(&request.signature_algorithm.algorithm) {
             return Err(Error::invalid("`csr` is signed in another way than with its key and SHA-2"));
         }

@@ -29,8 +29,10 @@ use crate::{
     secret_file,
 };
 
-/// What the RSA key for access tokens is called, without `.pem`.
-const ACCESS_TOKEN: &str = "access-token-rs256";
+/// What the RSA key for a use is called, without `.pem`.
+fn name_of(purpose: Use) -> String {
+    format!("{}-rs256", purpose.to_string().replace('_', "-"))
+}
 
 /// The RSA keys for one use: none, one, or one and what is to replace it.
 #[derive(Debug)]
@@ -81,12 +83,12 @@ pub struct ImportedKey {
 }
 
 impl Imported {
-    /// Reads the keys for access tokens in `dir`, if they are there.
+    /// Reads the keys for a use in `dir`, if they are there.
     ///
     /// # Errors
     /// A sentence that names the file and says what to change.
-    pub fn load(dir: &Path, now: Time) -> Result<Self, String> {
-        let imported = Self::of(dir);
+    pub fn load(purpose: Use, dir: &Path, now: Time) -> Result<Self, String> {
+        let imported = Self::of(purpose, dir);
         imported.look(now)?;
         Ok(imported)
     }
@@ -95,39 +97,45 @@ impl Imported {
     ///
     /// # Errors
     /// As [`Imported::load`]; every mistake.
-    pub fn check(dir: &Path) -> Result<(), Vec<String>> {
-        Self::of(dir).files().map(|_| ())
+    pub fn check(purpose: Use, dir: &Path) -> Result<(), Vec<String>> {
+        Self::of(purpose, dir).files().map(|_| ())
     }
 
-    /// Checks that there is a key to sign with for these services, if there are any.
+    /// Checks that there is a key to sign with for those who are called so in the configuration (``service `git` ``), if there are any.
     ///
     /// # Errors
     /// As [`Imported::load`], or how to make the key.
-    pub fn check_for(services: &[&str], dir: &Path) -> Result<(), Vec<String>> {
-        if services.is_empty() {
+    pub fn check_for(purpose: Use, sort: &str, names: &[&str], dir: &Path) -> Result<(), Vec<String>> {
+        if names.is_empty() {
             return Ok(());
         }
-        let (file, services) = (Self::of(dir).current, services.join("`, `"));
+        let (file, names) = (Self::of(purpose, dir).current, names.join("`, `"));
         if key_file::load_rsa(&file).map_err(|why| vec![why])?.is_some() {
             return Ok(());
         }
         let file = file.display();
         Err(vec![format!(
-            "service `{services}`: `algorithm = \"RS256\"` needs an RSA key in {file}: make it with `openssl genpkey -algorithm RSA \
+            "{sort} `{names}`: `algorithm = \"RS256\"` needs an RSA key in {file}: make it with `openssl genpkey -algorithm RSA \
              -pkeyopt rsa_keygen_bits:2048 -out {file}`, for the broker's user alone (chmod 600)"
         )])
     }
 
     /// Tells the key file from what it was before, without its content.
     #[must_use]
-    pub fn seen(dir: &Path) -> String {
-        format!("{:?}", stamp(&Self::of(dir).current))
+    pub fn seen(purpose: Use, dir: &Path) -> String {
+        format!("{:?}", stamp(&Self::of(purpose, dir).current))
     }
 
-    fn of(dir: &Path) -> Self {
-        let file = |end: &str| dir.join(format!("{ACCESS_TOKEN}{end}"));
+    fn of(purpose: Use, dir: &Path) -> Self {
+        let file = |end: &str| dir.join(format!("{}{end}", name_of(purpose)));
         let (current, next) = (file(".pem"), file(".next.pem"));
-        Self { purpose: Use::AccessToken, current, next, keys: RwLock::default() }
+        Self { purpose, current, next, keys: RwLock::default() }
+    }
+
+    /// What they are for.
+    #[must_use]
+    pub fn purpose(&self) -> Use {
+        self.purpose
     }
 
     /// How a key is replaced, in a sentence; `None` where there is none.
@@ -135,8 +143,9 @@ impl Imported {
     pub fn how_to_replace(&self) -> Option<String> {
         self.read(|keys| keys.current.is_some()).then(|| {
             format!(
-                "The RS256 key was imported, and is replaced by hand: put the next one beside it as {ACCESS_TOKEN}.next.pem, and the \
-                 broker publishes it and takes it once every verifier can know it."
+                "The RS256 key was imported, and is replaced by hand: put the next one beside it as {}.next.pem, and the \
+                 broker publishes it and takes it once every verifier can know it.",
+                name_of(self.purpose)
             )
         })
     }

@@ -72,9 +72,10 @@ pub struct Keyring {
     access_token: Slot,
     jwt_svid: Slot,
     revocations: Slot,
+    signals: Slot,
     status_list: Slot,
     x509_svid: Slot,
-    imported: Imported,
+    imported: [Imported; 2],
     terms: AuthorityTerms,
     /// Who certifies authorities, as the files said when they were last read.
     upstream: Mutex<Option<UpstreamSeen>>,
@@ -140,7 +141,7 @@ impl Replaced {
 }
 
 impl Keyring {
-    /// Reads `access-token.pem`, `jwt-svid.pem`, `revocations.pem`, `status-list.pem` and `x509-svid.pem` in `dir`, and makes those that are not there,
+    /// Reads `access-token.pem`, `jwt-svid.pem`, `revocations.pem`, `signals.pem`, `status-list.pem` and `x509-svid.pem` in `dir`, and makes those that are not there,
     /// mode 0600; and those beside them that a rotation has prepared, or left, or an operator has put there.
     ///
     /// # Errors
@@ -151,9 +152,10 @@ impl Keyring {
             access_token: Slot::load_or_create(Use::AccessToken, dir, &terms, now)?,
             jwt_svid: Slot::load_or_create(Use::JwtSvid, dir, &terms, now)?,
             revocations: Slot::load_or_create(Use::Revocations, dir, &terms, now)?,
+            signals: Slot::load_or_create(Use::Signals, dir, &terms, now)?,
             status_list: Slot::load_or_create(Use::StatusList, dir, &terms, now)?,
             x509_svid: Slot::load_or_create(Use::X509Svid, dir, &terms, now)?,
-            imported: Imported::load(dir, now)?,
+            imported: [Imported::load(Use::AccessToken, dir, now)?, Imported::load(Use::Signals, dir, now)?],
             terms,
             upstream,
             taints: TaintFiles::of(dir),
@@ -173,8 +175,9 @@ impl Keyring {
             mistakes.chain(old.err()).collect::<Vec<_>>()
         };
         let made = Use::ALL.into_iter().flat_map(check);
-        let imported = Imported::check(dir).err().into_iter().flatten();
-        let mut mistakes: Vec<_> = made.chain(imported).chain(TaintFiles::of(dir).load().err()).collect();
+        let imported =
+            [Use::AccessToken, Use::Signals].map(|purpose| Imported::check(purpose, dir).err().unwrap_or_default());
+        let mut mistakes: Vec<_> = made.chain(imported.concat()).chain(TaintFiles::of(dir).load().err()).collect();
         match terms.look_upstream(now) {
             Ok(upstream) if mistakes.is_empty() => return Ok(upstream),
             Ok(_) => {}
@@ -189,10 +192,15 @@ impl Keyring {
         self.upstream.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The keys that were not made here.
+    /// The keys that were not made here, by what they are for.
     #[must_use]
-    pub fn imported(&self) -> &Imported {
+    pub fn imported(&self) -> &[Imported] {
         &self.imported
+    }
+
+    /// Those of them that are for `purpose`.
+    fn imported_for(&self, purpose: Use) -> Option<&Imported> {
+        self.imported.iter().find(|imported| imported.purpose() == purpose)
     }
 
     fn slot(&self, purpose: Use) -> &Slot {
@@ -200,6 +208,7 @@ impl Keyring {
             Use::AccessToken => &self.access_token,
             Use::JwtSvid => &self.jwt_svid,
             Use::Revocations => &self.revocations,
+            Use::Signals => &self.signals,
             Use::StatusList => &self.status_list,
             Use::X509Svid => &self.x509_svid,
         }
@@ -215,6 +224,14 @@ impl Keyring {
             keys.last_expiry.fetch_max(exp, Ordering::Relaxed);
             key.sign(typ, claims)
         })
+    }
+
+    /// The same with the RSA key for `purpose`, which takes milliseconds.
+    ///
+    /// # Errors
+    /// As [`Imported::sign`], and where no RSA key is for that.
+    pub fn sign_rs256(&self, purpose: Use, typ: &str, exp: i64, claims: &impl Serialize) -> Result<String, Invalid> {
+        self.imported_for(purpose).ok_or(Invalid("no RSA key is for that"))?.sign(typ, exp, claims)
     }
 
     /// The authority for one certificate that is to expire at `until`, and when it will: no later than the authority itself. From now
@@ -385,8 +402,8 @@ impl Keyring {
         if slot.read(|keys| keys.tainted.contains(kid)) {
             return;
         }
-        if purpose == Use::AccessToken {
-            self.imported.bar(kid);
+        if let Some(imported) = self.imported_for(purpose) {
+            imported.bar(kid);
         }
         slot.write(|keys| {
             let next = keys.next.as_ref().map(|next| &next.key);
@@ -494,6 +511,7 @@ impl Files {
             Use::AccessToken => "access-token",
             Use::JwtSvid => "jwt-svid",
             Use::Revocations => "revocations",
+            Use::Signals => "signals",
             Use::StatusList => "status-list",
             Use::X509Svid => "x509-svid",
         };

@@ -7,6 +7,7 @@ mod csr;
 mod imported;
 mod issuers;
 mod keyring;
+mod leaked;
 mod lint;
 mod published;
 mod server;
@@ -18,6 +19,7 @@ pub use authority::{Authority, RevocationList};
 pub use csr::RequestedKey;
 pub use imported::{Imported, ImportedKey};
 pub use keyring::{AuthorityTerms, Keyring, Replaced};
+pub use leaked::LeakedKeys;
 pub use server::{ServerCertificate, ServerDraft};
 pub use upstream::{AuthorityList, UpstreamFiles, UpstreamSeen};
 pub use x509::{Certificate, CertificateBounds, CertificateDraft};
@@ -32,7 +34,7 @@ use crate::{
     jose::{Invalid, SigningAlgorithm},
     lease::{Lease, Use},
     policy::Permit,
-    task::{CredentialType, Privilege, Task},
+    task::{CredentialType, Privilege, StatusIndex, Task},
 };
 
 /// A credential's lifetime where nobody asks for another, in seconds.
@@ -86,6 +88,7 @@ impl Draft {
             issued_at: crate::clock::whole_second(now),
             expires_at,
             bound_to: bounds.bound_to.clone(),
+            status: None,
         };
         Ok(Self { permit, lease, deadline: bounds.deadline, algorithm: bounds.algorithm })
     }
@@ -114,6 +117,13 @@ impl Draft {
     #[must_use]
     pub fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    /// Gives it a place in the status lists of its own, instead of its task's.
+    #[must_use]
+    pub fn at(mut self, place: StatusIndex) -> Self {
+        self.lease.status = Some(place);
+        self
     }
 
     /// The policies that permitted it.
@@ -150,13 +160,13 @@ impl Draft {
             scope: self.lease.privilege,
             authorization_details: self.permit.details().to_vec(),
             task: task_claim(task, self.deadline)?,
-            status: Status::of(task.status, issuer),
+            status: Status::of(self.lease.status.unwrap_or(task.status), issuer),
             cnf: self.lease.bound_to.clone(),
         };
         let token = match (self.algorithm, form) {
             (SigningAlgorithm::ES256, _) => keys.sign(Use::from(form), form.typ(), claims.exp, &claims),
             (SigningAlgorithm::RS256, CredentialType::AccessToken) => {
-                keys.imported().sign(form.typ(), claims.exp, &claims)
+                keys.sign_rs256(Use::from(form), form.typ(), claims.exp, &claims)
             }
             (SigningAlgorithm::RS256, CredentialType::Jwt) => Err(Invalid("no RSA key signs JWT-SVIDs")),
         };

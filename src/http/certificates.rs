@@ -82,7 +82,7 @@ impl From<Certified> for CertificateAnswer {
     request_body = CertificateBody,
     responses(
         (status = 200, description = "Minted", body = CertificateAnswer),
-        Refusals<{ refused::ACTING | refused::POLICY | refused::ENDED | refused::QUOTA | refused::BODY }>,
+        Refusals<{ refused::ACTING | refused::POLICY | refused::LOCKED | refused::ENDED | refused::QUOTA | refused::BODY }>,
     ),
     security(("evidence" = []), ()),
     extensions(("x-remit-callers" = json!(["workload"]))),

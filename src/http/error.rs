@@ -44,7 +44,7 @@ pub const PROBLEM: fn(&Error) -> (StatusCode, &'static str) = |error| match erro
     Error::IdempotencyKeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
     Error::InvalidRequest { .. } => (StatusCode::BAD_REQUEST, "invalid_request"),
     Error::Locked => (StatusCode::FORBIDDEN, "locked"),
-    Error::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+    Error::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
     Error::PolicyDenied { .. } => (StatusCode::FORBIDDEN, "policy_denied"),
     Error::QuotaExceeded(_) => (StatusCode::TOO_MANY_REQUESTS, "quota_exceeded"),
     Error::SequenceReused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "sequence_reused"),
@@ -71,7 +71,7 @@ pub const OAUTH: fn(&Error, EvidenceRole) -> (StatusCode, &'static str) = |error
     }
     Error::Locked => (StatusCode::BAD_REQUEST, "access_denied"),
     // An unknown or foreign task looks like an ended one.
-    Error::NotFound | Error::TaskNotActive => (StatusCode::BAD_REQUEST, "invalid_grant"),
+    Error::NotFound(_) | Error::TaskNotActive => (StatusCode::BAD_REQUEST, "invalid_grant"),
     Error::PolicyDenied { limit, .. } => {
         let code = match limit {
             Limit::Audience | Limit::Location => "invalid_target",
@@ -169,7 +169,7 @@ impl Challenge {
             | Error::IdempotencyKeyReused
             | Error::InvalidRequest { .. }
             | Error::Locked
-            | Error::NotFound
+            | Error::NotFound(_)
             | Error::PolicyDenied { .. }
             | Error::QuotaExceeded(_)
             | Error::SequenceReused(_)
@@ -209,7 +209,7 @@ impl Fault {
     pub(super) fn oauth(error: &Error, role: EvidenceRole) -> Self {
         let (status, code) = OAUTH(error, role);
         // On this endpoint an unknown task and an ended one must not differ in words either.
-        let gone = matches!(error, Error::NotFound | Error::TaskNotActive);
+        let gone = matches!(error, Error::NotFound(_) | Error::TaskNotActive);
         let text = if gone { Error::TaskNotActive.to_string() } else { error.to_string() };
         Self { status, challenge: Challenge::of(error), body: oauth(code, &text) }
     }

@@ -16,7 +16,7 @@ use super::{Caller, MAX_BODY, RequestId, error::Problem};
 use crate::{
     broker::{self, Manner, Presented, PresentedTaskToken, ProofOf},
     error::Error,
-    id::TaskId,
+    id::{LeaseId, LockId, TaskId},
     jose::{NoRepeats, Thumbprint},
 };
 
@@ -109,6 +109,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     }
 }
 
+/// The `{id}` in the path of a credential.
+pub(super) struct Lease(pub(super) LeaseId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Lease {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let id = id(parts, state).await?.parse();
+        id.map(Self).map_err(|why: crate::id::Malformed| Error::invalid(why.to_string()).into())
+    }
+}
+
 /// The `{id}` in the path of a key.
 pub(super) struct Kid(pub(super) Thumbprint);
 
@@ -117,6 +128,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Kid {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let kid = Thumbprint::try_from(id(parts, state).await?);
         kid.map(Self).map_err(|_| Error::invalid("the id of a key is a thumbprint: 43 characters of base64url").into())
+    }
+}
+
+/// The `{id}` in the path of a lock.
+pub(super) struct LockPath(pub(super) LockId);
+
+impl<S: Send + Sync> FromRequestParts<S> for LockPath {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let id = id(parts, state).await?.parse();
+        id.map(Self).map_err(|why: crate::id::Malformed| Error::invalid(why.to_string()).into())
     }
 }
 

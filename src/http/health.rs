@@ -11,7 +11,7 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 
 use super::openapi::Refusals;
-use crate::{broker::Broker, error::Input};
+use crate::{broker::Broker, error::Input, id::BrokerName};
 
 /// The process lives.
 #[derive(Serialize, ToSchema)]
@@ -27,6 +27,9 @@ pub(super) struct Readiness {
     ready: bool,
     /// What it lacks.
     missing: Vec<Input>,
+    /// The other brokers that have yet to tell a store that may have lost something; the store is missing until they have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    waiting_for: Vec<BrokerName>,
     /// `current`, or `refused`: the configuration as it stands was refused, and an older one is in force.
     configuration: &'static str,
 }
@@ -56,7 +59,9 @@ pub(super) async fn readyz(State(broker): State<Arc<Broker>>) -> (StatusCode, Js
     let missing = broker.missing().await;
     let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let configuration = if broker.is_outdated() { "refused" } else { "current" };
-    (status, Json(Readiness { ready: missing.is_empty(), missing, configuration }))
+    let ready = missing.is_empty();
+    let waiting_for = if ready { Vec::new() } else { broker.awaited() };
+    (status, Json(Readiness { ready, missing, waiting_for, configuration }))
 }
 
 /// Prometheus metrics, in the text format.

@@ -161,6 +161,12 @@ pub(super) struct Metadata {
     token_endpoint_auth_signing_alg_values_supported: [&'static str; 10],
     introspection_endpoint: String,
     introspection_endpoint_auth_methods_supported: [&'static str; 1],
+    /// Where a workload revokes a token of its own (RFC 7009).
+    revocation_endpoint: String,
+    /// `Bearer`: the evidence; and what the token endpoint takes.
+    revocation_endpoint_auth_methods_supported: Vec<&'static str>,
+    /// As at the token endpoint.
+    revocation_endpoint_auth_signing_alg_values_supported: [&'static str; 10],
     grant_types_supported: [&'static str; 2],
     /// `none`: there is no authorization endpoint.
     response_types_supported: [&'static str; 1],
@@ -200,6 +206,8 @@ struct Aliases {
     token: String,
     #[serde(rename = "introspection_endpoint")]
     introspection: String,
+    #[serde(rename = "revocation_endpoint")]
+    revocation: String,
     #[serde(rename = "remit_tasks_endpoint")]
     tasks: String,
 }
@@ -209,10 +217,15 @@ impl Aliases {
         Self {
             token: format!("{origin}/oauth2/token"),
             introspection: format!("{origin}/oauth2/introspect"),
+            revocation: format!("{origin}/oauth2/revoke"),
             tasks: format!("{origin}/v1/tasks"),
         }
     }
 }
+
+/// What a client's assertion may be signed with.
+const ASSERTION_ALGORITHMS: [&str; 10] =
+    ["ES256", "ES384", "Ed25519", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512"];
 
 impl Metadata {
     /// Every member whose default would be wrong is stated.
@@ -229,11 +242,16 @@ impl Metadata {
                 .chain(by_certificate.into_iter().flatten())
                 .chain(by_jwt_svid)
                 .collect(),
-            token_endpoint_auth_signing_alg_values_supported: [
-                "ES256", "ES384", "Ed25519", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512",
-            ],
+            token_endpoint_auth_signing_alg_values_supported: ASSERTION_ALGORITHMS,
             introspection_endpoint: format!("{issuer}/oauth2/introspect"),
             introspection_endpoint_auth_methods_supported: ["Bearer"],
+            revocation_endpoint: format!("{issuer}/oauth2/revoke"),
+            revocation_endpoint_auth_methods_supported: ["Bearer", "private_key_jwt"]
+                .into_iter()
+                .chain(by_certificate.into_iter().flatten())
+                .chain(by_jwt_svid)
+                .collect(),
+            revocation_endpoint_auth_signing_alg_values_supported: ASSERTION_ALGORITHMS,
             grant_types_supported: ["urn:ietf:params:oauth:grant-type:token-exchange", "client_credentials"],
             // Required, and never an empty array (RFC 8414 sections 2 and 3.2). Without an authorization endpoint this is the one
             // response type that promises nothing.

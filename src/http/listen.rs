@@ -4,14 +4,13 @@
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::{ConnectInfo, Request},
     http::header,
     response::Response,
 };
-use http_body_util::BodyExt as _;
 use hyper::{
-    body::Incoming,
+    body::{Frame, Incoming},
     rt::Executor,
     service::{Service as _, service_fn},
 };
@@ -20,13 +19,17 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
+use socket2::SockRef;
 use std::{
+    any::Any,
     collections::VecDeque,
+    convert::Infallible,
     future::Future,
     io,
-    pin::pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -41,8 +44,15 @@ use super::{Caller, Network, Tls};
 use crate::attest::Peer;
 
 /// How long a connection may be without a request under way: before the first one is there, head and all, and after each
-/// answer. So this is how long an idle connection is kept, half a head is waited for, and an answer may lie unread.
+/// answer. So this is how long an idle connection is kept, half a head is waited for, and an answer may lie unread; of an answer
+/// without an end, the next piece.
 const IDLE: Duration = Duration::from_secs(10);
+/// How often it is looked at whether a piece lies unread.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long whoever is at the other end of TCP may acknowledge nothing of what was sent: then their machine is gone.
+const SILENT: Duration = Duration::from_secs(30);
+/// How many octets the system keeps that cannot be sent yet. What is beyond waits, and so it shows that nobody reads.
+const UNSENT: u32 = 32 * 1024;
 /// How long a connection that was told to end may take over it.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// How long a connection takes new requests. Then its caller connects anew, to the certificate and the settings of that time.
@@ -66,6 +76,55 @@ pub(super) struct Room {
     _connection: Arc<OwnedSemaphorePermit>,
 }
 
+/// The room of an answer without an end. Its connection takes it in the place of its listener's, to the end of the connection: those who
+/// are told something take up no room of those who ask.
+#[derive(Clone)]
+pub(super) struct Apart {
+    _room: Arc<dyn Any + Send + Sync>,
+}
+
+impl Apart {
+    /// It is kept by holding this.
+    pub(super) fn new(room: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { _room: room }
+    }
+}
+
+/// The room that a connection takes up.
+struct Place {
+    listener: Arc<Semaphore>,
+    taken: Mutex<Taken>,
+}
+
+enum Taken {
+    /// With its listener.
+    Usual(Arc<OwnedSemaphorePermit>),
+    /// With those who are told something.
+    Elsewhere { _room: Apart },
+}
+
+impl Place {
+    fn new(listener: Arc<Semaphore>, permit: OwnedSemaphorePermit) -> Self {
+        Self { listener, taken: Mutex::new(Taken::Usual(Arc::new(permit))) }
+    }
+
+    /// Room for another request: the connection's own, or where it is apart, one more of the listener's. `None`: it is stopping.
+    async fn ask(&self) -> Option<Arc<OwnedSemaphorePermit>> {
+        if let Taken::Usual(permit) = &*self.taken.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Some(permit.clone());
+        }
+        self.listener.clone().acquire_owned().await.ok().map(Arc::new)
+    }
+
+    /// From now on it is apart.
+    fn set_apart(&self, apart: Apart) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Taken::Usual(_) = &*taken {
+            *taken = Taken::Elsewhere { _room: apart };
+        }
+    }
+}
+
 /// Where connections come from.
 pub enum Listener {
     /// TCP in the clear; where there are networks, for callers in one of them alone.
@@ -85,7 +144,7 @@ impl Listener {
         let accept = async {
             loop {
                 let (router, stop, tasks) = (router.clone(), stop.clone(), tasks.clone());
-                let served = Served { router, stop, tasks, max_age: MAX_AGE };
+                let served = Served { router, stop, tasks, room: room.clone(), max_age: MAX_AGE };
                 if let Err(error) = self.accept(served, &room, &handshakes).await {
                     // Too many open files, usually: it passes, and the listener must outlive it.
                     tracing::error!(%error, "a connection could not be accepted");
@@ -138,10 +197,14 @@ impl Listener {
     }
 }
 
-/// Answers are written whole: waiting for more to send only delays them.
+/// Answers are written whole: waiting for more to send only delays them. And who does not take them is not waited for.
 fn at_once(stream: &TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection is gone already");
+    }
+    let socket = SockRef::from(stream);
+    if let Err(error) = socket.set_tcp_user_timeout(Some(SILENT)).and_then(|()| socket.set_tcp_notsent_lowat(UNSENT)) {
+        tracing::debug!(%error, "it may take long until it shows that nobody reads");
     }
 }
 
@@ -205,6 +268,8 @@ struct Served {
     router: Router,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// What all connections of the listener share.
+    room: Arc<Semaphore>,
     max_age: Duration,
 }
 
@@ -215,46 +280,62 @@ impl Served {
         caller: Caller,
         permit: OwnedSemaphorePermit,
     ) {
-        let Self { router, stop, tasks, max_age } = self;
+        let Self { router, stop, tasks, room, max_age } = self;
         let router = TowerToHyperService::new(router);
-        let connection = Arc::new(permit);
+        let place = Arc::new(Place::new(room, permit));
+        let streams = Arc::new(Streams::default());
         let requests = Arc::new(Semaphore::new(MOST_REQUESTS as usize));
         let (busy, watched) = watch::channel(0);
         let busy = Arc::new(busy);
+        let sent = streams.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             let under_way = UnderWay::begin(&busy);
             let (router, requests) = (router.clone(), requests.clone());
             request.extensions_mut().insert(ConnectInfo(caller.clone()));
-            let connection = connection.clone();
+            let (place, sent) = (place.clone(), sent.clone());
             async move {
                 // Whoever cancels requests as fast as they make them waits for those that they cancelled.
-                if let Ok(permit) = requests.acquire_owned().await {
+                if let Ok(permit) = requests.acquire_owned().await
+                    && let Some(connection) = place.ask().await
+                {
                     request.extensions_mut().insert(Room { _request: Arc::new(permit), _connection: connection });
                 }
-                let answer = router.call(request).await;
-                answer.map(|answer| until_told(answer, under_way))
+                let mut answer = router.call(request).await?;
+                if let Some(apart) = answer.extensions_mut().remove::<Apart>() {
+                    place.set_apart(apart);
+                }
+                Ok::<_, Infallible>(sent.until_told(answer, under_way))
             }
         });
         let mut protocol = auto::Builder::new(Tracked(tasks));
         protocol.http1().timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(MAX_HEAD);
         protocol.http2().timer(TokioTimer::new()).max_concurrent_streams(MOST_REQUESTS);
         let mut connection = pin!(protocol.serve_connection(TokioIo::new(stream), service));
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-            () = sleep(max_age) => {
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    ended = connection.as_mut() => ended,
-                    () = idle(watched) => timeout(FAREWELL, connection).await.unwrap_or(Ok(())),
+        let lives = async {
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+                () = sleep(max_age) => {
+                    connection.as_mut().graceful_shutdown();
+                    tokio::select! {
+                        ended = connection.as_mut() => ended,
+                        () = idle(watched) => timeout(FAREWELL, connection).await.unwrap_or(Ok(())),
+                    }
+                }
+                () = idle(watched.clone()) => {
+                    connection.as_mut().graceful_shutdown();
+                    timeout(FAREWELL, connection).await.unwrap_or(Ok(()))
                 }
             }
-            () = idle(watched.clone()) => {
-                connection.as_mut().graceful_shutdown();
-                timeout(FAREWELL, connection).await.unwrap_or(Ok(()))
+        };
+        let ended = tokio::select! {
+            ended = lives => ended,
+            () = streams.lie_unread() => {
+                tracing::debug!("a connection was cut off: nobody reads what is sent");
+                Ok(())
             }
         };
         if let Err(error) = ended {
@@ -279,19 +360,69 @@ impl Drop for UnderWay {
     }
 }
 
-/// An answer that is sent bit by bit keeps its request under way until it has been told. Any other is ready as it is, and whether
-/// it is read is the caller's affair.
-fn until_told(answer: Response, under_way: UnderWay) -> Response {
-    let kind = answer.headers().get(header::CONTENT_TYPE);
-    if kind.is_none_or(|kind| kind != "text/event-stream") {
-        return answer;
+/// The answers without an end that are being told on a connection.
+#[derive(Default)]
+struct Streams(Mutex<Vec<Weak<Piece>>>);
+
+/// When a piece was handed over for sending, where none was asked for since.
+#[derive(Default)]
+struct Piece(Mutex<Option<Instant>>);
+
+impl Piece {
+    fn handed_over(&self, at: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
-    answer.map(|body| {
-        Body::new(body.map_frame(move |frame| {
-            let _until_then = &under_way;
-            frame
-        }))
-    })
+
+    fn lies_unread(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|since| since.elapsed() > IDLE)
+    }
+}
+
+/// An answer without an end.
+struct Told {
+    body: Body,
+    piece: Arc<Piece>,
+    _under_way: UnderWay,
+}
+
+impl hyper::body::Body for Told {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        this.piece.handed_over(None);
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        this.piece.handed_over(Some(Instant::now()));
+        Poll::Ready(frame)
+    }
+}
+
+impl Streams {
+    /// An answer that is sent bit by bit keeps its request under way until it has been told. Any other is ready as it is, and whether
+    /// it is read is the caller's affair.
+    fn until_told(&self, answer: Response, under_way: UnderWay) -> Response {
+        let kind = answer.headers().get(header::CONTENT_TYPE);
+        if kind.is_none_or(|kind| kind != "text/event-stream") {
+            return answer;
+        }
+        let piece = Arc::new(Piece::default());
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|piece| piece.strong_count() > 0);
+        all.push(Arc::downgrade(&piece));
+        answer.map(|body| Body::new(Told { body, piece, _under_way: under_way }))
+    }
+
+    /// Waits until a piece of one of them has not been asked for in [`IDLE`]: neither protocol waits for its reader only so long.
+    async fn lie_unread(&self) {
+        loop {
+            sleep(LOOK).await;
+            let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if all.iter().filter_map(Weak::upgrade).any(|piece| piece.lies_unread()) {
+                return;
+            }
+        }
+    }
 }
 
 /// Waits until there has been no request for [`IDLE`]. The protocols' own deadlines leave gaps: before it is clear which
@@ -336,9 +467,10 @@ mod tests {
             router: Router::new().route("/slow", get(slow)),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            room: Arc::new(Semaphore::new(1)),
             max_age: Duration::from_millis(400),
         };
-        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let permit = served.room.clone().acquire_owned().await.unwrap();
         let connection = TaskTracker::new().spawn(served.run(theirs, Caller::Anybody, permit));
         let mut said = [0; 512];
         let mut answer = async |ours: &mut tokio::io::DuplexStream| {

@@ -2,17 +2,22 @@
 
 mod certificates;
 mod error;
+mod evaluation;
 mod extract;
 mod health;
 mod keys;
+mod leases;
 mod listen;
+mod locks;
 mod network;
 mod oauth;
 mod openapi;
+mod reach;
 mod reports;
 mod revocations;
 mod rotation;
 mod search;
+mod signals;
 mod status;
 mod tasks;
 mod timeline;
@@ -37,7 +42,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     attest::{ClientCertificate, Peer},
-    broker::Broker,
+    broker::{Broker, Gone},
     failpoint::{Step, reached},
     id, metrics,
     telemetry::{Link, Served},
@@ -74,6 +79,10 @@ pub enum Caller {
 #[derive(Clone)]
 struct RequestId(String);
 
+/// Whether whoever made a request has hung up: for what nobody needs then.
+#[derive(Clone)]
+struct HungUp(Gone);
+
 /// Every route of the broker. `routes!` takes a handler only with a description of its operation, and reads method and path there.
 fn api() -> OpenApiRouter<Arc<Broker>> {
     OpenApiRouter::with_openapi(openapi::Api::openapi())
@@ -88,14 +97,25 @@ fn api() -> OpenApiRouter<Arc<Broker>> {
         .routes(routes!(revocations::follow))
         .routes(routes!(revocations::acknowledge))
         .routes(routes!(revocations::jwks))
+        .routes(routes!(signals::metadata))
+        .routes(routes!(signals::jwks))
+        .routes(routes!(signals::stream))
+        .routes(routes!(signals::status))
+        .routes(routes!(signals::verify))
+        .routes(routes!(signals::poll))
         .routes(routes!(oauth::token))
         .routes(routes!(oauth::introspect))
+        .routes(routes!(evaluation::configuration))
+        .routes(routes!(evaluation::evaluate))
+        .routes(routes!(evaluation::evaluate_several))
+        .routes(routes!(oauth::revoke))
         .routes(routes!(rotation::list))
         .routes(routes!(rotation::rotate))
         .routes(routes!(rotation::taint))
         .routes(routes!(tasks::declare, tasks::list))
         .routes(routes!(tasks::show))
         .routes(routes!(timeline::show))
+        .routes(routes!(reach::show))
         .routes(routes!(search::search))
         .routes(routes!(trail::show))
         .routes(routes!(workloads::list))
@@ -106,6 +126,11 @@ fn api() -> OpenApiRouter<Arc<Broker>> {
         .routes(routes!(reports::report))
         .routes(routes!(tasks::complete))
         .routes(routes!(tasks::revoke))
+        .routes(routes!(locks::lock, locks::list))
+        .routes(routes!(locks::show))
+        .routes(routes!(locks::extend))
+        .routes(routes!(locks::release))
+        .routes(routes!(leases::revoke))
         .merge(operations())
 }
 
@@ -159,9 +184,14 @@ async fn finish(
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     request.extensions_mut().insert(RequestId(id.clone()));
+    let hung_up = Gone::new();
+    request.extensions_mut().insert(HungUp(hung_up.clone()));
+    // Whoever hangs up drops all this.
+    let hung_up = hung_up.drop_guard();
     let proves = request.headers().contains_key("dpop");
     let caller = request.headers().get(&TRACEPARENT).and_then(|value| Link::parse(value.to_str().ok()?));
     let oauth = request.uri().path().starts_with("/oauth2/");
+    let told = evaluation::request_id(&request).unwrap_or_else(|| id.clone());
     // RFC 9112 section 3.2: where a request is to go is not open to two readings.
     let hosts = request.headers().get_all(header::HOST).iter().count();
     let clear = hosts == 1 || (hosts == 0 && request.version() != Version::HTTP_11);
@@ -186,8 +216,9 @@ async fn finish(
         tracing::error!(request = id, "a request was not carried out: a defect of the broker");
         StatusCode::SERVICE_UNAVAILABLE.into_response()
     });
+    hung_up.disarm();
     if let Some(fault) = Fault::of(&mut response, oauth) {
-        response = fault.into_response(&id, response.headers().get(header::ALLOW).cloned());
+        response = fault.into_response(&told, response.headers().get(header::ALLOW).cloned());
     }
     let headers = response.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
@@ -196,7 +227,7 @@ async fn finish(
         headers.insert(DPOP_NONCE.clone(), nonce);
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if let Ok(value) = HeaderValue::from_str(&id) {
+    if let Ok(value) = HeaderValue::from_str(&told) {
         headers.insert(REQUEST_ID.clone(), value);
     }
     let (status, took) = (response.status().as_u16(), begun.elapsed());

@@ -1,4 +1,5 @@
-//! `/oauth2/*`: token exchange (RFC 8693), `client_credentials` on the socket or by TLS (RFC 6749 section 4.4, RFC 8705 section 2), introspection (RFC 7662).
+//! `/oauth2/*`: token exchange (RFC 8693), `client_credentials` on the socket or by TLS (RFC 6749 section 4.4, RFC 8705 section 2), introspection
+//! (RFC 7662), revocation (RFC 7009).
 
 mod asked;
 
@@ -155,7 +156,7 @@ pub(super) struct TokenAnswer<'a> {
     request_body(content = TokenRequest, content_type = "application/x-www-form-urlencoded"),
     responses(
         (status = 200, description = "A token", body = TokenAnswer),
-        OAuthRefusals<{ refused::TOKEN | refused::BODY }>,
+        OAuthRefusals<{ refused::TOKEN | refused::QUOTA | refused::BODY }>,
     ),
     security(),
     extensions(("x-remit-callers" = json!(["workload"]))),
@@ -206,13 +207,8 @@ fn authenticate(form: &mut TokenRequest, called: Called) -> Result<(broker::Requ
     match (form.grant_type.as_deref(), assertion) {
         (_, (None, None)) => {}
         (Some("client_credentials"), (Some(token), Some(kind))) if !actor && matches!(subject, (None, None)) => {
-            let of = match kind.strip_prefix(ASSERTION) {
-                Some("jwt-bearer") => Asserted::Client,
-                Some("jwt-spiffe") => Asserted::Spiffe,
-                _ => return Err(failed(EvidenceRole::Client)(Error::EvidenceInvalid)),
-            };
-            let presented =
-                Presented { assertion: Some((token, of)), client_id, bearer: None, peer: None, ..presented };
+            let assertion = Some(asserted(token, &kind)?);
+            let presented = Presented { assertion, client_id, bearer: None, peer: None, ..presented };
             return Ok((broker::Request { presented, id }, EvidenceRole::Client));
         }
         _ => return Err(failed(EvidenceRole::Client)(Error::EvidenceInvalid)),
@@ -251,6 +247,15 @@ fn authenticate(form: &mut TokenRequest, called: Called) -> Result<(broker::Requ
             "the grant types are urn:ietf:params:oauth:grant-type:token-exchange and client_credentials",
         ))),
         (None, _) => Err(failed(EvidenceRole::Client)(Error::invalid("`grant_type` is required"))),
+    }
+}
+
+/// A client's assertion, by its type.
+fn asserted(token: SecretString, kind: &str) -> Result<(SecretString, Asserted), Refusal> {
+    match kind.strip_prefix(ASSERTION) {
+        Some("jwt-bearer") => Ok((token, Asserted::Client)),
+        Some("jwt-spiffe") => Ok((token, Asserted::Spiffe)),
+        _ => Err(failed(EvidenceRole::Client)(Error::EvidenceInvalid)),
     }
 }
 
@@ -342,4 +347,81 @@ pub(super) async fn introspect(
             IntrospectionAnswer::Active(Box::new(ActiveToken { claims: *claims, active: true, token_type }))
         }
     }))
+}
+
+/// A token that is to be revoked.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct RevocationRequest {
+    /// An access token, a JWT-SVID or a task token of the caller's own.
+    #[schema(value_type = String, required = true)]
+    token: Option<String>,
+    /// Not looked at: a token says itself what it is.
+    #[serde(rename = "token_type_hint")]
+    #[schema(value_type = String, required = false)]
+    _token_type_hint: Option<String>,
+    #[schema(ignore)]
+    access_token: Option<String>,
+    /// As at the token endpoint, in the place of evidence in the `Authorization` header.
+    #[schema(value_type = String, required = false)]
+    client_assertion: Option<String>,
+    /// As at the token endpoint.
+    #[schema(value_type = String, required = false)]
+    client_assertion_type: Option<String>,
+    /// The client, where an assertion or a certificate comes along.
+    #[schema(value_type = String, required = false)]
+    client_id: Option<String>,
+    #[schema(ignore)]
+    client_secret: Option<String>,
+}
+
+/// Nothing: the status says all there is to say.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RevocationResponse)]
+pub(super) struct RevocationAnswer {}
+
+/// Revoke a token of one's own (RFC 7009). Its task and the others of it go on.
+///
+/// The same answer for a token that is unknown, over or another's, which stays as it is. A status list does not show it, because a task has
+/// one place there for all its tokens.
+#[utoipa::path(
+    post, path = "/oauth2/revoke", operation_id = "revokeToken", tag = "oauth",
+    params(("DPoP" = Option<String>, Header, description = "A proof (RFC 9449) of the key that the evidence serves, where it serves one")),
+    request_body(content = RevocationRequest, content_type = "application/x-www-form-urlencoded"),
+    responses(
+        (status = 200, description = "It is revoked, or was none of the caller's that lives", body = RevocationAnswer),
+        OAuthRefusals<{ refused::CLIENT | refused::MALFORMED | refused::BODY }>,
+    ),
+    security(("evidence" = []), ()),
+    extensions(("x-remit-callers" = json!(["workload"]))),
+)]
+pub(super) async fn revoke(
+    State(broker): State<Arc<Broker>>,
+    called: Result<Called, Problem>,
+    request: Request,
+) -> Result<Answer<RevocationAnswer>, Refusal> {
+    let fail = failed(EvidenceRole::Client);
+    let Called { request: broker::Request { presented, id }, authorized } =
+        called.map_err(|Problem(error)| fail(error))?;
+    let form: RevocationRequest = form(request).await?;
+    if form.access_token.is_some() {
+        return Err(fail(Error::invalid(ONE_PLACE)));
+    }
+    let assertion = match (form.client_assertion.map(SecretString::from), form.client_assertion_type) {
+        (None, None) => None,
+        // A client authenticates in one way (RFC 6749 section 2.3), and in one that is understood.
+        (Some(token), Some(kind)) if !authorized => Some(asserted(token, &kind)?),
+        _ => return Err(fail(Error::EvidenceInvalid)),
+    };
+    if form.client_secret.is_some() {
+        return Err(fail(Error::EvidenceInvalid));
+    }
+    let mut presented = presented;
+    if assertion.is_some() {
+        presented = Presented { assertion, client_id: form.client_id, peer: None, ..presented };
+    } else if !authorized && presented.certificate.is_some() {
+        presented.client_id = form.client_id;
+    }
+    let token = form.token.ok_or_else(|| fail(Error::invalid("`token` is required")))?;
+    broker.revoke_token(broker::Request { presented, id }, &token).await.map_err(fail)?;
+    Ok(Answer(RevocationAnswer {}))
 }

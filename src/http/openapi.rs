@@ -31,20 +31,23 @@ use crate::party::Act;
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
         description = "A just-in-time credential broker: attest a workload, declare one task, mint short-lived credentials for it, revoke \
             them all at once by task.\n\nTimes are RFC 3339 in UTC, durations whole seconds. A client ignores members that it does not know; \
-            the broker refuses them. Errors of `/oauth2/*` are OAuth JSON, all others are `application/problem+json` with a stable `code`; \
+            the broker refuses them, and ignores those of AuthZEN. Errors of `/oauth2/*` are OAuth JSON, all others are `application/problem+json` with a stable `code`; \
             `x-remit-codes` says which ones a response can have. \
             What is served nowhere is 404 `not_found`, another method of a path is 405 `invalid_request` with `Allow`. The same API is on \
-            the Unix socket. `x-remit-callers` says who may call: `anyone`, `workload`, `service`, `viewer` (an operator, whatever the \
+            the Unix socket. `x-remit-callers` says who may call: `anyone`, `workload`, `service`, `receiver` (of Shared Signals), `viewer` (an operator, whatever the \
             role), the role that an operator needs, or `owner` (somebody who acts for an owner, on what is that owner's). `x-remit-roles` \
             lists the roles of operators with which the call goes through.",
     ),
     servers((url = "/", description = "The broker that serves this document")),
     tags(
         (name = "tasks", description = "Declare a task, get credentials for it, end it, look at it"),
+        (name = "locks", description = "Keep out what must not come back"),
         (name = "investigate", description = "Find what something belongs to, and go through what is on record"),
         (name = "oauth", description = "Tokens and introspection, for clients that speak OAuth"),
+        (name = "evaluation", description = "`AuthZEN`: whether whoever holds a token may do something, now"),
         (name = "keys", description = "Public documents: what verifiers and clients need to know"),
         (name = "revocations", description = "What has been revoked, as it happens"),
+        (name = "signals", description = "Shared Signals: what receivers are told"),
         (name = "operations", description = "Health and metrics; also on `listen.ops`"),
     ),
     components(schemas(ProblemBody, OAuthBody)),
@@ -69,10 +72,17 @@ impl Modify for Schemes {
                 .bearer_format("JWT"),
             ),
             ("operator", bearer(
-                    "An operator: a token whose SHA-256 is in the configuration, or a JWT of the operators' own issuer. Somebody who acts for \
-                     an owner: such a JWT.",
+                "An operator: a token whose SHA-256 is in the configuration, a client certificate whose key is (then nothing is sent, or the \
+                 token beside it), or a JWT of the operators' own issuer. Somebody who acts for an owner: such a JWT.",
                 )),
-            ("service", bearer("A service: a token whose SHA-256 is in the configuration.")),
+            (
+                "service",
+                bearer(
+                    "A service: a token whose SHA-256 is in the configuration, or a client certificate whose key is (then nothing is \
+                     sent, or the token beside it).",
+                ),
+            ),
+            ("receiver", bearer("A receiver of Shared Signals: a token whose SHA-256 is in the configuration.")),
         ];
         let components = openapi.components.get_or_insert_default();
         components

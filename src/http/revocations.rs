@@ -2,16 +2,14 @@
 
 use axum::{
     Extension, Json as Answer,
+    body::{Body, Bytes},
     extract::{Query, State, rejection::QueryRejection},
     http::{HeaderMap, HeaderValue, header},
-    response::{
-        IntoResponse as _, Response, Sse,
-        sse::{Event, KeepAlive},
-    },
+    response::{IntoResponse, Response},
 };
-use futures_util::stream;
+use futures_util::{Stream, StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 use tokio_util::sync::CancellationToken;
 use utoipa::{IntoParams, ToSchema};
 
@@ -19,21 +17,26 @@ use super::{
     error::Problem,
     extract::{Called, Json},
     keys::{self, JwkSet},
+    listen::Apart,
     openapi::{Refusals, refused},
     watch,
 };
 use crate::{
-    broker::{Broker, Left},
+    broker::{Broker, Left, Push},
     claims::Purpose,
     error::Error,
     lease::Use,
 };
 
 const MEDIA_TYPE: &str = "application/remit-revocations+jwt";
-/// How soon a client that lost the stream should ask for it again.
-const RETRY: Duration = Duration::from_secs(1);
+/// How soon a client that lost the stream should ask for it again, in milliseconds.
+const RETRY: u32 = 1_000;
+/// Octets that are sent at a time.
+const PIECE: usize = 64 * 1024;
 /// The longest nonce, in characters.
 const NONCE: usize = 128;
+/// The longest name of a verifier, in characters.
+const NAME: usize = 64;
 
 /// What a whole state is asked for with.
 #[derive(Deserialize, IntoParams)]
@@ -53,7 +56,10 @@ pub(super) struct StateQuery {
 /// A state is a JWT (`typ: remit-revocations+jwt`) signed with a key of `/v1/revocations/jwks`.
 #[utoipa::path(
     get, path = "/v1/revocations", operation_id = "revocations", tag = "revocations",
-    params(StateQuery, ("Last-Event-ID" = Option<String>, Header, description = "`broker:sequence` of the last state that was read")),
+    params(StateQuery,
+        ("Last-Event-ID" = Option<String>, Header, description = "`broker:sequence` of the last state that was read"),
+        ("Remit-Last-State" = Option<String>, Header, description = "The last state that was held, where it is no longer than 8 KiB: it proves to a broker that it was put back to an earlier one"),
+        ("Remit-Follower" = Option<String>, Header, description = "Which of a service's verifiers this is: 1 to 64 letters, digits, `-` and `_`, another for each")),
     responses(
         (status = 200, description = "The states", content(
             (String = "application/remit-revocations+jwt"),
@@ -72,13 +78,13 @@ pub(super) async fn follow(
     called: Called,
 ) -> Result<Response, Problem> {
     let Query(StateQuery { nonce }) = query.map_err(|_| Error::invalid("the query knows `nonce` alone, once"))?;
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    if nonce.as_ref().is_some_and(|nonce| !(1..=NONCE).contains(&nonce.len()) || !nonce.bytes().all(is_plain)) {
+    if nonce.as_ref().is_some_and(|nonce| !is_name(nonce, NONCE)) {
         return Err(Error::invalid("`nonce` is 1 to 128 letters, digits, `-` and `_`").into());
     }
-    let request = called.authorized.then_some(called.request);
+    let replica = replica(&headers)?;
+    let request = called.request;
     if !watch::wanted(&headers) {
-        let state = broker.revocations(request, nonce).await?.state;
+        let state = broker.revocations(request, replica, (witness(&headers), nonce)).await?.state;
         let headers = [
             (header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE)),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -88,17 +94,56 @@ pub(super) async fn follow(
     if nonce.is_some() {
         return Err(Error::invalid("a stream has no `nonce`: ask for one state with it first").into());
     }
-    let follower = broker.follow_revocations(request, left(&headers)).await?;
-    let states = stream::unfold((follower, stop), async |(mut follower, stop)| {
-        let push = tokio::select! {
-            push = follower.next() => push?,
-            () = stop.cancelled() => return None,
-        };
-        let event = Event::default().event("state").id(&push.id).retry(RETRY).data(&push.state);
-        Some((Ok::<_, Infallible>(event), (follower, stop)))
-    });
+    let follower = broker.follow_revocations(request, replica, (witness(&headers), left(&headers))).await?;
+    let apart = Apart::new(follower.room());
+    let states = stream::unfold(follower, async |mut follower| Some((pieces(follower.next().await?), follower)));
     // A state comes often enough to show that the connection lives.
-    Ok(Sse::new(states).keep_alive(KeepAlive::new().interval(Duration::from_secs(60))).into_response())
+    let body = Body::from_stream(states.take_until(stop.cancelled_owned()).flatten());
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+    ];
+    Ok((Extension(apart), headers, body).into_response())
+}
+
+/// A state as an event, in pieces of which each is soon read by whoever reads at all. All who follow share its octets.
+fn pieces(push: Arc<Push>) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    let event = Bytes::from_owner(Written(push));
+    let starts = (0..event.len()).step_by(PIECE);
+    stream::iter(starts.map(move |start| Ok(event.slice(start..event.len().min(start + PIECE)))))
+}
+
+/// A state as an event.
+struct Written(Arc<Push>);
+
+impl AsRef<[u8]> for Written {
+    fn as_ref(&self) -> &[u8] {
+        let write =
+            |Push { id, state, .. }: &Push| format!("event: state\nid: {id}\nretry: {RETRY}\ndata: {state}\n\n");
+        self.0.written(write).as_bytes()
+    }
+}
+
+/// The state that a client says to have held last. What is none proves nothing.
+fn witness(headers: &HeaderMap) -> Option<&str> {
+    headers.get("remit-last-state")?.to_str().ok()
+}
+
+/// Which of a service's verifiers it is, where it says so.
+fn replica(headers: &HeaderMap) -> Result<Option<String>, Error> {
+    let mut all = headers.get_all("remit-follower").iter();
+    let (first, more) = (all.next(), all.next());
+    let name = first.map(|value| value.to_str().ok().filter(|name| is_name(name, NAME) && more.is_none()));
+    match name {
+        None => Ok(None),
+        Some(Some(name)) => Ok(Some(name.to_owned())),
+        Some(None) => Err(Error::invalid("`Remit-Follower` is 1 to 64 letters, digits, `-` and `_`, once")),
+    }
+}
+
+fn is_name(text: &str, longest: usize) -> bool {
+    (1..=longest).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }
 
 /// Where a client says that it left off. What cannot be one of ours is as good as nothing: it gets a whole state.
@@ -124,6 +169,7 @@ pub(super) struct AckBody {
 /// follows, about that broker's states.
 #[utoipa::path(
     post, path = "/v1/revocations/ack", operation_id = "acknowledgeRevocations", tag = "revocations",
+    params(("Remit-Follower" = Option<String>, Header, description = "As where the state was asked for")),
     request_body = AckBody,
     responses(
         (status = 200, description = "Noted, and what is on note now: it never goes back", body = AckBody),
@@ -134,13 +180,16 @@ pub(super) struct AckBody {
 )]
 pub(super) async fn acknowledge(
     State(broker): State<Arc<Broker>>,
+    headers: HeaderMap,
     called: Called,
     Json { value, .. }: Json<AckBody>,
-) -> Result<Answer<AckBody>, Problem> {
+) -> Result<impl IntoResponse, Problem> {
     let AckBody { broker: name, sequence } = value;
     let left = Left { broker: name, sequence };
-    let sequence = broker.acknowledge(called.request, &left).await?;
-    Ok(Answer(AckBody { broker: left.broker, sequence }))
+    let sequence = broker.acknowledge(called.request, replica(&headers)?, &left).await?;
+    // Thousands acknowledge the same state at once, and each connection that stays is one that somebody else waits for.
+    let leaves = [(header::CONNECTION, HeaderValue::from_static("close"))];
+    Ok((leaves, Answer(AckBody { broker: left.broker, sequence })))
 }
 
 /// The public keys of the states of the feed.

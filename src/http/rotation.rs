@@ -186,7 +186,7 @@ fn reason(body: Option<Json<ReasonBody>>) -> Result<Option<String>, Problem> {
     request_body = Option<ReasonBody>,
     responses(
         (status = 200, description = "The key", body = Key),
-        Refusals<{ refused::ACTING | refused::BODY }>,
+        Refusals<{ refused::KNOWN | refused::NO_KEY | refused::BODY }>,
     ),
     security(("operator" = [])),
     extensions(("x-remit-callers" = json!(callers([], Act::TaintKey)))),

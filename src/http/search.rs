@@ -1,7 +1,7 @@
 //! `GET /v1/search`: what an id or a name belongs to.
 
 use axum::{
-    Json as Answer,
+    Extension, Json as Answer,
     extract::{Query as Asked, State, rejection::QueryRejection},
 };
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
+    HungUp,
     error::Problem,
     extract::Called,
     openapi::{Refusals, callers, refused},
@@ -101,6 +102,10 @@ struct Lease {
     /// Its expiry; null where it is not known.
     #[schema(required, value_type = Option<String>, format = DateTime)]
     expires_at: Option<Time>,
+    /// Since when it is revoked by itself, while its task goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = String, format = DateTime)]
+    revoked_at: Option<Time>,
 }
 
 /// Audit records of this broker.
@@ -154,7 +159,7 @@ struct LookedAt {
     params(SearchQuery),
     responses(
         (status = 200, description = "What was found, if anything", body = SearchAnswer),
-        Refusals<{ refused::MALFORMED | refused::EVIDENCE | refused::ROLE }>,
+        Refusals<{ refused::MALFORMED | refused::EVIDENCE | refused::ROLE | refused::QUOTA }>,
     ),
     security(("operator" = [])),
     extensions(("x-remit-callers" = json!(callers([], Act::Search)))),
@@ -162,6 +167,7 @@ struct LookedAt {
 pub(super) async fn search(
     State(broker): State<Arc<Broker>>,
     asked: Result<Asked<SearchQuery>, QueryRejection>,
+    Extension(HungUp(gone)): Extension<HungUp>,
     called: Called,
 ) -> Result<Answer<SearchAnswer>, Problem> {
     let Asked(SearchQuery { q, task, cursor, limit }) = asked.map_err(|_| {
@@ -175,7 +181,7 @@ pub(super) async fn search(
     }
     let before = cursor.map(|cursor| cursor.parse()).transpose()?;
     let query = Query::parse(&q)?;
-    let found = broker.search(called.request, &query, task.as_ref(), before.as_ref(), limit).await?;
+    let found = broker.search((called.request, gone), &query, task.as_ref(), before.as_ref(), limit).await?;
     Ok(Answer(found.into()))
 }
 
@@ -197,11 +203,12 @@ impl From<broker::Match> for Match {
             MatchKind::Request => "request",
             MatchKind::Instance => "instance",
         };
-        let lease = lease.map(|broker::FoundLease { id, resource, privilege, expires_at }| Lease {
+        let lease = lease.map(|broker::FoundLease { id, resource, privilege, expires_at, revoked_at }| Lease {
             id,
             resource,
             privilege,
             expires_at,
+            revoked_at,
         });
         let record = |broker::Mention { sequence, time, event }| Record { sequence, time, event };
         let records = records.map(|broker::Mentions { count, first, last }| Records {

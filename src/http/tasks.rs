@@ -4,7 +4,7 @@ pub(super) mod bodies;
 
 use axum::{
     Extension, Json as Answer,
-    extract::{Query, State},
+    extract::{Query, State, rejection::QueryRejection},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse as _, Response},
 };
@@ -26,7 +26,7 @@ use crate::{
 };
 use bodies::{
     CompleteBody, Declared, ListQuery, MintAnswer, MintBody, Minted, RenewAnswer, RenewBody, RevokeAnswer, RevokeBody,
-    Shown, TaskList, TaskToken,
+    RevokeQuery, Shown, TaskList, TaskToken, Wait,
 };
 
 type Shared = State<Arc<Broker>>;
@@ -85,7 +85,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap, body: String) -> Result<Optio
     request_body = MintBody,
     responses(
         (status = 200, description = "Minted", body = MintAnswer),
-        Refusals<{ refused::ACTING | refused::POLICY | refused::ENDED | refused::BODY }>,
+        Refusals<{ refused::ACTING | refused::POLICY | refused::LOCKED | refused::ENDED | refused::QUOTA | refused::BODY }>,
     ),
     security(("evidence" = []), ()),
     extensions(("x-remit-callers" = json!(["workload"]))),
@@ -113,7 +113,7 @@ pub(super) async fn mint(
     request_body = Option<RenewBody>,
     responses(
         (status = 200, description = "Its deadline as it is now", body = RenewAnswer),
-        Refusals<{ refused::ACTING | refused::POLICY | refused::ENDED | refused::BODY }>,
+        Refusals<{ refused::ACTING | refused::POLICY | refused::LOCKED | refused::ENDED | refused::BODY }>,
     ),
     security(("evidence" = []), ()),
     extensions(("x-remit-callers" = json!(["workload"]))),
@@ -164,7 +164,7 @@ pub(super) async fn complete(
 /// that the broker has not seen (`known` is false). Idempotent: a second call returns the first one's instants.
 #[utoipa::path(
     post, path = "/v1/tasks/{id}/revoke", operation_id = "revokeTask", tag = "tasks",
-    params(("id" = TaskId, Path, description = "The task"),
+    params(("id" = TaskId, Path, description = "The task"), RevokeQuery,
         ("DPoP" = Option<String>, Header, description = "A proof (RFC 9449) of the key that the evidence serves, where it serves one")),
     request_body = RevokeBody,
     responses(
@@ -179,12 +179,19 @@ pub(super) async fn complete(
 pub(super) async fn revoke(
     State(broker): Shared,
     Id(id): Id,
+    query: Result<Query<RevokeQuery>, QueryRejection>,
     called: Called,
     Json { value, .. }: Json<RevokeBody>,
 ) -> Result<Response, Problem> {
+    let Query(RevokeQuery { wait }) = query.map_err(|_| Error::invalid("the query knows `wait=effective` alone"))?;
     let reason = value.reason.ok_or_else(|| Error::invalid("`reason` says why, for whoever reads the record later"))?;
     check_text("reason", Some(&reason), 1024)?;
-    let answer = RevokeAnswer::from(broker.revoke(called.request, &id, reason).await?);
+    let revoked = broker.revoke(called.request, &id, reason).await?;
+    let revoked = match wait {
+        None => revoked,
+        Some(Wait::Effective) => broker.wait_until_effective(revoked).await,
+    };
+    let answer = RevokeAnswer::from(revoked);
     Ok((answer.status(), Answer(answer)).into_response())
 }
 

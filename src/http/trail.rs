@@ -2,18 +2,17 @@
 
 use axum::{
     Extension,
-    body::Body,
+    body::{Body, Bytes},
     extract::{Query, State, rejection::QueryRejection},
     http::{HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
-use futures_util::stream;
 use serde::Deserialize;
-use std::{convert::Infallible, sync::Arc};
-use tokio_util::sync::CancellationToken;
+use std::sync::Arc;
 use utoipa::IntoParams;
 
 use super::{
+    HungUp,
     error::Problem,
     extract::Called,
     openapi::{Refusals, callers, refused},
@@ -57,7 +56,9 @@ pub(super) struct TrailQuery {
 /// Go through the audit log of this broker.
 ///
 /// Every line is a record as it stands in the log, to the octet, in order. The last line is no record: its `cursor` is where to go
-/// on, now if there is `more`, and later where there is not; an answer without it was cut off. `unattributed` counts records of tasks of
+/// on, now if there is `more`, and later where there is not; an answer without it, or that is shorter than its `Content-Length`, was cut
+/// off. A page holds at most `limit` records, 1 MiB of them (or one), and what can be looked at in 5 s, so that it may hold fewer than there are, or
+/// none, and `more` all the same. A person has two looks at a time. `unattributed` counts records of tasks of
 /// which this broker can't tell whose they are, and so whether they were asked for; `unreadable` lines that no broker wrote. Whoever acts
 /// for an owner gets the records of that owner's tasks alone. Other brokers have logs of their own.
 #[utoipa::path(
@@ -66,15 +67,15 @@ pub(super) struct TrailQuery {
     responses(
         (status = 200, description = "A record a line, and a last line that says where it ended", content_type = "application/x-ndjson",
             body = String),
-        Refusals<{ refused::MALFORMED | refused::EVIDENCE | refused::ROLE }>,
+        Refusals<{ refused::MALFORMED | refused::EVIDENCE | refused::ROLE | refused::QUOTA }>,
     ),
     security(("operator" = [])),
     extensions(("x-remit-callers" = json!(callers([], Act::ShowAudit)))),
 )]
 pub(super) async fn show(
     State(broker): State<Arc<Broker>>,
-    Extension(stop): Extension<CancellationToken>,
     asked: Result<Query<TrailQuery>, QueryRejection>,
+    Extension(HungUp(gone)): Extension<HungUp>,
     called: Called,
 ) -> Result<Response, Problem> {
     let Query(TrailQuery { workload, owner, sandbox, attestor, since, until, cursor, limit }) = asked.map_err(|_| {
@@ -89,14 +90,7 @@ pub(super) async fn show(
     }
     let after = cursor.map(|cursor| cursor.parse()).transpose()?;
     let which = Which { workload, owner, sandbox, attestor, since, until };
-    let trail = broker.trail(called.request, which, after.as_ref(), limit).await?;
-    let pieces = stream::unfold((trail, stop), async |(mut trail, stop)| {
-        let piece = tokio::select! {
-            piece = trail.next() => piece?,
-            () = stop.cancelled() => return None,
-        };
-        Some((Ok::<_, Infallible>(piece), (trail, stop)))
-    });
+    let trail = broker.trail((called.request, gone), which, after.as_ref(), limit).await?;
     let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"))];
-    Ok((kind, Body::from_stream(pieces)).into_response())
+    Ok((kind, Body::from(Bytes::from_owner(trail))).into_response())
 }

@@ -1,7 +1,7 @@
 //! `GET /v1/reports/unused`: authority that was not used.
 
 use axum::{
-    Json as Answer,
+    Extension, Json as Answer,
     extract::{Query, State, rejection::QueryRejection},
 };
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
+    HungUp,
     error::Problem,
     extract::Called,
     openapi::{Refusals, callers, refused},
@@ -55,6 +56,10 @@ pub(super) struct Report {
     tasks: Vec<Unused>,
     /// How many tasks of those that were asked for were looked at: the others used all they had.
     looked_at: usize,
+    /// Every task that was declared since then was there to be looked at; of earlier ones, those that the store still holds. Null where it is
+    /// not known when the store was put back to an earlier state.
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    since: Option<Time>,
     /// What the next page is older than; null at the end.
     #[schema(required)]
     next_cursor: Option<TaskId>,
@@ -117,14 +122,15 @@ struct Unseen {
 ///
 /// Of each task: privileges that no token was ever minted for, and credentials that were never *seen* to be used, which is that a service
 /// asked about them or reported on them. A service that checks signatures or lists by itself is not seen: `cannot_be_seen`. The tasks are
-/// those of all brokers that the store still holds, which is until a day after their deadline. Whoever acts for an owner gets that owner's
+/// those of all brokers that the store still holds, which is until a day after their deadline: `since` says from when on that is all of
+/// them. Whoever acts for an owner gets that owner's
 /// alone. A page may be short, or empty, and not the last: go on until `next_cursor` is null.
 #[utoipa::path(
     get, path = "/v1/reports/unused", operation_id = "reportUnused", tag = "investigate",
     params(UnusedQuery),
     responses(
         (status = 200, description = "A page", body = Report),
-        Refusals<{ refused::MALFORMED | refused::EVIDENCE | refused::ROLE }>,
+        Refusals<{ refused::MALFORMED | refused::EVIDENCE | refused::ROLE | refused::QUOTA }>,
     ),
     security(("operator" = [])),
     extensions(("x-remit-callers" = json!(callers([], Act::ReportUnused)))),
@@ -132,6 +138,7 @@ struct Unseen {
 pub(super) async fn report(
     State(broker): State<Arc<Broker>>,
     asked: Result<Query<UnusedQuery>, QueryRejection>,
+    Extension(HungUp(gone)): Extension<HungUp>,
     called: Called,
 ) -> Result<Answer<Report>, Problem> {
     let Query(UnusedQuery { owner, workload, since, until, cursor, limit }) = asked.map_err(|_| {
@@ -144,9 +151,9 @@ pub(super) async fn report(
         return Err(Error::invalid("`limit` is 1 to 200").into());
     }
     let period = Period { owner, workload, since, until };
-    let page = broker.unused(called.request, &period, cursor, limit).await?;
+    let page = broker.unused((called.request, gone), &period, cursor, limit).await?;
     let tasks = page.tasks.into_iter().map(Unused::from).collect();
-    Ok(Answer(Report { tasks, looked_at: page.looked_at, next_cursor: page.next }))
+    Ok(Answer(Report { tasks, looked_at: page.looked_at, since: page.since, next_cursor: page.next }))
 }
 
 impl From<broker::Unused> for Unused {

@@ -2,17 +2,18 @@
 //! change, and the end of the stream with the end of the task.
 
 use axum::{
+    Extension,
     http::{HeaderMap, header},
     response::{
         IntoResponse as _, Response, Sse,
         sse::{Event, KeepAlive},
     },
 };
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-use super::{error::Problem, extract::Called, tasks::bodies::Shown};
+use super::{error::Problem, extract::Called, listen::Apart, tasks::bodies::Shown};
 use crate::{
     broker::{Broker, Turn},
     error::Error,
@@ -39,14 +40,10 @@ pub(super) async fn watch(
     stop: CancellationToken,
 ) -> Result<Response, Problem> {
     let following = broker.follow(called.request, id).await?;
-    let turns = stream::unfold((following, stop), async |(mut following, stop)| {
-        let turn = tokio::select! {
-            turn = following.next() => turn?,
-            () = stop.cancelled() => return None,
-        };
-        Some((event(&turn), (following, stop)))
-    });
-    Ok(Sse::new(turns).keep_alive(KeepAlive::new().interval(ALIVE)).into_response())
+    let apart = Apart::new(following.room());
+    let turns = stream::unfold(following, async |mut following| Some((event(&following.next().await?), following)));
+    let events = Sse::new(turns.take_until(stop.cancelled_owned())).keep_alive(KeepAlive::new().interval(ALIVE));
+    Ok((Extension(apart), events).into_response())
 }
 
 fn event(Turn { held, now }: &Turn) -> Result<Event, axum::Error> {

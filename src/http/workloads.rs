@@ -1,7 +1,7 @@
 //! `GET /v1/workloads`: the inventory.
 
 use axum::{
-    Json as Answer,
+    Extension, Json as Answer,
     extract::{Query, State, rejection::QueryRejection},
 };
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
+    HungUp,
     error::Problem,
     extract::Called,
     openapi::{Refusals, callers, refused},
@@ -105,7 +106,7 @@ struct Covers {
     params(InventoryQuery),
     responses(
         (status = 200, description = "A page", body = Inventory),
-        Refusals<{ refused::MALFORMED | refused::EVIDENCE | refused::ROLE }>,
+        Refusals<{ refused::MALFORMED | refused::EVIDENCE | refused::ROLE | refused::QUOTA }>,
     ),
     security(("operator" = [])),
     extensions(("x-remit-callers" = json!(callers([], Act::ListWorkloads)))),
@@ -113,6 +114,7 @@ struct Covers {
 pub(super) async fn list(
     State(broker): State<Arc<Broker>>,
     asked: Result<Query<InventoryQuery>, QueryRejection>,
+    Extension(HungUp(gone)): Extension<HungUp>,
     called: Called,
 ) -> Result<Answer<Inventory>, Problem> {
     let Query(InventoryQuery { cursor, limit }) =
@@ -121,7 +123,7 @@ pub(super) async fn list(
     if !(1..=PAGE.1).contains(&limit) {
         return Err(Error::invalid("`limit` is 1 to 200").into());
     }
-    let inventory = broker.workloads(called.request, cursor.as_ref().map(SpiffeId::as_str), limit).await?;
+    let inventory = broker.workloads((called.request, gone), cursor.as_ref().map(SpiffeId::as_str), limit).await?;
     Ok(Answer(inventory.into()))
 }
 

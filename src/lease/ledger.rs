@@ -1,19 +1,26 @@
 //! The typed face of the store: seals what goes in, believes nothing that comes out before its seal was checked.
 
 mod certificates;
-mod ends;
+mod heard;
 mod keys;
 mod known;
 mod leases;
+mod locks;
+mod log;
+mod log_end;
+mod marker;
+mod members;
+mod numbers;
 mod once;
+mod placed;
 mod reports;
 mod status;
 mod timeline;
 
 pub(super) use certificates::certificate_ends;
 pub use certificates::{ListedCertificate, PostedCrl};
-pub use ends::Position;
 pub use keys::{PublishedKey, Retirement, StandingKey, Taint, TrustAnchor, Use, Vouched};
+pub(super) use placed::placed_of;
 
 use chrono::TimeDelta;
 use quick_cache::sync::Cache;
@@ -26,17 +33,27 @@ use std::{
 use tokio::sync::broadcast;
 
 use super::{
-    Claim, Ended, Ending, InDoubt, Index, Key, Lease, Mint, Minted, Renewed, Renewing, Sealed, Store, StoreKey, Tally,
-    measured::Measured, record::Sealer, redb::RedbStore, redis::RedisStore,
+    Claim, Ended, Ending, Hint, InDoubt, Index, Key, Lease, Mint, Minted, Renewed, Renewing, Sealed, Store, StoreKey,
+    Tally, measured::Measured, record::Sealer, redb::RedbStore, redis::RedisStore,
 };
 use crate::{
     clock::{Clock, Time},
     id::{self, LeaseId, TaskId},
     metrics::Metrics,
-    task::{End, Ending as KnownEnd, Renewal, State, StatusIndex, Task},
+    notice::Notice,
+    task::{End, Renewal, State, StatusIndex, Task},
 };
 use known::Known;
-pub use leases::AnyLease;
+pub use leases::{AnyLease, LeaseEnd};
+use locks::Watched;
+pub use locks::{Expansion, StandingLocks};
+pub use log::Position;
+pub use log_end::LogEnd;
+pub use marker::Entered;
+use marker::Markers;
+pub use members::{Account, Member, Roll};
+pub use numbers::Span;
+use numbers::{Numbers, Read};
 pub use status::StatusBits;
 use status::Taken;
 pub use timeline::{Timeline, TimelineEvent};
@@ -54,6 +71,13 @@ pub struct Config {
     pub url: String,
     /// The file with the MAC key, the same on every broker.
     pub mac_key_file: PathBuf,
+    /// For how many seconds a broker that gives no sign of life is waited for, after the store may have lost something.
+    #[serde(default = "broker_gone_after")]
+    pub broker_gone_after: u32,
+}
+
+fn broker_gone_after() -> u32 {
+    Config::BROKER_GONE_AFTER
 }
 
 impl fmt::Debug for Config {
@@ -64,11 +88,17 @@ impl fmt::Debug for Config {
 }
 
 impl Config {
+    /// [`Config::broker_gone_after`] where nothing is said.
+    pub const BROKER_GONE_AFTER: u32 = 60;
+
     /// Checks what can be told before there is a store.
     ///
     /// # Errors
     /// A sentence that says what to change. It never holds the URL, which may hold a password.
     pub fn check(&self) -> Result<(), String> {
+        if !(5..=86_400).contains(&self.broker_gone_after) {
+            return Err("`store.broker_gone_after` is 5 to 86400 seconds".to_owned());
+        }
         match self.url.split_once(':') {
             Some(("redb", path)) if !path.is_empty() => Ok(()),
             Some(("redis" | "rediss", _)) => RedisStore::check_url(&self.url),
@@ -88,21 +118,15 @@ struct Inner {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     sealer: Sealer,
-    generation: u64,
-    /// The marker as it stood when the store was opened.
-    marker: String,
+    marker: Markers,
     known: Known,
     /// Deadlines that renewals have set; what was once granted is never less.
     renewed: Cache<TaskId, Time>,
     taken: Taken,
-}
-
-/// What makes a store this one.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Marker {
-    store: String,
-    generation: u64,
+    locks: Watched,
+    /// What this process logs, and what it has read of others.
+    numbers: Numbers,
+    read: Read,
 }
 
 /// A task as it stands: what was declared, its deadline now, and the end that applies to it (its own or an ancestor's), if any.
@@ -195,46 +219,70 @@ impl Ledger {
     /// Over a store that is connected.
     pub(super) async fn over(store: Arc<dyn Store>, key: &StoreKey, clock: Arc<dyn Clock>) -> Result<Self, InDoubt> {
         let now = clock.now();
-        // The marker says which generation the store is of, so it is of none itself.
-        let sealer = Sealer::new(key, 0, now);
-        let id = id::random::<16>().map_err(|why| InDoubt(why.to_string()))?;
-        let record = sealer.seal(&Key::Marker, &Marker { store: id::hex(&id), generation: 1 })?;
-        let marker = store.claim(&Claim { key: Key::Marker, record, keep_until: None, index: None }).await?;
-        let Marker { generation, .. } = sealer.open(&Key::Marker, &marker).map_err(|_| {
-            InDoubt(
-                "this store belongs to brokers with another store.key: give this broker a copy of theirs, or another store"
-                    .into(),
-            )
-        })?;
-        let sealer = Sealer::new(key, generation, now);
+        let marker = Markers::claim(store.as_ref(), key, now).await?;
+        let sealer = Sealer::new(key, marker.entered().generation, now);
+        let log = id::random::<16>().map_err(|why| InDoubt(why.to_string()))?;
         Ok(Self(Arc::new(Inner {
             store,
             clock,
             sealer,
-            generation,
             marker,
             known: Known::default(),
             renewed: Cache::new(REMEMBERED),
             taken: Taken::default(),
+            locks: Watched::default(),
+            numbers: Numbers::new(id::hex(&log)),
+            read: Read::default(),
         })))
     }
 
     /// The generation of the store: every credential carries it.
     #[must_use]
     pub fn generation(&self) -> u64 {
-        self.0.generation
+        self.0.sealer.generation()
     }
 
-    /// Whether the store answers and is still the one that was opened.
+    /// Whether the store answers and is still the one that was opened. Where it is of a later generation by now, so is this broker.
     ///
     /// # Errors
     /// When it is not, or cannot be told.
     pub async fn check(&self) -> Result<(), InDoubt> {
-        match self.read([Key::Marker]).await? {
-            [Some(marker)] if marker == self.0.marker => Ok(()),
-            [Some(_)] => Err(InDoubt("the store is another one than was opened".into())),
-            [None] => Err(InDoubt("the store has lost its marker, and so what else it held".into())),
+        let [marker, locks] = self.read([Key::Marker, Key::LocksChanged]).await?;
+        self.0.locks.note(locks.as_deref());
+        if let Some(generation) = self.0.marker.check(marker.as_deref())? {
+            self.enter(generation);
         }
+        Ok(())
+    }
+
+    /// Raises the generation of the store to `generation` at least: everything older is dead from then on, at whoever knows of it. Yields the
+    /// generation that stands.
+    ///
+    /// # Errors
+    /// When the store is in doubt, or is not the one that was opened.
+    pub async fn raise(&self, generation: u64, reason: &str) -> Result<u64, InDoubt> {
+        let raised = self.0.marker.raise(self.0.store.as_ref(), generation, (reason, self.0.clock.now())).await?;
+        self.enter(raised);
+        Ok(self.generation())
+    }
+
+    /// Which store this is, and of which generation.
+    #[must_use]
+    pub fn entered(&self) -> Entered {
+        self.0.marker.entered()
+    }
+
+    /// Whether nobody had opened this store before.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.0.marker.is_new()
+    }
+
+    fn enter(&self, generation: u64) {
+        self.0.sealer.raise(generation);
+        // What was seen of an earlier generation is nothing of this one.
+        self.0.known.clear();
+        self.0.renewed.clear();
     }
 
     /// Which run of the store answers: another word after a restart, and after another server took its place, either of which may have
@@ -275,6 +323,12 @@ impl Ledger {
         }
         let [record] = self.read([Key::Task(id.clone())]).await?;
         record.map_or(Ok(None), |record| self.believe(id, &record))
+    }
+
+    /// What was declared, if that has been seen before.
+    #[must_use]
+    pub fn seen(&self, id: &TaskId) -> Option<Arc<Task>> {
+        self.0.known.get(id)
     }
 
     /// Whether a task is known without asking the store.
@@ -320,7 +374,7 @@ impl Ledger {
     /// # Errors
     /// When the store is in doubt, or the task is of another generation than the store.
     pub async fn declare(&self, task: &Arc<Task>, leases: &[Lease]) -> Result<Written, InDoubt> {
-        if task.generation != self.0.generation {
+        if task.generation != self.generation() {
             return Err(InDoubt("the task is of another generation than the store".into()));
         }
         let record = self.0.sealer.seal(&Key::Task(task.id.clone()), task.as_ref())?;
@@ -335,27 +389,31 @@ impl Ledger {
         self.write(task, None, leases).await
     }
 
-    /// A lease that is alive as far as the store knows: it is there, so is its task, nothing in the lineage has ended, and the key
-    /// `kid` that its credential is signed with is not tainted. Whether it has expired is for the caller to say.
+    /// A lease that is alive as far as the store knows: it is there and not dead by itself, so is its task, nothing in the lineage has
+    /// ended, and the key `kid` that its credential is signed with is not tainted. Whether it has expired is for the caller to say.
     ///
     /// # Errors
     /// When the store is in doubt.
     pub async fn live(&self, task: &TaskId, lease: &LeaseId, kid: &str) -> Result<Option<(Lease, Held)>, InDoubt> {
         let lineage: Vec<TaskId> = task.lineage().collect();
         let key = Key::Lease(task.clone(), lease.clone());
-        let mut keys = vec![key.clone(), Key::Taint(kid.to_owned()), Key::Renewal(task.clone())];
+        let dead = Key::LeaseEnd(task.clone(), lease.clone());
+        let mut keys =
+            vec![Key::LocksChanged, key.clone(), Key::Taint(kid.to_owned()), dead, Key::Renewal(task.clone())];
         keys.extend(lineage.iter().cloned().map(Key::Task));
         keys.extend(lineage.iter().cloned().map(Key::End));
         let records = self.0.store.read(&keys).await?;
-        let ([found, taint, renewal, rest @ ..], true) = (records.as_slice(), records.len() == keys.len()) else {
+        let ([locks, found, taint, dead, renewal, rest @ ..], true) = (records.as_slice(), records.len() == keys.len())
+        else {
             return Err(short());
         };
+        self.0.locks.note(locks.as_deref());
         let (tasks, ends) = rest.split_at(lineage.len());
         if let Some(end) = ends.iter().flatten().next_back() {
             return self.nearest(task, end).map(|_| None);
         }
         // Whatever it says, there is one.
-        if taint.is_some() {
+        if taint.is_some() || dead.is_some() {
             return Ok(None);
         }
         let Some(found) = found else { return Ok(None) };
@@ -373,17 +431,20 @@ impl Ledger {
         Ok(Some((found, Held { task: own, expires_at, end: None })))
     }
 
-    /// Leases, whatever became of them or their task; `None` where the store has none in this generation.
+    /// Leases, whatever became of their task; `None` where the store has none in this generation, or it is dead by itself.
     ///
     /// # Errors
     /// When the store is in doubt.
     pub async fn leases(&self, task: &TaskId, leases: &[LeaseId]) -> Result<Vec<Option<Lease>>, InDoubt> {
-        let keys: Vec<Key> = leases.iter().map(|lease| Key::Lease(task.clone(), lease.clone())).collect();
+        let both =
+            |lease: &LeaseId| [Key::Lease(task.clone(), lease.clone()), Key::LeaseEnd(task.clone(), lease.clone())];
+        let keys: Vec<Key> = leases.iter().flat_map(both).collect();
         let records = self.0.store.read(&keys).await?;
-        let open = |(key, record): (&Key, Option<String>)| {
-            record.map_or(Ok(None), |record| self.0.sealer.open_if_current(key, &record))
+        let open = |(keys, records): (&[Key], &[Option<String>])| match (keys, records) {
+            ([key, _], [Some(record), None]) => self.0.sealer.open_if_current(key, record),
+            _ => Ok(None),
         };
-        keys.iter().zip(records).map(open).collect()
+        keys.chunks_exact(2).zip(records.chunks_exact(2)).map(open).collect()
     }
 
     /// The deadline of a task: from memory where it is known to reach as far as `wanted`, else as it stands in the store.
@@ -418,7 +479,8 @@ impl Ledger {
                 keep_until: kept(later, TASK_KEPT),
             };
             let written = match self.0.store.renew(&step).await? {
-                Renewed::Written => {
+                Renewed::Written(locks) => {
+                    self.0.locks.note(locks.as_deref());
                     self.0.renewed.insert(task.id.clone(), later);
                     Written::Done
                 }
@@ -431,9 +493,9 @@ impl Ledger {
         Err(InDoubt("a task is being renewed too often at once".into()))
     }
 
-    /// Hints at tasks that ended or were renewed ([`Store::changes`]).
+    /// Hints at what changed ([`Store::changes`]).
     #[must_use]
-    pub fn changes(&self) -> broadcast::Receiver<TaskId> {
+    pub fn changes(&self) -> broadcast::Receiver<Hint> {
         self.0.store.changes()
     }
 
@@ -454,7 +516,7 @@ impl Ledger {
         end: &End,
         keep_until: Time,
         unseen: bool,
-        log: Option<&KnownEnd>,
+        log: Option<&Notice>,
     ) -> Result<Option<Stopped>, InDoubt> {
         let record = self.0.sealer.seal(&Key::End(end.task.clone()), end)?;
         // In memory as a rule. What was declared never changes, so neither does the place of its status. The places of tasks below
@@ -476,8 +538,8 @@ impl Ledger {
             step.status = Some(task.status);
             self.0.store.end(&step).await?;
         }
-        if let Some(ending) = log {
-            self.log_end(ending).await?;
+        if let Some(notice) = log {
+            self.log_notice(notice).await?;
         }
         // `standing.at` was read before the step, and something may have been found alive until the step was done.
         let seen = self.0.store.confirm(&standing.task, self.0.clock.now()).await?;
@@ -498,7 +560,8 @@ impl Ledger {
         remembered: Remembered,
         keep_until: Time,
     ) -> Result<Remembered, InDoubt> {
-        let key = Key::Idempotency(digest.to_owned());
+        // What a retry stood for in an earlier generation is dead.
+        let key = Key::Idempotency(format!("{digest}.{}", self.generation()));
         let record = self.0.sealer.seal(&key, &remembered)?;
         let claim = Claim { key, record, keep_until: Some(keep_until), index: None };
         let standing = self.0.store.claim(&claim).await?;
@@ -517,14 +580,18 @@ impl Ledger {
         }
         let latest_expiry = leases.iter().map(|lease| lease.expires_at.timestamp()).max().unwrap_or_default();
         let keep_task_until = kept(task.expires_at, TASK_KEPT);
+        let listed = leases.iter().filter_map(placed::listing).collect();
         let (id, leases) = (id.clone(), sealed);
-        self.carry_out(task, Mint { id, task: record, keep_task_until, leases, latest_expiry, listed: None }).await
+        self.carry_out(task, Mint { id, task: record, keep_task_until, leases, latest_expiry, listed }).await
     }
 
     async fn carry_out(&self, task: &Arc<Task>, step: Mint) -> Result<Written, InDoubt> {
         let id = &task.id;
         match self.0.store.mint(&step).await? {
-            Minted::Written(records) => self.relied_on(task, &records),
+            Minted::Written { lineage, locks } => {
+                self.0.locks.note(locks.as_deref());
+                self.relied_on(task, &lineage)
+            }
             Minted::Exists => Ok(Written::Exists),
             Minted::Ended(end) => self.nearest(id, &end).map(Written::Ended),
             Minted::Missing => Ok(Written::Missing),

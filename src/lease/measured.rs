@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Instant};
 use tokio::sync::broadcast;
 
 use super::{
-    Amending, Answer, Claim, Ended, Ending, Index, Key, Logging, Mint, Minted, Renewed, Renewing, Sealed, Standing,
-    Store, Telling,
+    Amending, Answer, Called, Calling, Claim, Ended, Ending, Hint, Index, Key, Logging, Mint, Minted, Renewed,
+    Renewing, Sealed, Standing, Store, Telling,
 };
 use crate::{
     clock::Time,
@@ -50,6 +50,10 @@ impl Store for Measured {
         self.written("claim", self.store.claim(claim))
     }
 
+    fn bury<'a>(&'a self, key: &'a Key, record: &'a Sealed, keep_until: Time) -> Answer<'a, String> {
+        self.written("bury", self.store.bury(key, record, keep_until))
+    }
+
     fn mint<'a>(&'a self, mint: &'a Mint) -> Answer<'a, Minted> {
         self.written("mint", self.store.mint(mint))
     }
@@ -70,7 +74,7 @@ impl Store for Measured {
         self.written("confirm", self.store.confirm(id, at))
     }
 
-    fn changes(&self) -> broadcast::Receiver<TaskId> {
+    fn changes(&self) -> broadcast::Receiver<Hint> {
         self.store.changes()
     }
 
@@ -80,6 +84,10 @@ impl Store for Measured {
 
     fn status_list(&self, list: u64) -> Answer<'_, Standing> {
         self.timed("status_list", self.store.status_list(list))
+    }
+
+    fn call<'a>(&'a self, calling: &'a Calling) -> Answer<'a, Called> {
+        self.written("call", self.store.call(calling))
     }
 
     fn post<'a>(&'a self, records: &'a [(Key, Sealed, Time)]) -> Answer<'a, ()> {

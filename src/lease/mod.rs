@@ -16,20 +16,22 @@ mod store_key;
 mod tests;
 
 pub use ledger::{
-    AnyLease, Config, Held, Ledger, ListedCertificate, Position, PostedCrl, PublishedKey, Remembered, Retirement,
-    StandingKey, StatusBits, Stopped, Taint, Timeline, TimelineEvent, TrustAnchor, Use, Vouched, Written,
+    Account, AnyLease, Config, Entered, Expansion, Held, LeaseEnd, Ledger, ListedCertificate, LogEnd, Member, Position,
+    PostedCrl, PublishedKey, Remembered, Retirement, Roll, Span, StandingKey, StandingLocks, StatusBits, Stopped,
+    Taint, Timeline, TimelineEvent, TrustAnchor, Use, Vouched, Written,
 };
 pub use record::{Key, Sealed};
 pub use store_key::StoreKey;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 use tokio::sync::broadcast;
 
 use crate::{
     claims::Confirmation,
     clock::Time,
-    id::{LeaseId, Location, TaskId},
+    id::{BrokerName, LeaseId, Location, TaskId},
     task::{CredentialType, Privilege, StatusIndex},
 };
 
@@ -54,6 +56,9 @@ pub struct Lease {
     /// The key that it is bound to, where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bound_to: Option<Confirmation>,
+    /// Where its status stands in public by itself; `None`: where that of its task does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<StatusIndex>,
 }
 
 /// The record of one certificate.
@@ -97,15 +102,21 @@ pub trait Store: Send + Sync {
     /// Writes a record unless there is one, and yields the one that stands afterwards. MUST list it first where it has an index.
     fn claim<'a>(&'a self, claim: &'a Claim) -> Answer<'a, String>;
 
+    /// Writes a record that says that something is dead, unless there is one, and yields the one that stands afterwards. MUST NOT fail for
+    /// want of memory where the store can help it.
+    fn bury<'a>(&'a self, key: &'a Key, record: &'a Sealed, keep_until: Time) -> Answer<'a, String>;
+
     /// Writes leases (and the task itself, where [`Mint::task`] has a record) unless the task or an ancestor has ended
     /// or is missing. MUST list them first where they are listed. Where the task is to be written and exists already, MUST write nothing.
+    /// What it wrote, it MUST have written before it looks at [`Key::LocksChanged`].
     fn mint<'a>(&'a self, mint: &'a Mint) -> Answer<'a, Minted>;
 
     /// Replaces the renewal of a task, unless the task or an ancestor has ended or is missing, or another renewal stands than
-    /// [`Renewing::before`]. MUST keep the task, and what is counted of it, as long as the renewal.
+    /// [`Renewing::before`]. MUST keep the task, and what is counted of it, as long as the renewal. MUST look at [`Key::LocksChanged`] after it.
     fn renew<'a>(&'a self, renewing: &'a Renewing) -> Answer<'a, Renewed>;
 
-    /// Replaces a record in a tree, if [`Amending::before`] is what stands there: whether it did.
+    /// Replaces a record, if [`Amending::before`] is what stands there: whether it did. Where it is [`Amending::urgent`], MUST NOT fail for
+    /// want of memory where the store can help it.
     fn amend<'a>(&'a self, amending: &'a Amending) -> Answer<'a, bool>;
 
     /// Records the end of a task unless it or an ancestor has one. MUST NOT fail for want of memory where the store can help it,
@@ -118,9 +129,9 @@ pub trait Store: Send + Sync {
     /// where the store can help it. What stands there and is no instant counts as not noted.
     fn confirm<'a>(&'a self, id: &'a TaskId, at: Time) -> Answer<'a, Time>;
 
-    /// The ids of tasks that ended or were renewed, on whichever broker, as soon as it is known. Hints: some get lost, and whoever
-    /// can write to the store can make some up.
-    fn changes(&self) -> broadcast::Receiver<TaskId>;
+    /// What changed, on whichever broker, as soon as it is known. Hints: some get lost, and whoever can write to the store can make
+    /// some up.
+    fn changes(&self) -> broadcast::Receiver<Hint>;
 
     /// Counts `more` tasks that are to be declared, and yields how many were counted before. A counter.
     fn count_tasks(&self, more: u64) -> Answer<'_, u64>;
@@ -132,18 +143,25 @@ pub trait Store: Send + Sync {
     /// process, but whoever shares the store MUST find it.
     fn post<'a>(&'a self, records: &'a [(Key, Sealed, Time)]) -> Answer<'a, ()>;
 
-    /// Adds records to the timeline of a tree, after those that are there, and drops the oldest above `TIMELINE`. MUST keep the
+    /// Writes what a broker says of itself over what it said before, and yields what all of them said until then, and which run of the store
+    /// that was.
+    /// Where there is a [`Calling::patience`], answers when whatever was written before is on another machine as well, where the store has
+    /// copies on other machines, and MUST fail where it has, and none of them has it in time. It need not outlast the store's process.
+    fn call<'a>(&'a self, calling: &'a Calling) -> Answer<'a, Called>;
+
+    /// Adds records to the timeline of a tree, after those that are there, and drops what is above `TIMELINE` between the first
+    /// `TIMELINE_FIRST` and the newest. MUST keep the
     /// timeline for as long as the latest of these says. What stands in its place and is no timeline makes room.
     fn tell<'a>(&'a self, telling: &'a Telling) -> Answer<'a, ()>;
 
     /// The records of the timeline of the tree of `id`, oldest first.
     fn told<'a>(&'a self, id: &'a TaskId) -> Answer<'a, Vec<String>>;
 
-    /// Adds a record to the log of ends, after those that are there, and hints at it. MUST keep it for `LOGGED_HOURS`, and MUST NOT fail
+    /// Adds a record to the log of notices, after those that are there, and hints at it. MUST keep it for `LOGGED_HOURS`, and MUST NOT fail
     /// for want of memory where the store can help it. What stands in its place and is no log makes room.
     fn log<'a>(&'a self, logging: &'a Logging) -> Answer<'a, ()>;
 
-    /// The records of the log of ends after a position, oldest first, each with its own; `None`: all.
+    /// The records of the log of notices after a position, oldest first, each with its own; `None`: all.
     fn logged<'a>(&'a self, after: Option<&'a str>, limit: usize) -> Answer<'a, Vec<(String, String)>>;
 
     /// Which run of which server answers: another word after a restart, and after another server took its place.
@@ -153,8 +171,34 @@ pub trait Store: Send + Sync {
     fn list<'a>(&'a self, index: Index, before: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>>;
 }
 
+/// One step that calls the roll of brokers.
+#[derive(Debug, Clone)]
+pub struct Calling {
+    /// Who calls.
+    pub broker: BrokerName,
+    /// What it says of itself.
+    pub record: Sealed,
+    /// Who is on the roll no more.
+    pub gone: Vec<BrokerName>,
+    /// How long copies on other machines are waited for; `None`: they are not.
+    pub patience: Option<Duration>,
+    /// Whether to hint at it: who calls asks the others something.
+    pub hint: bool,
+}
+
+/// What came of a [`Calling`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Called {
+    /// Which run of which server answered ([`Store::incarnation`]).
+    pub incarnation: String,
+    /// The names on the roll, and what they say; `None`: nobody else can be on the store.
+    pub roll: Option<Vec<(String, String)>>,
+}
+
 /// How many records a timeline holds.
 const TIMELINE: usize = 1000;
+/// How many of them are the first ones, which stay whatever comes.
+const TIMELINE_FIRST: usize = 100;
 
 /// One step that adds to a timeline.
 #[derive(Debug, Clone)]
@@ -167,14 +211,38 @@ pub struct Telling {
     pub keep_until: Time,
 }
 
-/// How long the log of ends holds a record, in hours: whatever it is about has expired long before.
+/// A hint at what changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hint {
+    /// This task ended, or was renewed, or a credential of it is dead.
+    Task(TaskId),
+    /// Something that is not about one task.
+    Wide,
+}
+
+impl Hint {
+    /// As it is sent.
+    fn as_str(&self) -> &str {
+        match self {
+            Hint::Task(id) => id.as_str(),
+            Hint::Wide => "*",
+        }
+    }
+
+    /// As it was sent; `None` for what no broker sends.
+    fn read(text: &str) -> Option<Self> {
+        if text == "*" { Some(Hint::Wide) } else { text.parse().ok().map(Hint::Task) }
+    }
+}
+
+/// How long the log of notices holds a record, in hours: whatever it is about has expired long before.
 const LOGGED_HOURS: i64 = 72;
 
-/// One step that adds to the log of ends.
+/// One step that adds to the log of notices.
 #[derive(Debug, Clone)]
 pub struct Logging {
     /// What the hint says.
-    pub id: TaskId,
+    pub hint: Hint,
     /// What is added.
     pub record: Sealed,
 }
@@ -190,6 +258,8 @@ pub enum Index {
     Certificates,
     /// Key ids of the signing keys that are tainted.
     Taints,
+    /// Tokens that have a place of their own in the status lists, which sort by their tasks, and those of a task by their end.
+    Placed,
 }
 
 /// A record that is written once.
@@ -219,14 +289,19 @@ pub struct Mint {
     /// The latest expiry among the leases (Unix seconds; 0 where there is none).
     pub latest_expiry: i64,
     /// Where what is minted is listed, by what name, and until when at least.
-    pub listed: Option<(Index, String, Time)>,
+    pub listed: Vec<(Index, String, Time)>,
 }
 
 /// What came of a [`Mint`].
 #[derive(Debug)]
 pub enum Minted {
-    /// It was written. The records of the lineage, root first, as they stood in that step.
-    Written(Vec<String>),
+    /// It was written.
+    Written {
+        /// The records of the lineage, root first, as they stood in that step.
+        lineage: Vec<String>,
+        /// The record of [`Key::LocksChanged`], as it stood in that step or later.
+        locks: Option<String>,
+    },
     /// The task to be declared exists; nothing was written.
     Exists,
     /// The task or an ancestor has ended; the record of that end. Nothing was written.
@@ -253,8 +328,8 @@ pub struct Renewing {
 /// What came of a [`Renewing`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Renewed {
-    /// It was written.
-    Written,
+    /// It was written. The record of [`Key::LocksChanged`], as it stood in that step or later.
+    Written(Option<String>),
     /// Another renewal came first. Nothing was written.
     Changed,
     /// The task or an ancestor has ended; the record of that end. Nothing was written.
@@ -272,8 +347,10 @@ pub struct Amending {
     pub before: Option<String>,
     /// The new one.
     pub record: Sealed,
-    /// Until when it is kept: the same for every record under this key.
-    pub keep_until: Time,
+    /// Until when it is kept, the same for every record under this key; `None`: for good.
+    pub keep_until: Option<Time>,
+    /// Whether it keeps something out.
+    pub urgent: bool,
 }
 
 /// One step that ends a task.

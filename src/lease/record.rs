@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::{InDoubt, StoreKey};
 use crate::{
     clock::Time,
-    id::{BrokerName, CrlId, LeaseId, TaskId},
+    id::{BrokerName, CrlId, LeaseId, LockId, TaskId},
 };
 
 const VERSION: &str = "1";
@@ -26,22 +26,42 @@ pub struct Sealed(pub(super) String);
 /// Every key of the store, typed: no kind of record can be read as another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key {
+    /// What a broker answered to a nonce of another, page by page; the first says how many there are.
+    Answer(String, BrokerName, usize),
     /// A task that a public key was certified for, by the digest of the key; one of so many.
     CertifiedKey(String, usize),
     /// A list of revoked certificates, as it was last signed.
     Crl(CrlId),
     /// The end of a task.
     End(TaskId),
-    /// What has ended anywhere, of which there is one.
-    Ends,
     /// The key that evidence serves, by the digest of the evidence.
     Evidence(String),
+    /// How much all who read the feed that is signed with this key have heard of.
+    Heard(String),
     /// What a retry under an `Idempotency-Key` finds: a digest of (workload, instance, key).
     Idempotency(String),
     /// A lease of a task.
     Lease(TaskId, LeaseId),
+    /// That a lease of a task is dead by itself.
+    LeaseEnd(TaskId, LeaseId),
+    /// When that was first seen to be recorded.
+    LeaseEndSeen(TaskId, LeaseId),
+    /// What is dead anywhere, of which there is one.
+    Log,
+    /// How the audit log of a broker ended, by the broker's name.
+    LogEnd(BrokerName),
+    /// A lock, as it stands.
+    Lock(LockId),
+    /// How far a lock has been expanded into the ends of tasks.
+    LockProgress(LockId),
+    /// Which locks there are, of which there is one.
+    Locks,
+    /// That something has changed about them: another record after every change.
+    LocksChanged,
     /// The store's marker.
     Marker,
+    /// What a broker says of itself to the others, by its name.
+    Member(BrokerName),
     /// That a signing key is in use, by key id.
     Presence(String),
     /// The latest renewal of a task.
@@ -56,8 +76,6 @@ pub enum Key {
     Spent(String),
     /// That a signing key is not to be trusted, by key id.
     Taint(String),
-    /// That a broker could write to the store a moment ago, by its name.
-    Touched(BrokerName),
     /// A task.
     Task(TaskId),
     /// What happened in the tree of a task.
@@ -69,14 +87,24 @@ impl Key {
     #[must_use]
     pub fn name(&self) -> String {
         match self {
+            Key::Answer(nonce, by, page) => format!("remit:answer:{nonce}:{by}:{page}"),
             Key::CertifiedKey(digest, at) => format!("remit:certified-key:{digest}:{at}"),
             Key::Crl(id) => format!("remit:crl:{id}"),
             Key::End(id) => format!("{}:end:{id}", tree(id)),
-            Key::Ends => "remit:ends".to_owned(),
             Key::Evidence(digest) => format!("remit:evidence:{digest}"),
+            Key::Heard(kid) => format!("remit:heard:{kid}"),
             Key::Idempotency(digest) => format!("remit:idempotency:{digest}"),
             Key::Lease(id, lease) => format!("{}:lease:{id}:{lease}", tree(id)),
+            Key::LeaseEnd(id, lease) => format!("{}:lease-end:{id}:{lease}", tree(id)),
+            Key::LeaseEndSeen(id, lease) => format!("{}:lease-end-seen:{id}:{lease}", tree(id)),
+            Key::Log => "remit:ends".to_owned(),
+            Key::LogEnd(broker) => format!("remit:log-end:{broker}"),
+            Key::Lock(id) => format!("remit:lock:{id}"),
+            Key::LockProgress(id) => format!("remit:lock-progress:{id}"),
+            Key::Locks => "remit:locks".to_owned(),
+            Key::LocksChanged => "remit:locks-changed".to_owned(),
             Key::Marker => "remit:marker".to_owned(),
+            Key::Member(broker) => format!("remit:member:{broker}"),
             Key::Presence(kid) => format!("remit:presence:{kid}"),
             Key::Renewal(id) => format!("{}:renewal:{id}", tree(id)),
             Key::Reports(id, reporter) => format!("{}:reports:{id}:{reporter}", tree(id)),
@@ -84,7 +112,6 @@ impl Key {
             Key::SigningKey(kid) => format!("remit:signing-key:{kid}"),
             Key::Spent(digest) => format!("remit:spent:{digest}"),
             Key::Taint(kid) => format!("remit:taint:{kid}"),
-            Key::Touched(broker) => format!("remit:touched:{broker}"),
             Key::Task(id) => format!("{}:task:{id}", tree(id)),
             Key::Timeline(id) => format!("{}:timeline", tree(id)),
         }
@@ -92,14 +119,24 @@ impl Key {
 
     fn kind(&self) -> &'static str {
         match self {
+            Key::Answer(..) => "answer",
             Key::CertifiedKey(..) => "certified-key",
             Key::Crl(_) => "crl",
             Key::End(_) => "end",
-            Key::Ends => "logged-end",
             Key::Evidence(_) => "evidence",
+            Key::Heard(_) => "heard",
             Key::Idempotency(_) => "idempotency",
             Key::Lease(..) => "lease",
+            Key::LeaseEnd(..) => "lease-end",
+            Key::LeaseEndSeen(..) => "lease-end-seen",
+            Key::Log => "logged-end",
+            Key::LogEnd(_) => "log-end",
+            Key::Lock(_) => "lock",
+            Key::LockProgress(_) => "lock-progress",
+            Key::Locks => "locks",
+            Key::LocksChanged => "locks-changed",
             Key::Marker => "marker",
+            Key::Member(_) => "member",
             Key::Presence(_) => "presence",
             Key::Renewal(_) => "renewal",
             Key::Reports(..) => "account",
@@ -107,7 +144,6 @@ impl Key {
             Key::SigningKey(_) => "signing-key",
             Key::Spent(_) => "spent",
             Key::Taint(_) => "taint",
-            Key::Touched(_) => "touched",
             Key::Task(_) => "task",
             Key::Timeline(_) => "timeline",
         }
@@ -122,7 +158,7 @@ pub(super) fn tree(id: &TaskId) -> String {
 /// Seals what goes into the store and opens what comes out of it.
 pub(super) struct Sealer {
     key: hmac::Key,
-    generation: u64,
+    generation: AtomicU64,
     sequence: AtomicU64,
 }
 
@@ -130,7 +166,17 @@ impl Sealer {
     /// Seals for `generation` and opens that generation alone. Sequences start at `now`, so that they go on rising after a restart.
     pub(super) fn new(key: &StoreKey, generation: u64, now: Time) -> Self {
         let sequence = AtomicU64::new(u64::try_from(now.timestamp_micros()).unwrap_or_default());
-        Self { key: key.hmac(), generation, sequence }
+        Self { key: key.hmac(), generation: AtomicU64::new(generation), sequence }
+    }
+
+    /// The generation that it seals for.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Seals for a later generation from now on, and opens no more what is of an earlier one.
+    pub(super) fn raise(&self, generation: u64) {
+        self.generation.fetch_max(generation, Ordering::AcqRel);
     }
 
     /// The MAC of a nonce, which is none of a record.
@@ -152,7 +198,7 @@ impl Sealer {
         if body.len() > MAX_BODY {
             return Err(doubt(key, "would be larger than 1 MiB"));
         }
-        let generation = self.generation.to_string();
+        let generation = self.generation().to_string();
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed).to_string();
         let mac = hmac::sign(&self.key, &message(key, VERSION, &generation, &sequence, &body));
         let mac = BASE64_URL_SAFE_NO_PAD.encode(mac);
@@ -173,7 +219,7 @@ impl Sealer {
     /// When this broker or a peer did not write exactly that, under that key.
     pub(super) fn open_if_current<T: DeserializeOwned>(&self, key: &Key, text: &str) -> Result<Option<T>, InDoubt> {
         let (generation, body) = self.verify(key, text)?;
-        if generation == self.generation.to_string() { parse(key, body).map(Some) } else { Ok(None) }
+        if generation == self.generation().to_string() { parse(key, body).map(Some) } else { Ok(None) }
     }
 
     /// As [`Sealer::open`], but in whichever generation it was written: for ends, because what is dead stays dead.
@@ -302,7 +348,8 @@ mod tests {
     fn the_keys_of_a_tree_share_its_tag() {
         let child = task().child().unwrap();
         let lease = LeaseId::random().unwrap();
-        for key in [Key::Task(child.clone()), Key::End(child.clone()), Key::Lease(child, lease)] {
+        let end = Key::LeaseEnd(child.clone(), lease.clone());
+        for key in [Key::Task(child.clone()), Key::End(child.clone()), end, Key::Lease(child, lease)] {
             assert!(key.name().starts_with("remit:{task_01jd0000000000000000000000}:"), "{}", key.name());
         }
     }

@@ -21,8 +21,8 @@ use std::{
 use tokio::sync::{broadcast, oneshot};
 
 use super::{
-    Amending, Answer, Claim, Ended, Ending, HINTS, InDoubt, Index, Key, LOGGED_HOURS, Logging, Mint, Minted, Renewed,
-    Renewing, Sealed, Standing, Store, Telling,
+    Amending, Answer, Called, Calling, Claim, Ended, Ending, HINTS, Hint, InDoubt, Index, Key, LOGGED_HOURS, Logging,
+    Mint, Minted, Renewed, Renewing, Sealed, Standing, Store, Telling,
 };
 use crate::{
     clock::{Clock, Time},
@@ -42,7 +42,7 @@ pub(super) struct RedbStore {
     database: Arc<Database>,
     queue: Option<mpsc::SyncSender<Job>>,
     writer: Option<JoinHandle<()>>,
-    changes: broadcast::Sender<TaskId>,
+    changes: broadcast::Sender<Hint>,
     /// What was posted, by name. One broker has the file, so nobody else looks for it.
     posted: Mutex<HashMap<String, (String, Time)>>,
     clock: Arc<dyn Clock>,
@@ -91,15 +91,15 @@ impl RedbStore {
         Ok(Self { database, queue: Some(queue), writer: Some(writer), changes, posted, clock })
     }
 
-    /// As [`RedbStore::write`], for a step that changes how `id` stands.
+    /// As [`RedbStore::write`], for a step that somebody waits to hear of.
     async fn change<T: Send + 'static>(
         &self,
-        id: TaskId,
+        hint: Hint,
         step: impl FnOnce(&mut Tables<'_>) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, InDoubt> {
         let answer = self.write(step).await;
         // Nobody may be listening.
-        let _ = self.changes.send(id);
+        let _ = self.changes.send(hint);
         answer
     }
 
@@ -179,7 +179,7 @@ impl Store for RedbStore {
             };
             let mut read = Vec::with_capacity(keys.len());
             for key in keys {
-                if matches!(key, Key::Crl(_) | Key::Presence(_)) {
+                if matches!(key, Key::Crl(_) | Key::Heard(_) | Key::Presence(_)) {
                     let posted = self.posted.lock().unwrap_or_else(PoisonError::into_inner);
                     read.push(posted.get(&key.name()).map(|(record, _)| record.clone()));
                     continue;
@@ -196,6 +196,12 @@ impl Store for RedbStore {
         Box::pin(self.write(move |tables| tables.claim(&claim)))
     }
 
+    fn bury<'a>(&'a self, key: &'a Key, record: &'a Sealed, keep_until: Time) -> Answer<'a, String> {
+        let (key, record) = (key.clone(), record.clone());
+        let claim = Claim { key, record, keep_until: Some(keep_until), index: None };
+        Box::pin(self.write(move |tables| tables.claim(&claim)))
+    }
+
     fn mint<'a>(&'a self, mint: &'a Mint) -> Answer<'a, Minted> {
         let mint = mint.clone();
         Box::pin(self.write(move |tables| tables.mint(&mint)))
@@ -203,7 +209,7 @@ impl Store for RedbStore {
 
     fn renew<'a>(&'a self, renewing: &'a Renewing) -> Answer<'a, Renewed> {
         let renewing = renewing.clone();
-        Box::pin(self.change(renewing.id.clone(), move |tables| tables.renew(&renewing)))
+        Box::pin(self.change(Hint::Task(renewing.id.clone()), move |tables| tables.renew(&renewing)))
     }
 
     fn amend<'a>(&'a self, amending: &'a Amending) -> Answer<'a, bool> {
@@ -213,7 +219,7 @@ impl Store for RedbStore {
 
     fn end<'a>(&'a self, end: &'a Ending) -> Answer<'a, Option<Ended>> {
         let end = end.clone();
-        Box::pin(self.change(end.id.clone(), move |tables| tables.end(&end)))
+        Box::pin(self.change(Hint::Task(end.id.clone()), move |tables| tables.end(&end)))
     }
 
     fn confirm<'a>(&'a self, id: &'a TaskId, at: Time) -> Answer<'a, Time> {
@@ -221,7 +227,7 @@ impl Store for RedbStore {
         Box::pin(self.write(move |tables| tables.confirm(&id, at)))
     }
 
-    fn changes(&self) -> broadcast::Receiver<TaskId> {
+    fn changes(&self) -> broadcast::Receiver<Hint> {
         self.changes.subscribe()
     }
 
@@ -241,6 +247,11 @@ impl Store for RedbStore {
             }
         };
         Box::pin(async move { read().map_err(|error| doubt(&error)) })
+    }
+
+    /// One broker has the file, which has no copies.
+    fn call<'a>(&'a self, _: &'a Calling) -> Answer<'a, Called> {
+        Box::pin(std::future::ready(Ok(Called { incarnation: String::new(), roll: None })))
     }
 
     fn post<'a>(&'a self, records: &'a [(Key, Sealed, Time)]) -> Answer<'a, ()> {
@@ -273,9 +284,9 @@ impl Store for RedbStore {
     }
 
     fn log<'a>(&'a self, logging: &'a Logging) -> Answer<'a, ()> {
-        let Logging { id, record } = logging.clone();
+        let Logging { hint, record } = logging.clone();
         let keep_until = self.clock.now() + TimeDelta::hours(LOGGED_HOURS);
-        Box::pin(self.change(id, move |tables| tables.log(&record, keep_until)))
+        Box::pin(self.change(hint, move |tables| tables.log(&record, keep_until)))
     }
 
     fn logged<'a>(&'a self, after: Option<&'a str>, limit: usize) -> Answer<'a, Vec<(String, String)>> {

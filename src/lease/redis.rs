@@ -7,22 +7,25 @@ use ::redis::{
     Cmd, ErrorKind, FromRedisValue, Pipeline, RedisResult, Script, ServerErrorKind, aio::ConnectionManager, cmd, pipe,
 };
 use chrono::{DateTime, TimeDelta};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::broadcast;
 
 use super::{
-    Amending, Answer, Claim, Ended, Ending, InDoubt, Index, Key, LOGGED_HOURS, Logging, Mint, Minted, Renewed,
-    Renewing, Sealed, Standing, Store, TIMELINE, Tally, Telling,
-    ledger::{LEASE_KEPT, certificate_ends},
+    Amending, Answer, Called, Calling, Claim, Ended, Ending, Hint, InDoubt, Index, Key, LOGGED_HOURS, Logging, Mint,
+    Minted, Renewed, Renewing, Sealed, Standing, Store, TIMELINE, TIMELINE_FIRST, Tally, Telling,
+    ledger::{LEASE_KEPT, certificate_ends, placed_of},
     record::tree,
 };
 use crate::{
     clock::{Clock, Time},
-    id::{LeaseId, TaskId},
+    id::{BrokerName, LeaseId, TaskId},
     task::{STATUS_LIST_ENTRIES, StatusIndex},
 };
 use connect::within;
 use hints::Hints;
+
+/// How long is waited for replicas at most: less than for any answer.
+const REPLICAS: Duration = Duration::from_millis(1500);
 
 /// How old the id of a task must be before its name may be dropped from the index, in hours.
 const LISTED_HOURS: i64 = 48;
@@ -35,10 +38,14 @@ const NOTED_HOURS: i64 = 72;
 /// The store in a Redis.
 pub(super) struct RedisStore {
     connection: ConnectionManager,
+    /// Of its own, because waiting for replicas holds up all that comes after it.
+    witness: ConnectionManager,
     clock: Arc<dyn Clock>,
+    bury: Script,
     mint: Script,
     renew: Script,
     amend: Script,
+    amend_urgently: Script,
     end: Script,
     confirm: Script,
     hints: Hints,
@@ -62,16 +69,35 @@ impl RedisStore {
     /// A sentence that says what to change about a Redis that could forget or be overheard.
     pub(super) async fn open(url: &str, clock: Arc<dyn Clock>, strict: bool) -> Result<Self, InDoubt> {
         let connection = connect::connect(url, strict).await?;
+        let witness = connect::again(url).await?;
         let hints = Hints::listen(url).await;
         let mint = Script::new(include_str!("redis/mint.lua"));
         let renew = Script::new(include_str!("redis/renew.lua"));
         let amend = Script::new(include_str!("redis/amend.lua"));
+        let amend_urgently =
+            Script::new(&include_str!("redis/amend.lua").replacen("#!lua", "#!lua flags=allow-oom", 1));
         let end = Script::new(include_str!("redis/end.lua"));
         let confirm = Script::new(include_str!("redis/confirm.lua"));
         let mark = Script::new(include_str!("redis/mark.lua"));
         let tell = Script::new(include_str!("redis/tell.lua"));
         let log = Script::new(include_str!("redis/log.lua"));
-        Ok(Self { connection, clock, mint, renew, amend, end, confirm, hints, mark, tell, log })
+        let bury = Script::new(include_str!("redis/bury.lua"));
+        Ok(Self {
+            connection,
+            witness,
+            clock,
+            bury,
+            mint,
+            renew,
+            amend,
+            amend_urgently,
+            end,
+            confirm,
+            hints,
+            mark,
+            tell,
+            log,
+        })
     }
 
     /// A root id of `hours` ago, for comparison with others.
@@ -84,20 +110,43 @@ impl RedisStore {
         certificate_ends(self.clock.now() - LEASE_KEPT)
     }
 
-    /// Sends `pipeline`, whose last commands run `scripts`; loads those where Redis has forgotten one, and sends all of it again.
+    /// What removes from the indexes that are added to what is long over: whoever adds sweeps.
+    fn sweeps(&self, listed: &[(Index, String, Time)]) -> Vec<Cmd> {
+        let sweep = |index, from: String, to: String| {
+            let mut sweep = cmd("ZREMRANGEBYLEX");
+            sweep.arg(index_name(index)).arg(from).arg(to);
+            sweep
+        };
+        match listed.first() {
+            Some((Index::Placed, name, _)) => {
+                let forgotten = self.hours_ago(FORGOTTEN_HOURS).map(|id| ("-".to_owned(), format!("({id}")));
+                let of_task = placed_of(name, self.clock.now() - LEASE_KEPT);
+                let of_task = of_task.map(|names| (format!("[{}", names.start), format!("({}", names.end)));
+                [forgotten, of_task].into_iter().flatten().map(|(from, to)| sweep(Index::Placed, from, to)).collect()
+            }
+            Some((index, ..)) => vec![sweep(*index, "-".to_owned(), format!("({}", self.unlisted_before()))],
+            None => Vec::new(),
+        }
+    }
+
+    /// As [`RedisStore::run_all`], where one command answers.
     async fn run<T: FromRedisValue>(&self, scripts: &[&Script], pipeline: &Pipeline) -> RedisResult<T> {
+        self.run_all::<(T,)>(scripts, pipeline).await.map(|(answer,)| answer)
+    }
+
+    /// Sends `pipeline`, in which commands run `scripts`; loads those where Redis has forgotten one, and sends all of it again.
+    async fn run_all<T: FromRedisValue>(&self, scripts: &[&Script], pipeline: &Pipeline) -> RedisResult<T> {
         let mut connection = self.connection.clone();
-        let answer: RedisResult<(T,)> = pipeline.query_async(&mut connection).await;
+        let answer: RedisResult<T> = pipeline.query_async(&mut connection).await;
         match answer {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 for script in scripts {
                     script.load_async(&mut connection).await?;
                 }
-                pipeline.query_async::<(T,)>(&mut connection).await
+                pipeline.query_async::<T>(&mut connection).await
             }
             answer => answer,
         }
-        .map(|(answer,)| answer)
     }
 
     /// Which of `names`, older than [`LISTED_HOURS`] or no task ids at all, stand for nothing any more. A child's name stays as long as
@@ -124,6 +173,13 @@ impl RedisStore {
         let gone = names.iter().zip(counts).filter(|(_, count)| *count == 0).map(|(name, _)| name.clone());
         Ok(gone.collect())
     }
+}
+
+/// Where the timeline of a tree stands: its first records, and the newest.
+fn timeline(tree: &TaskId) -> [String; 2] {
+    let first = Key::Timeline(tree.clone()).name();
+    let newest = format!("{first}:newest");
+    [first, newest]
 }
 
 impl Store for RedisStore {
@@ -161,6 +217,16 @@ impl Store for RedisStore {
         })
     }
 
+    fn bury<'a>(&'a self, key: &'a Key, record: &'a Sealed, keep_until: Time) -> Answer<'a, String> {
+        Box::pin(async move {
+            let mut command = script_command(&self.bury, &[key.name()]);
+            command.arg(&record.0).arg(keep_until.timestamp());
+            let mut pipeline = pipe();
+            pipeline.add_command(command);
+            within(self.run(&[&self.bury], &pipeline)).await
+        })
+    }
+
     fn mint<'a>(&'a self, mint: &'a Mint) -> Answer<'a, Minted> {
         Box::pin(async move {
             let mut pipeline = pipe();
@@ -173,17 +239,19 @@ impl Store for RedisStore {
                 // Listed first: a task that a crash left without its listing could not be found, and so not be revoked.
                 pipeline.add_command(list_in(Index::Tasks, mint.id.as_str())).ignore();
             }
-            if let Some((index, name, _)) = &mint.listed {
-                // Listed first, too: a certificate that a crash left unlisted would be on no list once it is revoked.
-                let mut sweep = cmd("ZREMRANGEBYLEX");
-                sweep.arg(index_name(*index)).arg("-").arg(format!("({}", self.unlisted_before()));
-                pipeline.add_command(sweep).ignore().add_command(list_in(*index, name)).ignore();
+            // Listed first, too: what a crash left unlisted would be on no list once it is revoked.
+            for sweep in self.sweeps(&mint.listed) {
+                pipeline.add_command(sweep).ignore();
             }
-            pipeline.add_command(mint_command(&self.mint, mint));
-            let mut answer: Vec<String> = within(self.run(&[&self.mint], &pipeline)).await?;
+            for (index, name, _) in &mint.listed {
+                pipeline.add_command(list_in(*index, name)).ignore();
+            }
+            // One after the other on one connection, so Redis looks at the locks when the rest is done.
+            pipeline.add_command(mint_command(&self.mint, mint)).cmd("GET").arg(Key::LocksChanged.name());
+            let (mut answer, locks): (Vec<String>, _) = within(self.run_all(&[&self.mint], &pipeline)).await?;
             let records = answer.split_off(answer.len().min(1));
             match (answer.first().map(String::as_str), records.len()) {
-                (Some("written"), _) => Ok(Minted::Written(records)),
+                (Some("written"), _) => Ok(Minted::Written { lineage: records, locks }),
                 (Some("exists"), _) => Ok(Minted::Exists),
                 (Some("missing"), _) => Ok(Minted::Missing),
                 (Some("ended"), 1) => Ok(Minted::Ended(records.concat())),
@@ -203,10 +271,11 @@ impl Store for RedisStore {
             command.arg(id.depth() + 1).arg(renewing.before.as_deref().unwrap_or_default());
             command.arg(&renewing.record.0).arg(renewing.keep_until.timestamp()).arg(hints::CHANNEL).arg(id.as_str());
             let mut pipeline = pipe();
-            pipeline.add_command(command);
-            let (word, end): (String, Option<String>) = within(self.run(&[&self.renew], &pipeline)).await?;
+            pipeline.add_command(command).cmd("GET").arg(Key::LocksChanged.name());
+            let answer = within(self.run_all(&[&self.renew], &pipeline)).await?;
+            let ((word, end), locks): ((String, Option<String>), _) = answer;
             match (word.as_str(), end) {
-                ("written", None) => Ok(Renewed::Written),
+                ("written", None) => Ok(Renewed::Written(locks)),
                 ("changed", None) => Ok(Renewed::Changed),
                 ("missing", None) => Ok(Renewed::Missing),
                 ("ended", Some(end)) => Ok(Renewed::Ended(end)),
@@ -217,12 +286,14 @@ impl Store for RedisStore {
 
     fn amend<'a>(&'a self, amending: &'a Amending) -> Answer<'a, bool> {
         Box::pin(async move {
-            let Amending { key, before, record, keep_until } = amending;
-            let mut command = script_command(&self.amend, &[key.name()]);
-            command.arg(before.as_deref().unwrap_or_default()).arg(&record.0).arg(keep_until.timestamp());
+            let Amending { key, before, record, keep_until, urgent } = amending;
+            let script = if *urgent { &self.amend_urgently } else { &self.amend };
+            let mut command = script_command(script, &[key.name()]);
+            command.arg(before.as_deref().unwrap_or_default()).arg(&record.0);
+            command.arg(keep_until.map_or_else(String::new, |until| until.timestamp().to_string()));
             let mut pipeline = pipe();
             pipeline.add_command(command);
-            within(self.run(&[&self.amend], &pipeline)).await
+            within(self.run(&[script], &pipeline)).await
         })
     }
 
@@ -269,7 +340,7 @@ impl Store for RedisStore {
         })
     }
 
-    fn changes(&self) -> broadcast::Receiver<TaskId> {
+    fn changes(&self) -> broadcast::Receiver<Hint> {
         self.hints.changes()
     }
 
@@ -294,6 +365,40 @@ impl Store for RedisStore {
         })
     }
 
+    fn call<'a>(&'a self, calling: &'a Calling) -> Answer<'a, Called> {
+        Box::pin(async move {
+            // What a connection waits for is what it has written itself, and with that all that was written before on any other.
+            let connection = &mut self.witness.clone();
+            let mut call = pipe();
+            if !calling.gone.is_empty() {
+                let gone: Vec<&str> = calling.gone.iter().map(BrokerName::as_str).collect();
+                call.cmd("HDEL").arg(ROLL).arg(gone).ignore();
+            }
+            call.cmd("HGETALL").arg(ROLL);
+            call.cmd("HSET").arg(ROLL).arg(calling.broker.as_str()).arg(&calling.record.0).ignore();
+            call.cmd("INFO").arg("server").cmd("INFO").arg("replication");
+            let (roll, server, replication): (Vec<(String, String)>, String, String) =
+                within(call.query_async(connection)).await?;
+            let called = Called { incarnation: incarnation(&server, &replication)?, roll: Some(roll) };
+            if calling.hint {
+                let mut publish = cmd("PUBLISH");
+                publish.arg(hints::CHANNEL).arg(Hint::Wide.as_str());
+                // A user that may not publish goes without, and is answered a little later.
+                let _ = within(publish.query_async::<()>(connection)).await;
+            }
+            let Some(patience) = calling.patience else { return Ok(called) };
+            match fact(&replication, "connected_slaves").and_then(|replicas| replicas.parse::<u32>().ok()) {
+                None => return Err(InDoubt("redis does not say how many replicas it has".into())),
+                Some(0) => return Ok(called),
+                Some(_) => {}
+            }
+            let mut wait = cmd("WAIT");
+            wait.arg(1).arg(u64::try_from(patience.min(REPLICAS).as_millis()).unwrap_or(1).max(1));
+            let have: u32 = within(wait.query_async(connection)).await?;
+            if have > 0 { Ok(called) } else { Err(InDoubt("redis: none of its replicas has what was written".into())) }
+        })
+    }
+
     fn post<'a>(&'a self, records: &'a [(Key, Sealed, Time)]) -> Answer<'a, ()> {
         Box::pin(async move {
             let mut pipeline = pipe();
@@ -307,8 +412,8 @@ impl Store for RedisStore {
 
     fn tell<'a>(&'a self, telling: &'a Telling) -> Answer<'a, ()> {
         Box::pin(async move {
-            let mut command = script_command(&self.tell, &[Key::Timeline(telling.tree.clone()).name()]);
-            command.arg(telling.keep_until.timestamp()).arg(TIMELINE);
+            let mut command = script_command(&self.tell, &timeline(&telling.tree));
+            command.arg(telling.keep_until.timestamp()).arg(TIMELINE_FIRST).arg(TIMELINE - TIMELINE_FIRST);
             for record in &telling.records {
                 command.arg(&record.0);
             }
@@ -320,18 +425,23 @@ impl Store for RedisStore {
 
     fn told<'a>(&'a self, id: &'a TaskId) -> Answer<'a, Vec<String>> {
         Box::pin(async move {
-            let mut range = cmd("LRANGE");
-            // No more than a timeline has, however many someone has put there.
-            range.arg(Key::Timeline(id.clone()).name()).arg(0).arg(TIMELINE - 1);
-            within(range.query_async(&mut self.connection.clone())).await
+            let mut both = pipe();
+            for list in timeline(id) {
+                // No more than a timeline has, however many someone has put there.
+                both.cmd("LRANGE").arg(list).arg(0).arg(TIMELINE - 1);
+            }
+            let (mut told, newest): (Vec<String>, Vec<String>) =
+                within(both.query_async(&mut self.connection.clone())).await?;
+            told.extend(newest);
+            Ok(told)
         })
     }
 
     fn log<'a>(&'a self, logging: &'a Logging) -> Answer<'a, ()> {
         Box::pin(async move {
-            let mut command = script_command(&self.log, &[Key::Ends.name()]);
+            let mut command = script_command(&self.log, &[Key::Log.name()]);
             command.arg(&logging.record.0).arg(TimeDelta::hours(LOGGED_HOURS).num_milliseconds());
-            command.arg(hints::CHANNEL).arg(logging.id.as_str());
+            command.arg(hints::CHANNEL).arg(logging.hint.as_str());
             let mut pipeline = pipe();
             pipeline.add_command(command);
             within(self.run(&[&self.log], &pipeline)).await
@@ -342,7 +452,7 @@ impl Store for RedisStore {
         Box::pin(async move {
             let from = after.map_or_else(|| "-".to_owned(), |after| format!("({after}"));
             let mut range = cmd("XRANGE");
-            range.arg(Key::Ends.name()).arg(from).arg("+").arg("COUNT").arg(limit);
+            range.arg(Key::Log.name()).arg(from).arg("+").arg("COUNT").arg(limit);
             let entries: Vec<(String, Vec<String>)> = within(range.query_async(&mut self.connection.clone())).await?;
             Ok(entries.into_iter().map(|(at, fields)| (at, fields.into_iter().nth(1).unwrap_or_default())).collect())
         })
@@ -354,11 +464,7 @@ impl Store for RedisStore {
             info.cmd("INFO").arg("server").cmd("INFO").arg("replication");
             let (server, replication): (String, String) =
                 within(info.query_async(&mut self.connection.clone())).await?;
-            let of = |info: &str, field: &str| {
-                let line = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-                line.map(str::to_owned).ok_or_else(unexpected)
-            };
-            Ok(format!("{} {}", of(&server, "run_id")?, of(&replication, "master_replid")?))
+            incarnation(&server, &replication)
         })
     }
 
@@ -381,7 +487,7 @@ impl Store for RedisStore {
                 };
                 let suspects: Vec<String> = match index {
                     Index::Tasks => names.iter().filter(old).cloned().collect(),
-                    Index::Keys | Index::Certificates | Index::Taints => Vec::new(),
+                    Index::Keys | Index::Certificates | Index::Taints | Index::Placed => Vec::new(),
                 };
                 let gone = self.collected(&suspects).await?;
                 if !gone.is_empty() {
@@ -399,8 +505,20 @@ impl Store for RedisStore {
     }
 }
 
+/// What the brokers say of themselves.
+const ROLL: &str = "remit:members";
 /// How many tasks were counted so far.
 const COUNTED: &str = "remit:status-list:tasks";
+
+/// What `INFO` says of something.
+fn fact<'a>(info: &'a str, field: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).map(str::trim)
+}
+
+fn incarnation(server: &str, replication: &str) -> Result<String, InDoubt> {
+    let of = |info, field| fact(info, field).ok_or_else(unexpected);
+    Ok(format!("{} {}", of(server, "run_id")?, of(replication, "master_replid")?))
+}
 
 fn status_name(list: u64) -> String {
     format!("remit:status-list:{list}")
@@ -412,6 +530,7 @@ fn index_name(index: Index) -> &'static str {
         Index::Keys => "remit:signing-keys",
         Index::Certificates => "remit:certificates",
         Index::Taints => "remit:taints",
+        Index::Placed => "remit:placed",
     }
 }
 

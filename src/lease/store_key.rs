@@ -30,6 +30,15 @@ impl StoreKey {
         Self::read(path, &text)
     }
 
+    /// Reads the key that a broker has made.
+    ///
+    /// # Errors
+    /// As [`StoreKey::load_or_create`], and where there is none.
+    pub fn load(path: &Path) -> Result<Self, String> {
+        let none = || format!("there is no store key at {}", path.display());
+        Self::read(path, &secret_file::load(path)?.ok_or_else(none)?)
+    }
+
     /// Checks the key file, if it is there already.
     ///
     /// # Errors

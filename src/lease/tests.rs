@@ -2,6 +2,7 @@
 
 mod each;
 mod faults;
+mod locks;
 
 mod suite;
 
@@ -100,7 +101,7 @@ impl Drop for Server {
 }
 
 async fn open_url(url: String, key: u8, strict: bool) -> Result<Ledger, InDoubt> {
-    let config = Config { url, mac_key_file: "store.key".into() };
+    let config = Config { url, mac_key_file: "store.key".into(), broker_gone_after: Config::BROKER_GONE_AFTER };
     Ledger::open(&config, StoreKey::for_test(key), Arc::new(SystemClock), crate::metrics::Metrics::new(""), strict)
         .await
 }
@@ -285,6 +286,7 @@ fn lease(task: &TaskId) -> Lease {
         issued_at: whole_second(now()),
         expires_at: after(now(), 300).unwrap(),
         bound_to: None,
+        status: None,
     }
 }
 

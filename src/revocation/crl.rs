@@ -146,6 +146,27 @@ impl Certificates {
         });
     }
 
+    /// Notes that what is older than this generation is dead.
+    pub fn outlive(&self, authority: &str, generation: u64, at: Time) {
+        self.of(authority, |issued| {
+            for (serial, certificate) in &mut issued.certificates {
+                if certificate.ended.is_none() && serial.generation().is_some_and(|of| of < generation) {
+                    certificate.ended = Some((State::Revoked, at));
+                }
+            }
+        });
+    }
+
+    /// Notes the certificates that are dead by themselves, and since when.
+    pub fn note_each(&self, authority: &str, ended_at: impl Fn(&LeaseId) -> Option<Time>) {
+        self.of(authority, |issued| {
+            for (serial, certificate) in &mut issued.certificates {
+                let ended = || ended_at(serial).map(|at| (State::Revoked, at));
+                certificate.ended = certificate.ended.or_else(ended);
+            }
+        });
+    }
+
     /// What is on each list of an authority.
     #[must_use]
     pub fn revoked(&self, authority: &str) -> BTreeMap<CrlId, Vec<(LeaseId, Time, State)>> {

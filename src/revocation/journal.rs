@@ -1,6 +1,6 @@
 //! The broker's own record of what has ended: a file that outlives the store, and what it forgot.
 //!
-//! One line for each end, synced before the store is told. A line is its digest and JSON, so that what a crash left half written
+//! One line for each notice, synced before the store is told. A line is its digest and JSON, so that what a crash left half written
 //! is no line. Lines are only appended; when most of them are about what is long over, the file is written anew with the rest.
 //! It holds no secret, and needs no key: whoever can write here can read the broker's keys beside it.
 
@@ -17,12 +17,12 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::ends::Ends;
+use super::set::Set;
 use crate::{
     failpoint::{Step, reached},
-    id::{hex, random, sha256_hex},
+    id::{BrokerName, hex, random, sha256_hex},
+    notice::{Notice, Subject},
     own_dir,
-    task::Ending,
 };
 
 /// How long a caller waits for the disk.
@@ -51,8 +51,37 @@ pub struct Unjournaled(pub String);
 enum Line {
     /// A broker has opened it: its name, and from which sequence number on the next one counts.
     Opened { broker: String, ceiling: u64 },
+    /// Where the broker is: of several the last one counts.
+    Entered(Place),
     /// A task has ended. Of two for one task the first is the end, and the last says until when it matters.
-    Ended(Ending),
+    Ended(Notice),
+    /// Something else is dead or locked out.
+    Noted(Notice),
+}
+
+/// Where a broker is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// The store.
+    pub store: String,
+    /// The generation of it.
+    pub generation: u64,
+    /// The run of it that every broker has told who was there; `None`: none was yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled: Option<String>,
+    /// The other brokers that were there last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<BrokerName>,
+}
+
+impl Line {
+    fn of(notice: Notice) -> Self {
+        match notice.subject {
+            Subject::Task { .. } => Line::Ended(notice),
+            Subject::Lease { .. } | Subject::Key(_) | Subject::Lock(_) => Line::Noted(notice),
+        }
+    }
 }
 
 /// The open journal. The file is closed, and free for another broker, when it is dropped.
@@ -70,15 +99,19 @@ pub(super) struct Recalled {
     pub(super) broker: String,
     /// From which sequence number on it counts this time.
     pub(super) sequence: u64,
+    /// Where it was last.
+    pub(super) place: Option<Place>,
     /// In the order in which they were written.
-    pub(super) endings: Vec<Ending>,
+    pub(super) notices: Vec<Notice>,
 }
 
 #[derive(Debug)]
 enum Message {
     Append(String, oneshot::Sender<Result<(), Unjournaled>>),
+    /// The same, of the line that says where the broker is.
+    Place(String, oneshot::Sender<Result<(), Unjournaled>>),
     /// The writer asks for what there is once it gets to it: that holds all that was appended until then.
-    Rewrite(Arc<Ends>),
+    Rewrite(Arc<Set>),
 }
 
 impl Journal {
@@ -107,12 +140,13 @@ impl Journal {
             tracing::warn!(path = %path.display(), bytes = text.len() - length, "cut off what a crash left incomplete");
             file.set_len(length as u64).map_err(failed)?;
         }
-        let (mut broker, mut sequence, mut endings) = (None, 0, Vec::new());
+        let (mut broker, mut sequence, mut place, mut notices) = (None, 0, None, Vec::new());
         let count = lines.len();
         for line in lines {
             match line {
                 Line::Opened { broker: name, ceiling } => (broker, sequence) = (Some(name), ceiling),
-                Line::Ended(ending) => endings.push(ending),
+                Line::Entered(entered) => place = Some(entered),
+                Line::Ended(notice) | Line::Noted(notice) => notices.push(notice),
             }
         }
         let broker = match broker {
@@ -120,36 +154,61 @@ impl Journal {
             None => format!("broker_{}", hex(&random::<10>().map_err(|why| Unjournaled(why.to_string()))?)),
         };
         let opened = encode(&Line::Opened { broker: broker.clone(), ceiling: sequence + BLOCK })?;
+        let entered = place.clone().map(|place| encode(&Line::Entered(place))).transpose()?;
         file.write_all(opened.as_bytes()).and_then(|()| file.sync_data()).map_err(failed)?;
         own_dir::sync(dir).map_err(failed)?;
-        let mut writer =
-            Writer { dir: dir.to_owned(), file, opened, lines: count + 1, reserved: 0, lost: None, _lock: lock };
+        let mut writer = Writer {
+            dir: dir.to_owned(),
+            file,
+            opened,
+            place: entered.unwrap_or_default(),
+            lines: count + 1,
+            reserved: 0,
+            lost: None,
+            _lock: lock,
+        };
         let (queue, messages) = mpsc::channel(QUEUE);
         let thread = Builder::new().name("journal".into()).spawn(move || writer.run(messages)).map_err(failed)?;
-        Ok((Self { queue: Some(queue), thread: Some(thread) }, Recalled { broker, sequence, endings }))
+        Ok((Self { queue: Some(queue), thread: Some(thread) }, Recalled { broker, sequence, place, notices }))
     }
 
-    /// Appends an end, and returns once it is on disk.
+    /// Appends a notice, and returns once it is on disk.
     ///
     /// # Errors
     /// When that cannot be told. It may turn up in the journal all the same.
-    pub(super) async fn record(&self, ending: &Ending) -> Result<(), Unjournaled> {
-        let line = encode(&Line::Ended(ending.clone()))?;
+    pub(super) async fn record(&self, notice: &Notice) -> Result<(), Unjournaled> {
+        let line = encode(&Line::of(notice.clone()))?;
+        self.append(|done| Message::Append(line, done)).await
+    }
+
+    /// Appends where the broker is, and returns once that is on disk.
+    ///
+    /// # Errors
+    /// As [`Journal::record`].
+    pub(super) async fn enter(&self, place: Place) -> Result<(), Unjournaled> {
+        let line = encode(&Line::Entered(place))?;
+        self.append(|done| Message::Place(line, done)).await
+    }
+
+    async fn append(
+        &self,
+        message: impl FnOnce(oneshot::Sender<Result<(), Unjournaled>>) -> Message,
+    ) -> Result<(), Unjournaled> {
         let (done, answer) = oneshot::channel();
         let recorded = async {
             let queue = self.queue.as_ref().ok_or_else(gone)?;
-            queue.send(Message::Append(line, done)).await.map_err(|_| gone())?;
+            queue.send(message(done)).await.map_err(|_| gone())?;
             answer.await.map_err(|_| gone())?
         };
         let late = |_| Err(Unjournaled("the disk of the journal of revocations did not answer in time".into()));
         tokio::time::timeout(DEADLINE, recorded).await.unwrap_or_else(late)
     }
 
-    /// Writes the file anew with what is in `ends` alone, if it has become much longer. Whatever is appended has to be in there first.
-    pub(super) fn compact(&self, ends: &Arc<Ends>) {
+    /// Writes the file anew with what is in `set` alone, if it has become much longer. Whatever is appended has to be in there first.
+    pub(super) fn compact(&self, set: &Arc<Set>) {
         if let Some(queue) = &self.queue {
             // A writer that has no room for this is asked again.
-            let _ = queue.try_send(Message::Rewrite(ends.clone()));
+            let _ = queue.try_send(Message::Rewrite(set.clone()));
         }
     }
 }
@@ -169,6 +228,8 @@ struct Writer {
     file: File,
     /// The line that says whose it is.
     opened: String,
+    /// The line that says in which store it is, if that is known.
+    place: String,
     lines: usize,
     /// Up to which length the file has its room on the disk.
     reserved: u64,
@@ -190,8 +251,14 @@ impl Writer {
                         waiting.push(done);
                         lines += 1;
                     }
-                    Message::Rewrite(ends) => {
-                        rewrite = Some(ends);
+                    Message::Place(line, done) => {
+                        text.push_str(&line);
+                        self.place = line;
+                        waiting.push(done);
+                        lines += 1;
+                    }
+                    Message::Rewrite(set) => {
+                        rewrite = Some(set);
                         break;
                     }
                 }
@@ -207,18 +274,18 @@ impl Writer {
                     let _ = done.send(outcome.clone());
                 }
             }
-            if let Some(ends) = rewrite {
-                self.compact(&ends);
+            if let Some(set) = rewrite {
+                self.compact(&set);
             }
         }
     }
 
-    fn compact(&mut self, ends: &Ends) {
-        let endings = ends.all();
-        if self.lost.is_some() || self.lines <= 2 * endings.len() + SLACK {
+    fn compact(&mut self, set: &Set) {
+        let notices = set.all();
+        if self.lost.is_some() || self.lines <= 2 * notices.len() + SLACK {
             return;
         }
-        let lines = endings.into_iter().map(|ending| encode(&Line::Ended(ending))).collect::<Result<Vec<_>, _>>();
+        let lines = notices.into_iter().map(|notice| encode(&Line::of(notice))).collect::<Result<Vec<_>, _>>();
         let rewritten = lines.map_err(io::Error::other).and_then(|lines| self.rewrite(&lines));
         if let Err(error) = rewritten {
             tracing::error!(%error, "the journal of revocations goes on in the file that it has");
@@ -263,11 +330,11 @@ impl Writer {
         let mut options = OpenOptions::new();
         let mut file = options.read(true).append(true).create(true).mode(0o600).open(&aside)?;
         file.set_len(0)?;
-        file.write_all((self.opened.clone() + &lines.concat()).as_bytes())?;
+        file.write_all([&self.opened, &self.place, &lines.concat()].map(String::as_str).concat().as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&aside, self.dir.join("revocations"))?;
         // From here on the new file is the one that is found.
-        (self.file, self.lines, self.reserved) = (file, lines.len() + 1, 0);
+        (self.file, self.lines, self.reserved) = (file, lines.len() + 2, 0);
         own_dir::sync(&self.dir).inspect_err(|error| {
             // Nobody knows which of the two files is found after a crash.
             self.lost = Some(Unjournaled(format!("the journal of revocations could not be put in its place: {error}")));
@@ -303,10 +370,14 @@ fn gone() -> Unjournaled {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::ends::tests::ending, *};
-    use crate::{clock::Time, id::TaskId};
+    use super::{super::set::tests::ending, *};
+    use crate::{
+        clock::Time,
+        id::{LockId, TaskId},
+        notice::tests::lock,
+    };
 
-    fn some(count: i64) -> Vec<Ending> {
+    fn some(count: i64) -> Vec<Notice> {
         let at: Time = "2026-11-20T10:00:00Z".parse().unwrap();
         (0..count).map(|_| ending(&TaskId::root(at).unwrap(), at, 60)).collect()
     }
@@ -314,16 +385,35 @@ mod tests {
     #[tokio::test]
     async fn what_was_recorded_is_there_again() {
         let dir = tempfile::tempdir().unwrap();
-        let endings = some(3);
+        let mut endings = some(3);
+        let at = endings[0].at;
+        let id = LockId::new(at).unwrap();
+        endings.extend([lock(&id, 1, false, at, at), lock(&id, 2, true, at, at)]);
         let (journal, first) = Journal::open(dir.path()).unwrap();
-        assert!(first.endings.is_empty());
+        assert!(first.notices.is_empty());
         for ending in &endings {
             journal.record(ending).await.unwrap();
         }
         drop(journal);
         let (_journal, second) = Journal::open(dir.path()).unwrap();
-        assert_eq!((&second.broker, &second.endings), (&first.broker, &endings));
+        assert_eq!((&second.broker, &second.notices), (&first.broker, &endings));
         assert!(second.sequence >= first.sequence + BLOCK, "numbers are never given out twice");
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_knows_of_tasks_alone_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Journal::open(dir.path()).unwrap());
+        let json = r#"{"ended":{"end":{"task":"task_01jd0000000000000000000000","state":"completed","at":"2026-11-20T10:00:00Z","reason":null,"by":"spiffe://example.com/a"},"until":"2026-11-21T10:00:00Z","broker":"broker_a","unseen":false}}"#;
+        let mut file = OpenOptions::new().append(true).open(dir.path().join("revocations")).unwrap();
+        file.write_all(format!("{} {json}\n", &sha256_hex(json.as_bytes())[..DIGEST]).as_bytes()).unwrap();
+        let (_journal, recalled) = Journal::open(dir.path()).unwrap();
+        let end = recalled.notices[0].end().unwrap();
+        assert_eq!((end.task.as_str(), end.by.as_str()), ("task_01jd0000000000000000000000", "spiffe://example.com/a"));
+        assert_eq!(
+            encode(&Line::of(recalled.notices[0].clone())).unwrap().split_once(' ').unwrap().1,
+            format!("{json}\n")
+        );
     }
 
     #[tokio::test]
@@ -347,7 +437,7 @@ mod tests {
         for cut in 1..40 {
             std::fs::write(&path, &whole[..whole.len() - cut]).unwrap();
             let (_journal, recalled) = Journal::open(dir.path()).unwrap();
-            assert_eq!(recalled.endings, endings[..2]);
+            assert_eq!(recalled.notices, endings[..2]);
         }
         for at in [0, 20, whole.len() / 2] {
             let mut damaged = whole.clone();
@@ -366,18 +456,18 @@ mod tests {
             journal.record(&endings[0]).await.unwrap();
             journal.record(&endings[1]).await.unwrap();
         }
-        let ends = Arc::new(Ends::default());
+        let set = Arc::new(Set::default());
         for ending in &endings {
-            ends.insert(ending.clone(), std::time::Instant::now());
+            set.insert(ending.clone(), std::time::Instant::now());
         }
-        journal.compact(&ends);
+        journal.compact(&set);
         let last = &some(1)[0];
         journal.record(last).await.unwrap();
         drop(journal);
         let lines = std::fs::read_to_string(dir.path().join("revocations")).unwrap().lines().count();
         assert_eq!(lines, 4);
         let (_journal, second) = Journal::open(dir.path()).unwrap();
-        assert_eq!((second.broker, second.endings.len()), (first.broker, 3));
+        assert_eq!((second.broker, second.notices.len()), (first.broker, 3));
         assert!(second.sequence >= first.sequence + BLOCK);
     }
 }

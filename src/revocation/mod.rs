@@ -1,29 +1,37 @@
-//! What has ended, as far as this broker knows: the last look before a credential leaves, and what survives a store that forgot.
+//! What is dead or locked out, as far as this broker knows: the last look before a credential leaves, and what survives a store that
+//! forgot.
 //!
-//! An end is in the broker's own journal (`journal.rs`) before the store is told, and in memory (`ends.rs`) before that. So it holds on
+//! A notice is in the broker's own journal (`journal.rs`) before the store is told, and in memory (`set.rs`) before that. So it holds on
 //! this broker whatever becomes of the store, and the store is told again of what it has lost. The status lists, as this broker has
-//! seen them, stand beside it (`status_list.rs`), and so do the revoked certificates (`crl.rs`); the feed will.
+//! seen them, stand beside it (`status_list.rs`), and so do the revoked certificates (`crl.rs`).
 
 mod crl;
-mod ends;
 mod journal;
+mod placed;
+mod set;
 mod status_list;
 
 pub use crl::{CRL_BACKDATED, CRL_INTERVAL, CRL_LIFE, Certificates, Crls, SignedCrl};
-pub use journal::Unjournaled;
+pub use journal::{Place, Unjournaled};
+pub use placed::Placed;
 pub use status_list::{STATUS_LIST_LIFE, STATUS_LIST_TTL, Signed, StatusLists, View};
 
 use serde::Deserialize;
-use std::{path::Path, sync::Arc, time::Instant};
-use tokio::sync::Notify;
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+use tokio::sync::{Notify, watch};
 
 use crate::{
     clock::Time,
-    id::{BrokerName, TaskId},
-    task::{End, Ending},
+    id::{BrokerName, LeaseId, TaskId},
+    notice::{Notice, SubjectId},
+    task::End,
 };
-use ends::Ends;
 use journal::Journal;
+use set::Set;
 
 /// The `[feed]` section: the revocation feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -31,24 +39,42 @@ use journal::Journal;
 pub struct FeedTerms {
     /// Whether whoever does not say who they are may read it.
     pub anonymous: bool,
+    /// How many may follow it at a time; `None`: [`FeedTerms::FOLLOWERS`], or as many as there may be files open for.
+    pub followers: Option<u32>,
 }
 
 impl Default for FeedTerms {
     fn default() -> Self {
-        Self { anonymous: true }
+        Self { anonymous: true, followers: None }
     }
 }
 
-/// The ends that this broker knows of, and its journal of them.
+impl FeedTerms {
+    /// How many may follow it at a time where nothing is said.
+    pub const FOLLOWERS: u32 = 4000;
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn mistake(&self) -> Option<String> {
+        let fits = self.followers.is_none_or(|followers| (1..=20_000).contains(&followers));
+        (!fits).then(|| "`feed.followers` is 1 to 20000; more brokers on the store take more".to_owned())
+    }
+}
+
+/// The notices that this broker knows of, and its journal of them.
 #[derive(Debug)]
 pub struct Revocations {
-    ends: Arc<Ends>,
+    set: Arc<Set>,
     journal: Journal,
     broker: BrokerName,
     /// From which number on it counts since it was started.
     since: u64,
+    /// Where this broker was last.
+    place: Mutex<Option<Place>>,
     /// Told when there is something new for verifiers.
     news: Notify,
+    /// The last number, for whoever else tells of ends.
+    numbers: watch::Sender<u64>,
 }
 
 impl Revocations {
@@ -60,15 +86,15 @@ impl Revocations {
         let (journal, recalled) = Journal::open(dir)?;
         let broker =
             recalled.broker.parse().map_err(|why| Unjournaled(format!("the journal of revocations: {why}")))?;
-        let (ends, loaded) = (Arc::new(Ends::after(recalled.sequence)), Instant::now());
-        for ending in recalled.endings {
-            let task = ending.end.task.clone();
-            ends.insert(ending, loaded);
-            ends.journaled(&task);
-            ends.number(&task);
+        let (set, loaded) = (Arc::new(Set::after(recalled.sequence)), Instant::now());
+        for notice in recalled.notices {
+            set.insert(notice.clone(), loaded);
+            set.journaled(&notice);
+            set.number(&notice);
         }
-        let since = ends.last();
-        Ok(Self { ends, journal, broker, since, news: Notify::new() })
+        let since = set.last();
+        let place = Mutex::new(recalled.place);
+        Ok(Self { set, journal, broker, since, place, news: Notify::new(), numbers: watch::Sender::new(since) })
     }
 
     /// The name of this broker in the feed: as long as its journal is.
@@ -77,41 +103,89 @@ impl Revocations {
         &self.broker
     }
 
-    /// Records an end, which holds here at once, and whatever happens once this returns. The one that was recorded first stands, and is
-    /// the answer.
+    /// Records a notice, which holds here at once, and whatever happens once this returns. Of two about the same, which one stands
+    /// [`Notice::united`] says: that is the answer.
     ///
     /// # Errors
     /// When the journal did not take it.
-    pub async fn record(&self, end: End, until: Time, unseen: bool) -> Result<Ending, Unjournaled> {
-        let standing = self.ends.get(&end.task).map(|standing| standing.end);
-        let end = standing.unwrap_or(end);
-        let ending = Ending { end, until, broker: self.broker.to_string(), unseen };
-        self.ends.insert(ending.clone(), Instant::now());
-        self.journal.record(&ending).await?;
-        self.ends.journaled(&ending.end.task);
-        Ok(ending)
+    pub async fn record(&self, notice: Notice) -> Result<Notice, Unjournaled> {
+        let standing = self.set.get(&notice.subject.id());
+        let stands = match standing {
+            Some(standing) => standing.united(notice),
+            None => notice,
+        };
+        let notice = Notice { broker: self.broker.to_string(), ..stands };
+        self.hold(&notice).await?;
+        Ok(notice)
     }
 
-    /// Takes in what another broker has ended, which is on disk here before verifiers are told.
-    ///
-    /// # Errors
-    /// When the journal did not take it. It holds here all the same.
-    pub async fn learn(&self, ending: Ending) -> Result<(), Unjournaled> {
-        let task = ending.end.task.clone();
-        self.ends.insert(ending.clone(), Instant::now());
-        if !self.ends.is_journaled(&task) {
-            self.journal.record(&ending).await?;
-            self.ends.journaled(&task);
-        }
-        self.ends.logged(&task);
-        self.tell(&task);
+    /// In memory first, so that a journal that is written anew meanwhile has it; and on disk.
+    async fn hold(&self, notice: &Notice) -> Result<(), Unjournaled> {
+        self.set.insert(notice.clone(), Instant::now());
+        self.journal.record(notice).await?;
+        self.set.journaled(notice);
         Ok(())
     }
 
-    /// Lets verifiers know of the end of a task.
-    pub fn tell(&self, task: &TaskId) {
-        if self.ends.number(task) {
+    /// Takes in what another broker says is dead, which is on disk here before verifiers are told.
+    ///
+    /// # Errors
+    /// When the journal did not take it. It holds here all the same.
+    pub async fn learn(&self, notice: Notice) -> Result<(), Unjournaled> {
+        if self.set.is_settled(&notice) {
+            self.set.insert(notice.clone(), Instant::now());
+        } else {
+            self.hold(&notice).await?;
+        }
+        self.set.logged(&notice);
+        self.tell(&notice);
+        Ok(())
+    }
+
+    /// In which store this broker was last; `None`: it never was in one.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes in which store this broker is, and in which generation of it. Verifiers are told at once.
+    ///
+    /// # Errors
+    /// When the journal did not take it.
+    pub async fn enter(&self, store: String, generation: u64) -> Result<(), Unjournaled> {
+        let (settled, members) = match self.place() {
+            Some(place) if place.store == store => (place.settled, place.members),
+            _ => (None, Vec::new()),
+        };
+        self.stand(Place { store, generation, settled, members }).await?;
+        self.news.notify_one();
+        Ok(())
+    }
+
+    /// Notes that every broker that was there has told this run of the store, and who is there.
+    ///
+    /// # Errors
+    /// When the journal did not take it.
+    pub async fn settle(&self, run: &str, members: Vec<BrokerName>) -> Result<(), Unjournaled> {
+        match self.place() {
+            Some(place) if place.settled.as_deref() != Some(run) || place.members != members => {
+                self.stand(Place { settled: Some(run.to_owned()), members, ..place }).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn stand(&self, place: Place) -> Result<(), Unjournaled> {
+        self.journal.enter(place.clone()).await?;
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+        Ok(())
+    }
+
+    /// Lets verifiers know of a notice.
+    pub fn tell(&self, notice: &Notice) {
+        if self.set.number(notice) {
             self.news.notify_one();
+            self.numbers.send_replace(self.set.last());
         }
     }
 
@@ -120,68 +194,110 @@ impl Revocations {
         self.news.notified().await;
     }
 
-    /// What verifiers are told of that is newer than `number`, up to `last`.
+    /// The number of the last that is told, as it changes: for whoever tells others than verifiers.
     #[must_use]
-    pub fn told(&self, number: u64, last: u64) -> Vec<Ending> {
-        self.ends.numbered(number, last)
+    pub fn numbers(&self) -> watch::Receiver<u64> {
+        self.numbers.subscribe()
+    }
+
+    /// What verifiers have to know at `now` that is newer than `number`, up to `last`: the rest of what they were told, nothing can be of.
+    #[must_use]
+    pub fn mattering(&self, number: u64, last: u64, now: Time) -> Vec<Notice> {
+        self.set.mattering(number, last, (now, Instant::now()))
+    }
+
+    /// What verifiers were told of that is newer than `number`, up to `last`.
+    #[must_use]
+    pub fn told(&self, number: u64, last: u64) -> Vec<Notice> {
+        self.set.numbered(number, last)
     }
 
     /// The number of the last that verifiers are told of.
     #[must_use]
     pub fn last(&self) -> u64 {
-        self.ends.last()
+        self.set.last()
     }
 
-    /// From which number on verifiers know that this task has ended; `None` where they were not told.
+    /// From which number on verifiers know that this is dead, of a task as much as that one above it is; `None` where they were not told.
     #[must_use]
-    pub fn number_of(&self, task: &TaskId) -> Option<u64> {
-        self.ends.number_of(task)
+    pub fn number_of(&self, id: &SubjectId) -> Option<u64> {
+        self.set.number_of(id)
     }
 
     /// Whether this broker can tell what is newer than `number`.
     #[must_use]
     pub fn can_resume(&self, number: u64) -> bool {
-        (self.since..=self.ends.last()).contains(&number)
+        (self.since..=self.set.last()).contains(&number)
     }
 
-    /// The other brokers were told of the end of a task.
-    pub fn logged(&self, task: &TaskId) {
-        self.ends.logged(task);
-    }
-
-    /// Whether the other brokers were told of the end of a task.
+    /// The end that is known of this task, or of the one furthest above it.
     #[must_use]
-    pub fn is_logged(&self, task: &TaskId) -> bool {
-        self.ends.is_logged(task)
+    pub fn ending(&self, task: &TaskId) -> Option<End> {
+        task.lineage().find_map(|id| self.set.get(&SubjectId::Task(id))?.end())
+    }
+
+    /// The other brokers were told.
+    pub fn logged(&self, notice: &Notice) {
+        self.set.logged(notice);
+    }
+
+    /// Whether the other brokers were told.
+    #[must_use]
+    pub fn is_logged(&self, notice: &Notice) -> bool {
+        self.set.is_logged(notice)
     }
 
     /// The other brokers may have lost all that they were told.
     pub fn none_logged(&self) {
-        self.ends.none_logged();
+        self.set.none_logged();
     }
 
     /// What the other brokers may not know.
     #[must_use]
-    pub fn unlogged(&self) -> Vec<Ending> {
-        self.ends.unlogged()
+    pub fn unlogged(&self) -> Vec<Notice> {
+        self.set.unlogged()
     }
 
     /// Whether the task or an ancestor is known to have ended.
     #[must_use]
     pub fn covers(&self, task: &TaskId) -> bool {
-        self.ends.covers(task)
+        self.set.covers(task)
     }
 
-    /// All that is known to have ended.
+    /// Whether this credential is known to be dead by itself.
     #[must_use]
-    pub fn all(&self) -> Vec<Ending> {
-        self.ends.all()
+    pub fn has_lease(&self, lease: &LeaseId) -> bool {
+        self.set.has_lease(lease)
+    }
+
+    /// Since when this credential is dead by itself, if it is.
+    #[must_use]
+    pub fn lease_ended_at(&self, lease: &LeaseId) -> Option<Time> {
+        self.set.get(&SubjectId::Lease(lease.clone())).map(|notice| notice.at)
+    }
+
+    /// What is known about this.
+    #[must_use]
+    pub fn get(&self, id: &SubjectId) -> Option<Notice> {
+        self.set.get(id)
+    }
+
+    /// All locks that are not long over, as they stand: released ones as well.
+    #[must_use]
+    pub fn locks(&self) -> Vec<Notice> {
+        self.set.locks()
+    }
+
+    /// All that is known.
+    #[must_use]
+    pub fn all(&self) -> Vec<Notice> {
+        self.set.all()
     }
 
     /// Forgets what can no longer matter, and lets the journal become shorter.
     pub fn tend(&self, now: Time) {
-        if self.ends.forget(now, Instant::now()) > 0 {
-            self.journal.compact(&self.ends);
+        if self.set.forget(now, Instant::now()) > 0 {
+            self.journal.compact(&self.set);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Another configuration for a running broker: policies, attestors, services, operators and owners follow their files.
+//! Another configuration for a running broker: policies, attestors, services, operators and owners follow their files, and so does how
+//! the audit log is kept.
 //!
 //! The files are read and compared every few seconds, because what they say is all that counts: an editor may write them
 //! anew, and Kubernetes swaps a link to the directory they are in. A set that changes while it is read is left for the next
@@ -16,6 +17,7 @@ use crate::{
     http::Tls,
     id::sha256_hex,
     jose::SigningAlgorithm,
+    lease::Use,
 };
 
 /// How often the files are looked at.
@@ -55,10 +57,14 @@ pub(super) async fn run(
                 for weakness in &checked.weaknesses {
                     tracing::warn!("{weakness}");
                 }
-                let adopted = broker.adopt(checked.into_rules()).await;
+                let kept = broker.audit().keep(checked.keeping).await.map_err(|why| vec![why.to_string()]);
+                let adopted = match kept {
+                    Ok(()) => broker.adopt(checked.into_rules()).await.map_err(|error| vec![error.to_string()]),
+                    Err(why) => Err(why),
+                };
                 // There is nothing wrong with it: what could not be recorded now can be later.
                 again = adopted.is_err();
-                adopted.map_err(|error| vec![error.to_string()])
+                adopted
             }
             Err(mistakes) => Err(mistakes),
         };
@@ -135,7 +141,7 @@ fn digest(origin: &Origin) -> String {
         said.extend(all.map(|path: &Path| format!("{} {}", path.display(), content(path))));
         // Not what is in it, which is read where it is kept secret.
         if config.services.iter().any(|service| service.algorithm == SigningAlgorithm::RS256) {
-            said.push(Imported::seen(&config.files.keys));
+            said.push(Imported::seen(Use::AccessToken, &config.files.keys));
         }
     }
     sha256_hex(said.join("\n").as_bytes())

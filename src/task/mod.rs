@@ -51,6 +51,9 @@ pub struct Task {
     pub environment: Option<String>,
     /// Declared sandbox.
     pub sandbox: Option<String>,
+    /// The sandbox that evidence bound it to, whatever was declared: this one may be taken down when the task ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound_sandbox: Option<String>,
     /// Declared data classification.
     pub data_classification: Option<String>,
     /// Declared context.
@@ -71,6 +74,10 @@ pub struct Task {
     pub created_at: Time,
     /// Its deadline where nobody renews it, a whole second.
     pub expires_at: Time,
+    /// The deadline that no renewal passes, whatever policy says by then, and so the end of all its credentials; `None`: nobody said so when
+    /// it was declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lives_until: Option<Time>,
 }
 
 /// The state of a task. The last three are final.
@@ -116,20 +123,6 @@ pub struct End {
     pub reason: Option<String>,
     /// Who ended it.
     pub by: String,
-}
-
-/// The end of a task, as brokers keep it and tell each other: the store can be told of it again from this alone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Ending {
-    /// The end.
-    pub end: End,
-    /// When the last credential of the task has expired.
-    pub until: Time,
-    /// The broker that recorded it.
-    pub broker: String,
-    /// Whether the store may record it though it has never seen the task.
-    pub unseen: bool,
 }
 
 impl State {

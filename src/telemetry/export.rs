@@ -1,9 +1,12 @@
 //! Sends what waits. Each signal on its own, so that none waits for another.
 
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{
+    StatusCode,
+    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+};
 use serde::Deserialize;
 use std::{path::Path, sync::Arc, time::Duration};
-use tokio::{sync::mpsc::Receiver, time::sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -19,6 +22,7 @@ use crate::{
     clock::{Clock, Time},
     id::random,
     metrics::Metrics,
+    queue::Exit,
     secret_file,
 };
 
@@ -26,8 +30,9 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long what waits is gathered.
 const GATHER: Duration = Duration::from_millis(250);
-/// The most that is sent at a time.
+/// The most that is sent at a time: so many, of so many octets and one more.
 const BATCH: usize = 512;
+const OCTETS: usize = 1 << 20;
 
 /// Where it goes.
 pub struct Exporter {
@@ -89,20 +94,16 @@ impl Exporter {
             ],
         };
         let since = nanos(source.clock.now());
-        let logs = self.ship("logs", waiting.copied, &source, &stop, |records: Vec<Copied>| {
-            let now = nanos(source.clock.now());
-            Logs::octets(&resource, records.into_iter().map(|record| log(record, now)).collect())
-        });
-        let traces = self.ship("traces", waiting.served, &source, &stop, |served: Vec<(Time, Served)>| {
-            Traces::octets(&resource, served.into_iter().filter_map(span).collect())
-        });
+        let record = |record| Some(log(record, nanos(source.clock.now())));
+        let logs = self.ship("logs", waiting.copied, (&source, &stop), record, |all| Logs::octets(&resource, all));
+        let traces = self.ship("traces", waiting.served, (&source, &stop), span, |all| Traces::octets(&resource, all));
         let measured = async {
             loop {
                 let stopped = tokio::select! { () = stop.cancelled() => true, () = sleep(self.every) => false };
                 if let Some(text) = (source.text)() {
                     let all = metrics(&text, Counted { since, at: nanos(source.clock.now()) });
-                    let sent = self.post("metrics", Measured::octets(&resource, all)).await;
-                    source.metrics.exported("metrics", sent.is_ok(), 1);
+                    let Sent { dropped, .. } = self.send("metrics", all, &|all| Measured::octets(&resource, all)).await;
+                    source.metrics.exported("metrics", dropped == 0, 1);
                 }
                 if stopped {
                     return;
@@ -112,38 +113,41 @@ impl Exporter {
         tokio::join!(logs, traces, measured);
     }
 
-    async fn ship<T>(
+    async fn ship<T, I>(
         &self,
         signal: &'static str,
-        mut waiting: Receiver<T>,
-        source: &Source,
-        stop: &CancellationToken,
-        encode: impl Fn(Vec<T>) -> Vec<u8>,
+        mut waiting: Exit<T>,
+        (source, stop): (&Source, &CancellationToken),
+        item: impl Fn(T) -> Option<I>,
+        encode: impl Fn(&[I]) -> Vec<u8>,
     ) {
         let mut well = true;
         loop {
             let stopped = tokio::select! { () = stop.cancelled() => true, () = sleep(GATHER) => false };
             loop {
-                let mut batch = Vec::new();
-                while batch.len() < BATCH
-                    && let Ok(one) = waiting.try_recv()
+                let (mut batch, mut octets, mut taken) = (Vec::new(), 0, 0);
+                while taken < BATCH
+                    && octets < OCTETS
+                    && let Some((size, one)) = waiting.take()
                 {
-                    batch.push(one);
+                    (octets, taken) = (octets + size, taken + 1);
+                    batch.extend(item(one));
                 }
-                if batch.is_empty() {
+                if taken == 0 {
                     break;
                 }
-                let count = batch.len() as u64;
-                let sent = self.post(signal, encode(batch)).await;
-                source.metrics.exported(signal, sent.is_ok(), count);
-                match &sent {
-                    Ok(()) if !well => tracing::info!(signal, "the collector takes telemetry again"),
-                    Err(why) if well => {
+                let Sent { taken: sent, dropped, why } = self.send(signal, batch, &encode).await;
+                for (outcome, count) in [(true, sent), (false, dropped)].into_iter().filter(|(_, count)| *count > 0) {
+                    source.metrics.exported(signal, outcome, count);
+                }
+                match &why {
+                    None if !well => tracing::info!(signal, "the collector takes telemetry again"),
+                    Some(why) if well => {
                         tracing::warn!(signal, why, "telemetry is left out: the collector did not take it");
                     }
-                    Ok(()) | Err(_) => {}
+                    Some(_) | None => {}
                 }
-                well = sent.is_ok();
+                well = why.is_none();
             }
             if stopped {
                 return;
@@ -151,12 +155,60 @@ impl Exporter {
         }
     }
 
-    async fn post(&self, signal: &str, body: Vec<u8>) -> Result<(), String> {
-        let url = self.endpoint.join(&format!("v1/{signal}")).map_err(|error| error.to_string())?;
-        let request = self.client.post(url).header(CONTENT_TYPE, "application/x-protobuf").body(body);
-        let answer = request.send().await.map_err(|error| error.without_url().to_string())?;
-        if answer.status().is_success() { Ok(()) } else { Err(format!("it answered {}", answer.status())) }
+    /// Sends them, in pieces where all at once is too much for the collector. What is too much by itself is left out, and so is all that
+    /// there is after any other failure.
+    async fn send<I>(&self, signal: &str, items: Vec<I>, encode: &impl Fn(&[I]) -> Vec<u8>) -> Sent {
+        let (mut sent, mut dropped, mut why) = (0, 0, None);
+        let mut pieces = vec![&items[..]];
+        while let Some(piece) = pieces.pop().filter(|piece| !piece.is_empty()) {
+            let count = piece.len() as u64;
+            match self.post(signal, encode(piece)).await {
+                Ok(()) => sent += count,
+                Err(Refused::TooLarge) if count > 1 => {
+                    let (first, second) = piece.split_at(piece.len() / 2);
+                    // The first one is next: they stay in order.
+                    pieces.extend([second, first]);
+                }
+                Err(Refused::TooLarge) => {
+                    dropped += 1;
+                    why = Some(format!("one of {} octets is too large for it", encode(piece).len()));
+                }
+                Err(Refused::Otherwise(other)) => {
+                    dropped += count + pieces.drain(..).map(|piece| piece.len() as u64).sum::<u64>();
+                    why = Some(other);
+                }
+            }
+        }
+        Sent { taken: sent, dropped, why }
     }
+
+    async fn post(&self, signal: &str, body: Vec<u8>) -> Result<(), Refused> {
+        let otherwise = |error: String| Refused::Otherwise(error);
+        let url = self.endpoint.join(&format!("v1/{signal}")).map_err(|error| otherwise(error.to_string()))?;
+        let request = self.client.post(url).header(CONTENT_TYPE, "application/x-protobuf").body(body);
+        let answer = request.send().await.map_err(|error| otherwise(error.without_url().to_string()))?;
+        match answer.status() {
+            status if status.is_success() => Ok(()),
+            StatusCode::PAYLOAD_TOO_LARGE => Err(Refused::TooLarge),
+            status => Err(otherwise(format!("it answered {status}"))),
+        }
+    }
+}
+
+/// What became of a batch.
+struct Sent {
+    taken: u64,
+    dropped: u64,
+    /// Why something was left out.
+    why: Option<String>,
+}
+
+/// Why the collector has not taken something.
+enum Refused {
+    /// It is more than it takes at a time.
+    TooLarge,
+    /// In words.
+    Otherwise(String),
 }
 
 /// Reads `name: value` lines from a file that only its owner can.

@@ -152,7 +152,15 @@ mod tests {
         counting.answered("GET", Some("/jwks"), 200, Duration::from_secs(9));
         counting.answered("POST", None, 404, Duration::ZERO);
         counting.anchored("a \"file\" \\ of\nmine", true);
-        let now = Now { live_credentials: 2, live_tasks: 0, store_up: true, ready: false, current: false };
+        let now = Now {
+            live_credentials: 2,
+            live_tasks: 0,
+            locks: 0,
+            brokers_awaited: 0,
+            store_up: true,
+            ready: false,
+            current: false,
+        };
         let sent = metrics(&counting.text(now).unwrap(), Counted { since: 7, at: 8 });
         let data = |name: &str| sent.iter().find(|metric| metric.name == name).and_then(|metric| metric.data.clone());
         let Some(Data::Sum(sum)) = data("remit_http_requests_total") else { panic!("{sent:?}") };

@@ -93,9 +93,9 @@ macro_rules! envelope {
 
         impl $request {
             /// The request that carries them.
-            pub(super) fn octets(resource: &Resource, items: Vec<$item>) -> Vec<u8> {
+            pub(super) fn octets(resource: &Resource, items: &[$item]) -> Vec<u8> {
                 let scope = Scope { name: "remit".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() };
-                let scoped = $scoped { scope: Some(scope), items };
+                let scoped = $scoped { scope: Some(scope), items: items.to_vec() };
                 let resourced = $resourced { resource: Some(resource.clone()), scopes: vec![scoped] };
                 Self { resources: vec![resourced] }.encode_to_vec()
             }

@@ -2,16 +2,16 @@
 //! the extensions of the request, and the rest is answered here.
 
 use futures_util::future::{Either, Ready, ready};
-use http::{
-    HeaderMap, HeaderValue, Request, Response, StatusCode,
-    header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE},
-};
+use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use std::task::{Context, Poll};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Following, Presented, Rejected, Verified, Verifier};
-use crate::{clock::Moment, proof::ALGORITHMS};
+use super::{
+    Following, Presented, Verified, Verifier,
+    challenge::{Challenge, Refusal},
+};
+use crate::clock::Moment;
 
 /// The certificate, in DER, by which the client of a TLS connection has proved to hold its key. Whoever ends TLS puts it into the extensions
 /// of the request, so that tokens that are bound to it are accepted. Never what a header says of it.
@@ -59,72 +59,32 @@ impl VerifyLayer {
         Self { base: base.trim_end_matches('/').to_owned(), ..self }
     }
 
-    fn check<B>(&self, request: &Request<B>) -> Result<Verified, Challenge> {
-        let Some((scheme, token)) = credentials(request.headers()) else { return Err(Challenge::Nothing) };
+    /// Checks what a request presents: what is in its headers, for this method and path, over a connection with this certificate.
+    pub(crate) fn check(
+        &self,
+        headers: &HeaderMap,
+        (method, path): (&str, &str),
+        certificate: Option<&[u8]>,
+    ) -> Result<Verified, Refusal> {
+        let Some((scheme, token)) = credentials(headers) else { return Err(Refusal::NOTHING) };
         let now = (self.now)();
         if scheme.eq_ignore_ascii_case("DPoP") {
-            let proof = only(request.headers(), "DPoP").ok_or(Challenge::Proof)?;
-            let uri = format!("{}{}", self.base, request.uri().path());
-            let presented = Presented::Dpop { token, proof, method: request.method().as_str(), uri: &uri };
-            return self
-                .verifier
-                .verify_presented(presented, &now)
-                .map_err(|why| Challenge::of(&why, Challenge::Proof));
+            let proof = only(headers, "DPoP").ok_or(Refusal::NO_PROOF)?;
+            let uri = format!("{}{path}", self.base);
+            let presented = Presented::Dpop { token, proof, method, uri: &uri };
+            return self.verifier.verify_presented(presented, &now).map_err(|why| Refusal::of(why, Challenge::Proof));
         }
         if !scheme.eq_ignore_ascii_case("Bearer") {
-            return Err(Challenge::Nothing);
+            return Err(Refusal::NOTHING);
         }
-        let by_certificate = request.extensions().get().and_then(|PeerCertificate(certificate)| {
+        let by_certificate = certificate.and_then(|certificate| {
             self.verifier.verify_presented(Presented::Certificate { token, certificate }, &now).ok()
         });
         match by_certificate {
             Some(verified) => Ok(verified),
             // What is bound is refused here.
-            None => self.verifier.verify(token, &now).map_err(|why| Challenge::of(&why, Challenge::Bearer)),
+            None => self.verifier.verify(token, &now).map_err(|why| Refusal::of(why, Challenge::Bearer)),
         }
-    }
-}
-
-/// What the caller is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Challenge {
-    /// There was no token: any will do.
-    Nothing,
-    /// The token was not accepted.
-    Bearer,
-    /// The token was not accepted, or not with this proof.
-    Proof,
-    /// Nobody can tell now.
-    Later,
-}
-
-impl Challenge {
-    fn of(why: &Rejected, otherwise: Self) -> Self {
-        match why {
-            Rejected::Denied(denial) if denial.is_doubt() => Self::Later,
-            Rejected::Denied(_) | Rejected::Invalid(_) => otherwise,
-        }
-    }
-
-    fn answer<B: Default>(self) -> Response<B> {
-        let mut response = Response::new(B::default());
-        let proof = |error: &str| {
-            let text = format!("DPoP {error}algs=\"{}\"", ALGORITHMS.join(" "));
-            (WWW_AUTHENTICATE, HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("DPoP")))
-        };
-        let bearer = |text| (WWW_AUTHENTICATE, HeaderValue::from_static(text));
-        let headers = match self {
-            Self::Nothing => vec![bearer("Bearer"), proof("")],
-            Self::Bearer => vec![bearer("Bearer error=\"invalid_token\"")],
-            Self::Proof => vec![proof("error=\"invalid_token\", ")],
-            Self::Later => vec![(RETRY_AFTER, HeaderValue::from_static("1"))],
-        };
-        *response.status_mut() =
-            if self == Self::Later { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::UNAUTHORIZED };
-        for (name, value) in headers {
-            response.headers_mut().append(name, value);
-        }
-        response
     }
 }
 
@@ -135,7 +95,7 @@ fn credentials(headers: &HeaderMap) -> Option<(&str, &str)> {
 }
 
 /// The value of a header that is there once.
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(crate) fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
@@ -170,13 +130,15 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match self.layer.check(&request) {
+        let certificate = request.extensions().get().map(|PeerCertificate(certificate)| certificate.as_slice());
+        let target = (request.method().as_str(), request.uri().path());
+        match self.layer.check(request.headers(), target, certificate) {
             Ok(verified) => {
                 // In place of what anybody else may have said.
                 request.extensions_mut().insert(verified);
                 Either::Left(self.inner.call(request))
             }
-            Err(challenge) => Either::Right(ready(Ok(challenge.answer()))),
+            Err(refusal) => Either::Right(ready(Ok(refusal.challenge.answer()))),
         }
     }
 }
@@ -189,6 +151,7 @@ mod tests {
         jose::{SigningKey, Thumbprint},
         verify::feed::tests::{START, Stand, moment},
     };
+    use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
     use serde_json::json;
     use std::{convert::Infallible, future::Future};
 

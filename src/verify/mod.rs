@@ -27,25 +27,32 @@
 //! ```
 
 mod certificate;
+#[cfg(feature = "tower")]
+mod challenge;
 mod feed;
 #[cfg(feature = "follow")]
 pub(crate) mod follow;
 mod keys;
 #[cfg(feature = "tower")]
 mod layer;
+mod remembered;
 mod status_list;
 mod token;
 mod verifier;
 
 pub use certificate::{Authorities, CertifiedTask};
+#[cfg(feature = "broker")]
+pub(crate) use challenge::{Challenge, Refusal};
 pub use feed::{Asked, Denial, Feed, MAX_STATE};
 #[cfg(feature = "follow")]
 pub use follow::{FollowTerms, Follower, Trouble};
 pub use keys::{KeySet, Keys};
+#[cfg(feature = "broker")]
+pub(crate) use layer::only;
 #[cfg(feature = "tower")]
 pub use layer::{PeerCertificate, VerifyLayer, VerifyService};
 pub use status_list::StatusList;
-pub use token::{Held, SKEW, Signed, Token, Verified};
+pub use token::{Held, Introspected, SKEW, Signed, Token, Verified};
 pub use verifier::{Following, Presented, UntilExpiry, Verifier};
 
 use crate::jose::Invalid;

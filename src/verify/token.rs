@@ -1,5 +1,7 @@
 //! A token, from what anybody could have written to what its holder may use: every step has a type of its own.
 
+use std::sync::Arc;
+
 use super::{Refused, feed::Facts};
 use crate::{
     claims::{Claims, Confirmation, LockSubject},
@@ -59,7 +61,22 @@ impl<'a> Token<'a> {
     /// When any of them is wrong.
     pub fn verify(&self, key: &VerifyingKey, issuer: &str, now: Time) -> Result<Signed, Refused> {
         let claims: Claims = self.unverified.verify(key)?;
-        let now = now.timestamp();
+        Signed { claims: Arc::new(claims), form: self.form, kid: self.kid().into() }.check(issuer, now)
+    }
+}
+
+/// A token whose signature, issuer and times were checked, and not whether whoever presents it is its holder.
+#[derive(Debug, Clone)]
+pub struct Signed {
+    claims: Arc<Claims>,
+    form: CredentialType,
+    kid: Arc<str>,
+}
+
+impl Signed {
+    /// Checks what the signature says nothing about: whether it is of this issuer, and of now.
+    pub(super) fn check(self, issuer: &str, now: Time) -> Result<Self, Refused> {
+        let (claims, now) = (&self.claims, now.timestamp());
         if claims.iss != issuer {
             return Err(Refused("it is of another issuer"));
         }
@@ -76,19 +93,9 @@ impl<'a> Token<'a> {
         if self.form == CredentialType::Jwt && claims.sub != claims.client_id.of_task(&claims.task.id) {
             return Err(Refused("its subject is not its task"));
         }
-        Ok(Signed { claims, form: self.form, kid: self.kid().to_owned() })
+        Ok(self)
     }
-}
 
-/// A token whose signature, issuer and times were checked, and not whether whoever presents it is its holder.
-#[derive(Debug)]
-pub struct Signed {
-    claims: Claims,
-    form: CredentialType,
-    kid: String,
-}
-
-impl Signed {
     /// It was presented as a bearer token (RFC 6750): whoever has one of those holds it.
     ///
     /// # Errors
@@ -127,6 +134,22 @@ impl Signed {
         }
     }
 
+    /// What to look for among what was revoked.
+    pub(super) fn facts(&self) -> Facts<'_> {
+        let Claims { task, jti, .. } = &*self.claims;
+        Facts { generation: task.generation, task: &task.id, lease: jti, key: &self.kid }
+    }
+
+    /// What a lock is held against.
+    pub(super) fn subject(&self) -> LockSubject<'_> {
+        LockSubject::of(&self.claims)
+    }
+
+    /// It was looked for, and who holds it is for others to see.
+    pub(super) fn introspected(self) -> Introspected {
+        Introspected { claims: self.claims, form: self.form }
+    }
+
     /// Whether it is for this service.
     pub(super) fn is_for(&self, audience: &Location) -> bool {
         self.claims.aud == *audience
@@ -139,9 +162,13 @@ impl Signed {
     }
 
     /// Its form.
-    #[cfg(feature = "broker")]
     pub(crate) fn form(&self) -> CredentialType {
         self.form
+    }
+
+    /// The key that it was signed with, by its name.
+    pub(super) fn kid(&self) -> &str {
+        &self.kid
     }
 }
 
@@ -151,15 +178,9 @@ impl Signed {
 pub struct Held(Signed);
 
 impl Held {
-    /// What to look for among what was revoked.
-    pub(super) fn facts(&self) -> Facts<'_> {
-        let Claims { task, jti, .. } = &self.0.claims;
-        Facts { generation: task.generation, task: &task.id, lease: jti, key: &self.0.kid }
-    }
-
-    /// What a lock is held against.
-    pub(super) fn subject(&self) -> LockSubject<'_> {
-        LockSubject::of(&self.0.claims)
+    /// What was not looked at is who holds it.
+    pub(super) fn signed(&self) -> &Signed {
+        &self.0
     }
 
     /// It was looked for, or its verifier has said by name that nobody looks.
@@ -171,11 +192,33 @@ impl Held {
 /// A token that was accepted: it was checked whole, in all the ways that its verifier has.
 #[derive(Debug, Clone)]
 pub struct Verified {
-    claims: Claims,
+    claims: Arc<Claims>,
     form: CredentialType,
 }
 
 impl Verified {
+    /// What it says.
+    #[must_use]
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Its form.
+    #[must_use]
+    pub fn form(&self) -> CredentialType {
+        self.form
+    }
+}
+
+/// A token that is good and not revoked; who presents it was not looked at. What answers a question about it (RFC 7662): whoever asked sees
+/// to it that what it is bound to (`cnf`) comes with it.
+#[derive(Debug, Clone)]
+pub struct Introspected {
+    claims: Arc<Claims>,
+    form: CredentialType,
+}
+
+impl Introspected {
     /// What it says.
     #[must_use]
     pub fn claims(&self) -> &Claims {

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{CertifiedTask, Feed, KeySet, Keys, Refused, Rejected, Signed, Token, Verified};
+use super::{
+    CertifiedTask, Denial, Feed, Introspected, KeySet, Keys, Refused, Rejected, Signed, Token, Verified,
+    remembered::Remembered,
+};
 use crate::{
     clock::{Moment, Time},
     id::Location,
@@ -34,6 +37,13 @@ pub enum Presented<'a> {
         /// The client's certificate, in DER.
         certificate: &'a [u8],
     },
+    /// The same, told by whoever ended TLS for us: the SHA-256 of the certificate (RFC 8705 section 3.1).
+    Thumbprint {
+        /// The token.
+        token: &'a str,
+        /// The digest.
+        thumbprint: &'a Thumbprint,
+    },
 }
 
 /// It follows the revocation feed: a revoke is seen as soon as it arrives, and when nothing arrives, nothing is accepted.
@@ -44,10 +54,12 @@ pub struct Following(Arc<Feed>);
 #[derive(Debug, Clone)]
 pub struct UntilExpiry(Keys);
 
-/// Checks tokens for one service. Clones remember the same proofs.
+/// Checks tokens for one service. Clones remember the same proofs, and the same tokens: one that comes again costs no signature, and is
+/// checked anew in everything else.
 #[derive(Debug, Clone)]
 pub struct Verifier<Revocations> {
     seen: Arc<Seen>,
+    remembered: Arc<Remembered>,
     issuer: String,
     audience: Location,
     revocations: Revocations,
@@ -59,7 +71,7 @@ impl Verifier<Following> {
     #[must_use]
     pub fn following(feed: Arc<Feed>, audience: Location) -> Self {
         let issuer = feed.issuer().to_owned();
-        Self { seen: Arc::default(), issuer, audience, revocations: Following(feed) }
+        Self { seen: Arc::default(), remembered: Arc::default(), issuer, audience, revocations: Following(feed) }
     }
 
     /// Checks a bearer token: form, signature, issuer, times, audience, and that nothing was revoked that it is of.
@@ -79,17 +91,39 @@ impl Verifier<Following> {
     pub fn verify_presented(&self, presented: Presented<'_>, now: &Moment) -> Result<Verified, Rejected> {
         let Following(feed) = &self.revocations;
         let wall = feed.clock(now);
-        let shown = self.shown(presented, &feed.keys(), wall).inspect_err(|why| {
-            if *why == UNKNOWN_KEY {
-                feed.want_keys();
-            }
-        });
-        let Shown { held, proof } = shown?;
-        if let Some(denial) = feed.deny(held.facts(), || held.subject(), now) {
-            return Err(Rejected::Denied(denial));
-        }
+        let Shown { held, proof } =
+            self.shown(presented, &feed.keys(), wall).inspect_err(|why| self.want_keys(*why))?;
+        self.deny(held.signed(), now).map_or(Ok(()), |denial| Err(Rejected::Denied(denial)))?;
         self.use_up(proof, wall)?;
         Ok(held.accepted())
+    }
+
+    /// Checks a token as [`Verifier::verify`] does, whoever holds it: what it is bound to is still to be seen. For those who answer
+    /// questions about it (RFC 7662).
+    ///
+    /// # Errors
+    /// As [`Verifier::verify`], except that it may be bound.
+    pub fn introspect(&self, token: &str, now: &Moment) -> Result<Introspected, Rejected> {
+        let Following(feed) = &self.revocations;
+        let signed = self.signed(token, &feed.keys(), feed.clock(now)).inspect_err(|why| self.want_keys(*why))?;
+        self.deny(&signed, now).map_or_else(|| Ok(signed.introspected()), |denial| Err(Rejected::Denied(denial)))
+    }
+
+    /// What it goes by.
+    #[cfg(feature = "broker")]
+    pub(crate) fn feed(&self) -> &Feed {
+        &self.revocations.0
+    }
+
+    /// What stands against a token.
+    fn deny(&self, signed: &Signed, now: &Moment) -> Option<Denial> {
+        self.revocations.0.deny(signed.facts(), || signed.subject(), now)
+    }
+
+    fn want_keys(&self, why: Refused) {
+        if why == UNKNOWN_KEY {
+            self.revocations.0.want_keys();
+        }
     }
 
     /// Checks the certificate, in DER, by which the client of a TLS connection of one's own has proved to hold its key: whose it is, that an
@@ -110,7 +144,7 @@ impl Verifier<UntilExpiry> {
     #[must_use]
     pub fn offline_until_expiry(issuer: &str, audience: Location) -> Self {
         let revocations = UntilExpiry(Keys::default());
-        Self { seen: Arc::default(), issuer: issuer.to_owned(), audience, revocations }
+        Self { seen: Arc::default(), remembered: Arc::default(), issuer: issuer.to_owned(), audience, revocations }
     }
 
     /// Accepts access tokens signed with these.
@@ -172,15 +206,33 @@ impl<Revocations> Verifier<Revocations> {
                 let thumbprint = Thumbprint::of_certificate(certificate);
                 (self.signed(token, keys, now)?.by_certificate(&thumbprint)?, None)
             }
+            Presented::Thumbprint { token, thumbprint } => {
+                (self.signed(token, keys, now)?.by_certificate(thumbprint)?, None)
+            }
         };
         Ok(Shown { held, proof })
     }
 
     fn signed(&self, token: &str, keys: &Keys, now: Time) -> Result<Signed, Refused> {
-        let token = Token::parse(token)?;
-        let key = keys.of(token.form()).get(token.kid()).ok_or(UNKNOWN_KEY)?;
-        let signed = token.verify(key, &self.issuer, now)?;
+        let signed = match self.remembered.find(token, keys) {
+            (_, Some(signed)) => signed.check(&self.issuer, now)?,
+            (looked, None) => {
+                let token = Token::parse(token)?;
+                let key = keys.of(token.form()).get(token.kid()).ok_or(UNKNOWN_KEY)?;
+                let signed = token.verify(key, &self.issuer, now)?;
+                // Nobody else's take up room.
+                if signed.is_for(&self.audience) {
+                    self.remembered.remember(looked, &signed, key.thumbprint());
+                }
+                signed
+            }
+        };
         if signed.is_for(&self.audience) { Ok(signed) } else { Err(Refused("it is for another audience")) }
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> &Remembered {
+        &self.remembered
     }
 
     fn use_up(&self, proof: Option<Proof>, now: Time) -> Result<(), Refused> {

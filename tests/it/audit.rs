@@ -260,7 +260,7 @@ both! {
         stand.broker.stop().await;
         // So that a limit on the size of files meets the log alone, and no other file of the broker.
         let log = Segment::list(&stand.dir.path().join("broker-audit")).unwrap().pop().unwrap().path;
-        pad(&log, 16 << 20);
+        pad(&log, 4000, 4200);
         stand.broker = Server::start_limitable(&config).await;
         let (task, token) = stand.task_with_token().await;
         let lines_before = stand.audit().len();
@@ -434,14 +434,14 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
-/// Makes a log longer, with lines such as a broker writes.
-fn pad(log: &Path, octets: usize) {
+/// Makes a log longer, by so many lines such as a broker writes, each with a word of so many octets.
+pub(crate) fn pad(log: &Path, lines: u64, word: usize) {
     use std::io::Write as _;
     let text = std::fs::read_to_string(log).expect("the log");
     let follow = |head: Head, line: &str| head.followed_by(&Record::read(line.as_bytes()).expect("a record"));
     let mut head = text.lines().try_fold(Head::NONE, follow).expect("a chain");
-    let (mut padding, filler) = (String::with_capacity(octets + 4096), "x".repeat(4000));
-    while padding.len() < octets {
+    let (mut padding, filler) = (String::new(), "x".repeat(word));
+    for _ in 0..lines {
         let (previous, sequence) = (head.digest, head.sequence + 1);
         let line = format!(
             r#"{{"at":"{filler}","event":"looked","previous":"{previous}","sequence":{sequence},"time":"2026-01-01T00:00:00Z"}}"#

@@ -6,6 +6,7 @@ mod anywhere;
 mod bench;
 mod forge;
 mod limits;
+mod locks;
 mod tokens;
 mod workloads;
 
@@ -37,7 +38,7 @@ type Row = (u16, &'static str, &'static [By]);
 const LISTED: &[u16] = &[
     1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 15, 16, 19, 26, 27, 29, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 44, 45, 47,
     48, 49, 57, 61, 62, 63, 65, 67, 71, 72, 73, 76, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87, 88, 89, 91, 92, 93,
-    107, 108, 109, 110, 111, 112, 113, 114,
+    107, 108, 109, 110, 111, 112, 113, 114, 117,
 ];
 
 const ROWS: &[Row] = &[
@@ -204,7 +205,7 @@ const ROWS: &[Row] = &[
             Shown("certificates::a_request_is_its_key_and_the_proof_that_it_is_held"),
             Shown("certificates::a_key_of_a_revoked_task_is_not_certified_again"),
             Shown("certificates::a_key_serves_so_many_tasks"),
-            NotYet("of keys that leaked, those of published examples alone are known"),
+            Shown("certificates::a_key_that_is_known_to_have_leaked_is_not_certified"),
         ],
     ),
     (
@@ -232,6 +233,8 @@ const ROWS: &[Row] = &[
             Shown("metrics::an_audit_log_that_takes_nothing_is_named_and_counted"),
             Shown("remit::audit::writer::tests::a_full_disk_refuses_and_recovers"),
             Shown("remit::audit::writer::tests::a_failed_sync_is_final"),
+            Shown("evidence::a_revoke_is_recorded_on_a_full_disk"),
+            Shown("evidence::no_segment_is_begun_on_a_full_disk"),
         ],
     ),
     (
@@ -242,7 +245,11 @@ const ROWS: &[Row] = &[
             Shown("store::a_flushed_store_denies"),
             Shown("remit::lease::tests::each::without_memory_an_end_still_works_and_a_mint_does_not"),
             Shown("remit::lease::tests::each::a_redis_that_hangs_is_in_doubt_soon"),
-            NotYet("a failover that lost something is not noticed"),
+            Shown("journal::an_end_that_redis_lost_is_told_again"),
+            Shown("feed::what_no_replica_has_is_not_vouched_for"),
+            Shown("generation::a_store_of_an_earlier_generation_is_left_behind"),
+            Shown("members::one_that_hangs_is_waited_for_and_what_it_knew_holds"),
+            Shown("members::what_one_knew_that_is_gone_ends_with_its_generation"),
         ],
     ),
     (
@@ -259,9 +266,9 @@ const ROWS: &[Row] = &[
         "a revoke of what is revoked or unknown",
         &[
             Live(workloads::revoked_again),
-            Live(workloads::no_revocation_endpoint),
+            Live(workloads::revocations_of_tokens),
             Shown("revoke::an_unseen_id_can_be_revoked_by_an_operator_only"),
-            NotYet("POST /oauth2/revoke (RFC 7009) is not there"),
+            Shown("leases::a_workload_revokes_a_token_of_its_own"),
         ],
     ),
     (
@@ -279,8 +286,8 @@ const ROWS: &[Row] = &[
         "a hint that is wrong",
         &[
             Live(workloads::hints),
-            Live(workloads::no_revocation_endpoint),
-            NotYet("POST /oauth2/revoke (RFC 7009) is not there"),
+            Live(workloads::revocations_of_tokens),
+            Shown("leases::a_workload_revokes_a_token_of_its_own"),
         ],
     ),
     (
@@ -311,7 +318,7 @@ const ROWS: &[Row] = &[
             Shown("remit::attest::jwks::tests::one_bad_key_refuses_the_set"),
             Shown("jwks::what_cannot_be_trusted_to_be_the_keys_is_not_used"),
             Shown("bad_input::the_brokers_own_keys_are_public_and_nothing_else"),
-            NotYet("keys that are weak by how they were made (ROCA) are not told apart"),
+            Shown("remit::rsa::tests::a_key_that_can_be_taken_apart_is_told"),
         ],
     ),
     (76, "no algorithm", &[Live(tokens::no_algorithm), Shown("oidc::a_token_chooses_neither_key_nor_algorithm")]),
@@ -339,7 +346,7 @@ const ROWS: &[Row] = &[
             Shown("status_list::a_list_is_no_token_and_a_token_no_list"),
             Shown("dpop::a_proof_that_does_not_fit_is_refused"),
             Shown("task_token::it_serves_its_holder_and_its_task_alone"),
-            NotYet("there are neither states of a feed nor log heads to take for a token"),
+            Shown("feed::a_state_is_no_token"),
         ],
     ),
     (
@@ -391,7 +398,9 @@ const ROWS: &[Row] = &[
             Shown("people::one_is_never_the_other"),
             Shown("people::a_session_that_is_over_sees_nothing_more"),
             Shown("owners::whoever_acts_for_an_owner_has_that_owners_tasks"),
-            NotYet("operators have no client certificates, so that none can be asked for"),
+            Shown("refused::services_and_owners_that_ask_for_what_is_not_for_them"),
+            Shown("party_certificates::a_token_is_worth_nothing_without_the_certificate_beside_it"),
+            Shown("party_certificates::an_operator_is_known_by_a_certificate"),
         ],
     ),
     (108, "an approval by one where two are asked for, or by whoever asks", &[NotYet("there are no approvals")]),
@@ -417,6 +426,8 @@ const ROWS: &[Row] = &[
         "what an unknown caller could begin, stop or measure",
         &[
             Live(workloads::what_nobody_may_begin),
+            Shown("refused::nobody_fills_the_log_by_asking"),
+            Shown("trail::a_look_ends_in_time_and_with_whoever_waits_for_it"),
             // Everybody may see them, and they tell nothing of anybody.
             Shown("metrics::labels_hold_nothing_of_a_caller"),
         ],
@@ -440,9 +451,14 @@ const ROWS: &[Row] = &[
             Shown("store::a_record_that_was_tampered_with_is_refused"),
             Shown("remit::lease::record::tests::any_changed_byte_is_refused"),
             Shown("remit::lease::record::tests::a_record_belongs_to_one_key_type_and_generation"),
-            NotYet(
-                "whoever deletes the record of an end, or sets back the counter of the status lists, is not found out: no journal",
-            ),
+            Shown("evidence::whatever_is_done_to_the_log_shows"),
+            Shown("evidence::a_log_that_is_not_the_one_that_was_written_is_not_written_on"),
+            Shown("evidence::a_tail_that_is_not_known_is_marked"),
+            Shown("members::one_that_joins_takes_over_what_is_dead"),
+            Shown("members::what_is_taken_out_of_the_log_shows_and_is_asked_for"),
+            Shown("members::what_was_taken_away_of_one_that_is_gone_ends_with_its_generation"),
+            Shown("members::what_a_broker_says_cannot_be_put_back"),
+            NotYet("whoever sets back the counter of the status lists is not found out"),
         ],
     ),
     (
@@ -454,6 +470,17 @@ const ROWS: &[Row] = &[
             Shown("remit::lease::tests::each::numbers_that_nothing_counted_are_no_numbers"),
             Shown("remit::lease::tests::each::a_counter_that_is_none_does_not_keep_a_task_alive"),
             NotYet("a value of hundreds of megabytes is read whole before it is refused for its length"),
+        ],
+    ),
+    // From here on they are our own.
+    (
+        117,
+        "a lock that is none, names others than it seems to, or is not the caller's to set or release",
+        &[
+            Live(locks::what_is_no_lock),
+            Live(locks::whom_a_lock_names),
+            Live(locks::who_locks_and_releases),
+            Shown("locks::bad_locks_are_refused"),
         ],
     ),
 ];

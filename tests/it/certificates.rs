@@ -15,7 +15,7 @@ use crate::{
     both,
     support::{
         ADMIN, Answer, Frozen, GIT, KEYTOOL_CSR, RESPONDER, Server, Stand, Store, VIEWER, client, declaration, now,
-        text, wait_for,
+        text, time, wait_for,
     },
 };
 
@@ -66,7 +66,7 @@ const P256: &[&str] = &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256
 pub(crate) struct Certified {
     dir: tempfile::TempDir,
     answer: Value,
-    der: Vec<u8>,
+    pub(crate) der: Vec<u8>,
 }
 
 impl Certified {
@@ -82,7 +82,7 @@ impl Certified {
         parse_x509_certificate(&self.der).unwrap().1
     }
 
-    fn serial(&self) -> String {
+    pub(crate) fn serial(&self) -> String {
         remit::id::hex(self.parsed().raw_serial())
     }
 
@@ -115,7 +115,7 @@ impl Certified {
         openssl(dir, &check)
     }
 
-    async fn is_good(&self, stand: &Stand, at: &Server) -> bool {
+    pub(crate) async fn is_good(&self, stand: &Stand, at: &Server) -> bool {
         let (good, said) = self.verify(&self.fetch(stand, at).await);
         assert!(good || said.contains("certificate revoked"), "{said}");
         good
@@ -136,7 +136,7 @@ async fn ask(stand: &Stand, task: &str, body: Value) -> Answer {
 }
 
 /// A task, and a certificate of it.
-async fn certified(stand: &Stand) -> (String, Certified) {
+pub(crate) async fn certified(stand: &Stand) -> (String, Certified) {
     let (task, _) = stand.task_with_token().await;
     let csr = request(stand.dir.path(), P256, &[]);
     let answer = ask(stand, &task, json!({ "csr": csr })).await.expect(StatusCode::OK);
@@ -230,7 +230,7 @@ both! {
         assert!(good, "{said}");
         let revoked = stand.revoke(&task).await.expect(StatusCode::OK);
         let crl = revoked["reach"].as_array().unwrap().iter().find(|reach| reach["class"] == "crl").expect("a class");
-        assert!(text(crl, "by") <= text(&revoked, "effective_by"));
+        assert!(time(crl, "by") <= time(&revoked, "effective_by"));
         one.is_revoked_soon(&stand, &stand.broker).await;
         assert!(other.is_good(&stand, &stand.broker).await);
         let done = stand.post(&format!("/v1/tasks/{other_task}/complete"), &stand.evidence(), json!({})).await;
@@ -306,7 +306,7 @@ both! {
         let declared = stand.declare(short).await.expect(StatusCode::CREATED);
         let answer_of_short = ask(&stand, &text(&declared, "task"), json!({ "csr": csr })).await.expect(StatusCode::OK);
         assert_eq!(answer_of_short["expires_at"], declared["expires_at"]);
-        assert!(text(&answer, "expires_at") > text(&answer_of_short, "expires_at"));
+        assert!(time(&answer, "expires_at") > time(&answer_of_short, "expires_at"));
         let evidence = stand.issuer.evidence(&stand.broker.url, json!({"exp": now() + 20}));
         let path = format!("/v1/tasks/{task}/certificate");
         let answer = stand.post(&path, &evidence, json!({ "csr": csr })).await.expect(StatusCode::OK);
@@ -698,6 +698,24 @@ fn published(dir: &Path) -> Vec<Bad> {
     bad
 }
 
+/// Of the right size, and can be factored all the same.
+fn factored(dir: &Path) -> Vec<Bad> {
+    let keys = include_str!("support/weak-keys.pem").split_inclusive("-----END PRIVATE KEY-----\n");
+    let whys = [
+        "the RSA key in `csr` is weak: it was made by a library whose keys can be factored (ROCA, CVE-2017-15361)",
+        "the RSA key in `csr` is weak: its factors stand beside each other (CVE-2022-26320)",
+        "the RSA key in `csr` is weak: it has a small factor",
+    ];
+    keys.zip(whys)
+        .map(|(key, why)| {
+            let (name, _) = key.split_once('\n').expect("a name");
+            std::fs::write(dir.join("weak.pem"), key).unwrap();
+            must(dir, &["req", "-new", "-key", "weak.pem", "-subj", "/CN=x", "-out", "weak.csr"]);
+            (name, std::fs::read_to_string(dir.join("weak.csr")).unwrap(), why)
+        })
+        .collect()
+}
+
 fn weak(dir: &Path) -> Vec<Bad> {
     const KEY: &str = "the key in `csr` is none of P-256, P-384, Ed25519 and RSA of 2048 to 4096 bits with e = 65537";
     const DIGEST: &str = "`csr` is signed in another way than with its key and SHA-2";
@@ -743,7 +761,9 @@ async fn a_request_is_its_key_and_the_proof_that_it_is_held() {
         assert!(one.is_good(&stand, &stand.broker).await);
         assert_eq!(one.parsed().subject_alternative_name().unwrap().unwrap().value.general_names.len(), 1);
     }
-    for (what, csr, why) in [malformed(&good), not_theirs(dir, &good), published(dir), weak(dir)].concat() {
+    for (what, csr, why) in
+        [malformed(&good), not_theirs(dir, &good), published(dir), factored(dir), weak(dir)].concat()
+    {
         let begun = Instant::now();
         let refused = ask(&stand, &task, json!({ "csr": csr })).await.refused(400, "invalid_request");
         assert_eq!(refused["detail"], why, "{what}");
@@ -761,6 +781,37 @@ async fn a_request_is_its_key_and_the_proof_that_it_is_held() {
     }
     let minted = stand.audit().iter().filter(|line| line["event"] == "certificate_minted").count();
     assert_eq!(minted, fine.len(), "nothing came of the others");
+}
+
+/// An organisation knows of keys that leaked: it says so in a file, and a running broker follows it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_known_to_have_leaked_is_not_certified() {
+    let lists = tempfile::tempdir().unwrap();
+    let list = lists.path().join("leaked");
+    std::fs::write(&list, "# found in a public repository\n").unwrap();
+    let config = format!("[certificates]\nleaked_keys_file = \"{}\"\n", list.display());
+    let stand = Stand::with(Store::Embedded, &config).await;
+    let (task, _) = stand.task_with_token().await;
+    let csr = made(stand.dir.path(), &curve("P-256"), &[]);
+    Certified::of(ask(&stand, &task, json!({ "csr": csr })).await.expect(StatusCode::OK));
+    let der = parse_x509_pem(csr.as_bytes()).unwrap().1.contents;
+    let key = X509CertificationRequest::from_der(&der).unwrap().1.certification_request_info.subject_pki.raw.to_vec();
+    let digest = remit::id::sha256_hex(&key);
+    let refused = async || ask(&stand, &task, json!({ "csr": csr })).await.status == StatusCode::BAD_REQUEST;
+    std::fs::write(&list, format!("\n{}  in a bucket # 2026\n", digest.to_uppercase())).unwrap();
+    wait_for("the list", || async { refused().await }).await;
+    let why = ask(&stand, &task, json!({ "csr": csr })).await.refused(400, "invalid_request");
+    assert_eq!(why["detail"], "the key in `csr` is known to have leaked: make another one");
+    let other = made(stand.dir.path(), &curve("P-256"), &[]);
+    ask(&stand, &task, json!({ "csr": other })).await.expect(StatusCode::OK);
+    // A list with a mistake in it is refused whole, and the one before stays.
+    std::fs::write(&list, "not a digest\n").unwrap();
+    let outdated = async || {
+        let ready = stand.client.get(stand.url("/readyz")).send().await.unwrap();
+        ready.text().await.unwrap().contains("refused")
+    };
+    wait_for("the refusal", || async { outdated().await }).await;
+    assert!(refused().await);
 }
 
 /// `remit mint cert`: key and request are made here, and the files are for OpenSSL as they are.

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::support::{
-    ADMIN, GIT, GIT_TOKEN, OWNER, REGISTRY, RESPONDER, Stand, Store, VIEWER, declaration, secrets, text,
+    ADMIN, GIT, GIT_TOKEN, OWNER, REGISTRY, RESPONDER, Stand, Store, VIEWER, declaration, secrets, text, time,
 };
 
 const REMIT: &str = env!("CARGO_BIN_EXE_remit");
@@ -169,7 +169,7 @@ async fn find_says_what_it_is_and_where_it_looked() {
     assert_eq!(said["workloads"][0]["live_tasks"], 1);
     shell.remit("workloads --evidence file:DIR/evidence").await.ended(1);
     let unused = shell.remit(&format!("report unused --owner {OWNER} {victor}")).await.ended(0);
-    for words in [&*task, "never minted", "write at", "never seen", "1 of 1 tasks"] {
+    for words in [&*task, "never minted", "write at", "never seen", "1 of 1 tasks", "all that were declared since 20"] {
         assert!(unused.out.contains(words), "{words}: {}", unused.out);
     }
     let workload = "--workload spiffe://example.com/ci/acme/payments --since 2016-01-01T00:00:00Z --output json";
@@ -287,6 +287,27 @@ async fn colours_are_for_terminals() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_credential_is_revoked() {
+    let shell = Shell::new().await;
+    let (task, token) = shell.stand.task_with_token().await;
+    let lease = crate::support::claims(&token)["jti"].as_str().unwrap().to_owned();
+    let revoke = format!("lease revoke {lease} --reason leaked");
+    shell.remit(&format!("{revoke} --operator-token-file DIR/victor")).await.ended(1);
+    shell.remit(&format!("lease revoke {lease} --operator-token-file DIR/rita")).await.ended(2);
+    shell.remit("lease revoke x --reason leaked --operator-token-file DIR/rita").await.ended(2);
+    let said = shell.remit(&format!("{revoke} --operator-token-file DIR/rita")).await.ended(0);
+    for word in [&lease, &task, "revoked", "services that introspect", "services that follow the feed"] {
+        assert!(said.out.contains(word), "{word} in {}", said.out);
+    }
+    let json = format!("{revoke} --task {task} --output json --operator-token-file DIR/rita");
+    assert_eq!(shell.remit(&json).await.ended(0).json()["state"], "revoked");
+    let found = shell.remit(&format!("find {lease} --operator-token-file DIR/victor")).await.ended(0);
+    assert!(found.out.contains(", revoked 20"), "{}", found.out);
+    let told = shell.remit(&format!("task timeline {task} --operator-token-file DIR/victor")).await.ended(0);
+    assert!(told.out.contains("credential revoked") && told.out.contains("leaked"), "{}", told.out);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_are_listed_rotated_and_tainted() {
     let shell = Shell::new().await;
     let said = shell.remit("keys list --operator-token-file DIR/victor").await.ended(0);
@@ -295,15 +316,15 @@ async fn keys_are_listed_rotated_and_tainted() {
     assert_eq!(lines[1][..3], ["access_token", "ES256", "signing"], "{}", said.out);
     shell.remit("keys rotate --operator-token-file DIR/victor").await.ended(1);
     let rotated = shell.remit("keys rotate --reason scheduled --operator-token-file DIR/ada").await.ended(0);
-    assert_eq!(rotated.out.matches("prepared").count(), 5, "{}", rotated.out);
+    assert_eq!(rotated.out.matches("prepared").count(), 6, "{}", rotated.out);
     assert!(rotated.out.contains("signs "), "{}", rotated.out);
     crate::support::wait_for("the change", || async {
         let said = shell.remit("keys list --operator-token-file DIR/victor").await.ended(0);
-        said.out.matches("retired").count() == 5 && said.out.contains("goes in ")
+        said.out.matches("retired").count() == 6 && said.out.contains("goes in ")
     })
     .await;
     let json = shell.remit("keys list --output json --operator-token-file DIR/victor").await.ended(0).json();
-    assert_eq!(json["keys"].as_array().unwrap().len(), 10);
+    assert_eq!(json["keys"].as_array().unwrap().len(), 12);
     let line = shell.stand.audit().into_iter().find(|line| line["event"] == "key_rotation_requested").unwrap();
     assert_eq!((&line["reason"], &line["actor"]["name"]), (&json!("scheduled"), &json!("ada")));
 
@@ -604,7 +625,7 @@ async fn a_task_is_renewed_and_watched() {
     let task = text(&declared, "task");
     let said =
         shell.remit(&format!("task renew {task} --ttl 600 --evidence file:DIR/evidence --output json")).await.ended(0);
-    assert!(text(&said.json(), "expires_at") > text(&declared, "expires_at"));
+    assert!(time(&said.json(), "expires_at") > time(&declared, "expires_at"));
     let said = shell.remit(&format!("task renew {task} --ttl 601 --evidence file:DIR/evidence")).await.ended(2);
     assert!(said.err.contains("600 seconds"), "{}", said.err);
 
@@ -723,6 +744,53 @@ async fn what_was_done_is_reported() {
     assert!(said.err.contains("bodies = true"), "{}", said.err);
 }
 
+/// The log by the broker: all of it, what is asked for, and from where it ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_is_read_through_the_broker() {
+    let shell = Shell::new().await;
+    for _ in 0..3 {
+        shell.stand.task_with_token().await;
+    }
+    let log = async |rest: &str| shell.remit(&format!("audit log --operator-token-file DIR/victor {rest}")).await;
+    let all = log("--output json").await.ended(0).out;
+    let mut lines: Vec<_> = all.lines().collect();
+    let end: Value = serde_json::from_str(lines.pop().unwrap()).unwrap();
+    assert_eq!((&end["more"], &end["unattributed"], &end["unreadable"]), (&json!(false), &json!(0), &json!(0)));
+    let dir = shell.stand.dir.path().join("broker-audit");
+    let segment = fs::read_to_string(dir.join("audit-00000000000000000001.jsonl")).unwrap();
+    assert!(lines.len() > 6 && segment.lines().collect::<Vec<_>>().starts_with(&lines), "as it stands");
+    // Some of them, and the rest; the look itself is on record.
+    let cursor = |out: &str| {
+        let end: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+        (text(&end, "cursor"), end["more"].clone())
+    };
+    let first = log("--output json --limit 4").await.ended(0).out;
+    assert_eq!((first.lines().count(), cursor(&first).1), (5, json!(true)));
+    let rest = log(&format!("--output json --cursor {}", cursor(&first).0)).await.ended(0).out;
+    let put_together: Vec<_> = first.lines().take(4).chain(rest.lines()).take(lines.len()).collect();
+    assert_eq!(put_together, lines);
+    // For a person.
+    let said = log(&format!("--owner {OWNER} --since 2026-01-01T00:00:00Z")).await.ended(0);
+    assert!(said.out.lines().all(|line| line.contains("task=task_")), "{}", said.out);
+    assert!(said.out.contains("  task_declared  spiffe://example.com/ci/acme/payments  "), "{}", said.out);
+    assert!(said.err.contains("what comes from now on: --cursor "), "{}", said.err);
+    for (rest, code) in [
+        ("--owner nobody@example.com", 0),
+        ("--sandbox nothing --attestor none --until 2016-01-01T00:00:00Z", 0),
+        ("--workload payments", 2),
+        ("--since yesterday", 2),
+        ("--limit 0", 2),
+        ("--cursor 1", 2),
+        ("--cursor log_00000000000000000000:1", 2),
+        ("--output json --evidence file:DIR/evidence --cursor x:1", 2),
+    ] {
+        let said = log(rest).await.ended(code);
+        assert_eq!(said.out, "", "{rest}");
+    }
+    shell.remit("audit log --evidence file:DIR/evidence").await.ended(1);
+    shell.remit("audit log").await.ended(3);
+}
+
 #[tokio::test]
 async fn a_shell_completes_what_is_typed() {
     let completions = async |shell: &str| {
@@ -835,4 +903,32 @@ async fn a_timeline_is_told_to_people_and_to_machines() {
     // As the workload that holds it.
     shell.remit(&format!("task timeline {task} --evidence file:DIR/evidence")).await.ended(0);
     shell.remit("task timeline task_01jd0000000000000000000000 --operator-token-file DIR/victor").await.ended(1);
+}
+
+#[tokio::test]
+async fn the_command_ends_well_only_when_every_line_is_done() {
+    let shell = Shell::new().await;
+    let operator = "--operator-token-file DIR/rita";
+    let task = shell.declare().await;
+    shell.mint(&task).await;
+    let said = shell.remit(&format!("task reach {task} {operator}")).await.ended(4).out;
+    assert!(said.contains("active") && said.contains("not everywhere"), "{said}");
+    // Its token is good for a while where nobody looks.
+    let said = shell.remit(&format!("task revoke {task} --reason r {operator} --wait --timeout 1")).await.ended(4).out;
+    assert!(
+        said.contains("rejected by") && said.contains("services that introspect") && said.contains("done"),
+        "{said}"
+    );
+    // Without a credential nothing is left after the longest of the others.
+    let bare = shell.declare().await;
+    let waits = format!("task revoke {bare} --reason r {operator} --wait --timeout 30 --output json");
+    let lines = shell.remit(&waits).await.ended(0).out;
+    let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert!(
+        last["done"] == true && last["reach"].as_array().unwrap().iter().all(|line| line["done"] == true),
+        "{last}"
+    );
+    shell.remit(&format!("task reach {bare} {operator}")).await.ended(0);
+    shell.remit(&format!("task reach {bare} {operator} --timeout 3")).await.ended(2);
+    shell.remit(&format!("task reach task_01jd0000000000000000000000 {operator} --wait")).await.ended(1);
 }

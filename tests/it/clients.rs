@@ -233,6 +233,9 @@ async fn the_metadata_leads_to_endpoints_that_answer() {
     ];
     assert_eq!(post("token_endpoint", None, &form).await["task"], *task);
     assert_eq!(post("introspection_endpoint", Some(GIT_TOKEN), &[("token", &token)]).await["active"], true);
+    let revoke = stand.client.post(text(&metadata, "revocation_endpoint")).bearer_auth(&evidence);
+    assert_eq!(revoke.form(&[("token", &token)]).send().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(post("introspection_endpoint", Some(GIT_TOKEN), &[("token", &token)]).await, json!({"active": false}));
     let tasks = stand.client.get(text(&metadata, "remit_tasks_endpoint")).bearer_auth(evidence).send().await.unwrap();
     assert_eq!(tasks.status(), StatusCode::OK);
 
@@ -251,6 +254,7 @@ async fn the_metadata_leads_to_endpoints_that_answer() {
         "remit_revocations_endpoint",
         "remit_spiffe_bundle_uri",
         "remit_tasks_endpoint",
+        "revocation_endpoint",
         "token_endpoint",
     ];
     assert_eq!(names, called);

@@ -20,7 +20,7 @@ use crate::{
     rotation::{in_state, list, published, rotated},
     support::{
         ADMIN, Answer, GIT, Prover, RESPONDER, Server, Stand, Store, VIEWER, claims, declaration, free_port,
-        mortal_broker, part, text,
+        mortal_broker, part, settled, text,
     },
 };
 
@@ -140,6 +140,7 @@ enum Deed {
     Report,
     Complete,
     Revoke,
+    RevokeLease,
 }
 
 /// One call, which can be made again.
@@ -147,27 +148,29 @@ struct Asked {
     deed: Deed,
     /// The task; the key under which it is declared, where that is what is asked.
     task: String,
+    /// Its first credential, where it is declared already.
+    lease: String,
     evidence: String,
     csr: String,
     prover: Prover,
 }
 
 impl Asked {
-    fn new(stand: &Stand, deed: Deed, task: String) -> Self {
+    fn new(stand: &Stand, deed: Deed, task: String, lease: String) -> Self {
         let key = rcgen::KeyPair::generate().expect("a key");
         let csr = rcgen::CertificateParams::default().serialize_request(&key).expect("a request").pem().expect("PEM");
         // Evidence that comes with a key serves nobody without it.
         let evidence = stand.issuer.evidence(&stand.broker.url, json!({"ref": task}));
-        Self { deed, task, evidence, csr, prover: Prover::new() }
+        Self { deed, task, lease, evidence, csr, prover: Prover::new() }
     }
 
     fn request(&self, stand: &Stand) -> RequestBuilder {
-        let Self { deed, task, evidence, .. } = self;
+        let Self { deed, task, lease, evidence, .. } = self;
         let post = |path: &str, body: Value| {
             let request = stand.client.post(stand.url(path));
             let proof = self.prover.proof("POST", &stand.url(path), json!({}));
             match deed {
-                Deed::Revoke => request.bearer_auth(RESPONDER).json(&body),
+                Deed::Revoke | Deed::RevokeLease => request.bearer_auth(RESPONDER).json(&body),
                 // Whoever shows a key gets a task token too. The header is nothing to the others.
                 Deed::Declare => {
                     request.bearer_auth(evidence).header("idempotency-key", task).header("dpop", proof).json(&body)
@@ -188,6 +191,7 @@ impl Asked {
             Deed::Report => post(&format!("/v1/tasks/{task}/reports"), json!({"reports": [report]})),
             Deed::Complete => post(&format!("/v1/tasks/{task}/complete"), json!({})),
             Deed::Revoke => post(&format!("/v1/tasks/{task}/revoke"), json!({"reason": "a test says so"})),
+            Deed::RevokeLease => post(&format!("/v1/leases/{lease}/revoke"), json!({"reason": "a test says so"})),
         }
     }
 }
@@ -209,7 +213,8 @@ async fn dies_at_every_step(stand: Stand, deed: Deed) {
                 task = text(&answer, "task");
             }
             let since = mortal.stand.whole_audit().len();
-            let asked = Asked::new(&mortal.stand, deed, task);
+            let lease = got.leases.first().cloned().unwrap_or_default();
+            let asked = Asked::new(&mortal.stand, deed, task, lease);
             mortal.arm(*step, nth);
             let answered = send(asked.request(&mortal.stand)).await;
             let says = answered.as_ref().map_or("", |answer| &answer.text);
@@ -228,10 +233,65 @@ async fn dies_at_every_step(stand: Stand, deed: Deed) {
         }
     }
     mortal.has_died_at_all(By::Calls);
-    if matches!(deed, Deed::Complete | Deed::Revoke) {
+    if matches!(deed, Deed::Complete | Deed::Revoke | Deed::RevokeLease) {
         mortal.has_died_at_all(By::Ends);
     }
     assert!(mortal.unsettled > 0, "nothing was left unsettled");
+}
+
+/// Locks a sandbox, and waits until all of it has ended; `None` where the broker died of that.
+async fn lock_out(stand: &Stand, sandbox: u32) -> Option<Value> {
+    let body = json!({"match": {"sandbox": format!("sb-{sandbox}")}, "reason": "r"});
+    let answer = send(stand.client.post(stand.url("/v1/locks")).bearer_auth(RESPONDER).json(&body)).await?;
+    let locked = answer.expect(StatusCode::CREATED);
+    let path = format!("/v1/locks/{}", text(&locked, "lock"));
+    loop {
+        let shown = send(stand.client.get(stand.url(&path)).bearer_auth(VIEWER)).await?.expect(StatusCode::OK);
+        if shown["progress"]["done"] == true {
+            return Some(shown);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What the same again has to come to.
+async fn came_to(
+    stand: &Stand,
+    deed: Deed,
+    task: &str,
+    (answer, got): (&Value, &Got),
+    declared: Option<&str>,
+    place: &str,
+) {
+    let lines = stand.whole_audit();
+    match deed {
+        Deed::Declare => {
+            assert!(declared.is_none_or(|declared| declared == task), "{place}: a retry declares another task");
+            let minted = |line: &&Value| line["task"] == *task && line["event"] == "credential_minted";
+            let leases: BTreeSet<_> = lines.iter().filter(minted).map(|line| text(line, "lease")).collect();
+            assert_eq!(leases.len(), 1, "{place}: a retry mints another credential");
+        }
+        Deed::Renew => {
+            let seen = stand.get(&format!("/v1/tasks/{task}"), VIEWER).await.expect(StatusCode::OK);
+            assert_eq!(seen["expires_at"], answer["expires_at"], "{place}");
+        }
+        Deed::Report => assert_eq!((&answer["last_sequence"], &answer["gaps"]), (&json!(1), &json!([])), "{place}"),
+        Deed::Complete | Deed::Revoke => {
+            let state = if deed == Deed::Complete { "completed" } else { "revoked" };
+            assert_eq!(answer["state"], state, "{place}");
+        }
+        Deed::RevokeLease => {
+            assert_eq!(answer["state"], "revoked", "{place}");
+            for token in &got.tokens {
+                assert_eq!(stand.introspect(token).await["active"], false, "{place}");
+            }
+            // Nobody else's: the task goes on.
+            let another = stand.mint(task).await.expect(StatusCode::OK);
+            let token = text(&another["credentials"][0], "access_token");
+            assert_eq!(stand.introspect(&token).await["active"], true, "{place}");
+        }
+        Deed::Mint | Deed::Certify => {}
+    }
 }
 
 /// Looks at what a death has left of a task, asks for the same again, and ends it.
@@ -259,7 +319,11 @@ async fn left_well(stand: &Stand, asked: &Asked, since: usize, mut got: Got, pla
             assert!(!alive || of(task, "task_ended").is_empty(), "{place}: {seen}");
             assert!(alive || !of(task, "end_requested").is_empty(), "{place}: {seen}");
             for token in &got.tokens {
-                assert_eq!(stand.introspect(token).await["active"], alive, "{place}");
+                // One that is being revoked by itself is dead where the log says so, and alive where nobody is on record who asked for it.
+                let (asked, done) = (of(task, "credential_revocation_requested"), of(task, "credential_revoked"));
+                if asked.is_empty() || !done.is_empty() {
+                    assert_eq!(stand.introspect(token).await["active"], alive && done.is_empty(), "{place}");
+                }
             }
             // Nothing lives longer than the log says.
             let deadlines = [of(task, "task_declared"), of(task, "task_renewed")].concat();
@@ -277,32 +341,14 @@ async fn left_well(stand: &Stand, asked: &Asked, since: usize, mut got: Got, pla
     let answer = answer.json();
     got.take(&answer);
     let task = if deed == Deed::Declare { text(&answer, "task") } else { asked.task.clone() };
-    let lines = stand.whole_audit();
-    match deed {
-        Deed::Declare => {
-            assert!(declared.is_none_or(|declared| declared == task), "{place}: a retry declares another task");
-            let minted = |line: &&Value| line["task"] == *task && line["event"] == "credential_minted";
-            let leases: BTreeSet<_> = lines.iter().filter(minted).map(|line| text(line, "lease")).collect();
-            assert_eq!(leases.len(), 1, "{place}: a retry mints another credential");
-        }
-        Deed::Renew => {
-            let seen = stand.get(&format!("/v1/tasks/{task}"), VIEWER).await.expect(StatusCode::OK);
-            assert_eq!(seen["expires_at"], answer["expires_at"], "{place}");
-        }
-        Deed::Report => assert_eq!((&answer["last_sequence"], &answer["gaps"]), (&json!(1), &json!([])), "{place}"),
-        Deed::Complete | Deed::Revoke => {
-            let state = if deed == Deed::Complete { "completed" } else { "revoked" };
-            assert_eq!(answer["state"], state, "{place}");
-        }
-        Deed::Mint | Deed::Certify => {}
-    }
+    came_to(stand, deed, &task, (&answer, &got), declared.as_deref(), place).await;
 
     // Whatever it was, it can be ended for good.
     let credentials: BTreeSet<_> = got.tokens.iter().map(|token| text(&claims(token), "jti")).collect();
     let first = stand.revoke(&task).await.expect(StatusCode::OK);
     assert_eq!(first["state"], if deed == Deed::Complete { "completed" } else { "revoked" }, "{place}");
     assert!(first["credentials"].as_u64().unwrap() >= credentials.len() as u64, "{place}: {first}");
-    assert_eq!(stand.revoke(&task).await.expect(StatusCode::OK), first, "{place}");
+    assert_eq!(settled(stand.revoke(&task).await.expect(StatusCode::OK)), settled(first), "{place}");
     for token in &got.tokens {
         assert_eq!(stand.introspect(token).await["active"], false, "{place}");
     }
@@ -376,6 +422,45 @@ both! {
 
     async fn a_revoke(stand) {
         dies_at_every_step(stand, Deed::Revoke).await;
+    }
+
+    async fn a_revoke_of_one_credential(stand) {
+        dies_at_every_step(stand, Deed::RevokeLease).await;
+    }
+
+    /// A lock, and what it ends behind its answer: in the journal, in the store, and between them.
+    async fn a_lock(stand) {
+        let mut mortal = Mortal::new(stand).await;
+        let mut rounds = 0;
+        for step in &[Step::JournalWritten, Step::JournalSynced, Step::StoreAsked, Step::StoreWritten] {
+            for nth in 1.. {
+                let place = format!("a lock at {} {nth}", step.name());
+                assert!(nth < MOST, "{place}: it does not come to an end");
+                rounds += 1;
+                let mut declaration = declaration();
+                declaration["sandbox"] = format!("sb-{rounds}").into();
+                let declared = mortal.stand.declare(declaration.clone()).await.expect(StatusCode::CREATED);
+                let (task, token) = (text(&declared, "task"), text(&declared["credentials"][0], "access_token"));
+                mortal.arm(*step, nth);
+                let first = lock_out(&mortal.stand, rounds).await;
+                let is_dead = mortal.died(*step).await;
+                let stand = &mortal.stand;
+                // What was answered holds; and what was not can be asked again.
+                if first.is_some() {
+                    stand.declare(declaration.clone()).await.refused(403, "locked");
+                }
+                lock_out(stand, rounds).await.unwrap_or_else(|| panic!("{place}: again"));
+                stand.declare(declaration).await.refused(403, "locked");
+                assert_eq!(stand.introspect(&token).await["active"], false, "{place}");
+                let shown = stand.get(&format!("/v1/tasks/{task}"), VIEWER).await.expect(StatusCode::OK);
+                assert_eq!(shown["state"], "revoked", "{place}");
+                if !is_dead {
+                    break;
+                }
+                mortal.log_is_good();
+            }
+        }
+        mortal.has_died_at_all(By::Ends);
     }
 }
 

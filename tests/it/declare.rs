@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     both,
-    support::{GIT, NOWHERE, OWNER, REGISTRY, RESPONDER, claims, declaration, text},
+    support::{GIT, NOWHERE, OWNER, REGISTRY, RESPONDER, claims, declaration, text, time},
 };
 
 /// A declaration with some members laid over it; `null` removes one.
@@ -251,10 +251,4 @@ both! {
         stand.get("/v1/nothing", RESPONDER).await.refused(404, "not_found");
         assert_eq!(stand.get("/v1/tasks", RESPONDER).await.expect(StatusCode::OK)["tasks"], json!([]));
     }
-}
-
-fn time(value: &Value, member: &str) -> chrono::DateTime<chrono::Utc> {
-    let text = text(value, member);
-    assert!(text.ends_with('Z'), "{text}");
-    text.parse().unwrap()
 }

@@ -1,7 +1,7 @@
 //! `tests/golden/errors.txt`: every error of the broker, its status and code on our own API and on `/oauth2/*`.
 
 use remit::{
-    error::{Error, Input, Limit, Part},
+    error::{Error, Input, Limit, Part, Sought},
     http::{EvidenceRole, OAUTH, PROBLEM},
 };
 use std::{fmt::Write as _, fs, path::Path};
@@ -25,7 +25,7 @@ pub(crate) fn all() -> Vec<(&'static str, Error)> {
                 ..
             }
             | Error::Locked
-            | Error::NotFound
+            | Error::NotFound(Sought::Credential | Sought::Key | Sought::Lock | Sought::Receiver | Sought::Task)
             | Error::PolicyDenied {
                 limit: Limit::Audience | Limit::Location | Limit::Policy | Limit::Privilege | Limit::Role,
                 ..
@@ -49,7 +49,11 @@ pub(crate) fn all() -> Vec<(&'static str, Error)> {
         ("InvalidRequest(Scope)", invalid(Part::Scope)),
         ("InvalidRequest(Target)", invalid(Part::Target)),
         ("Locked", Error::Locked),
-        ("NotFound", Error::NotFound),
+        ("NotFound(Credential)", Error::NotFound(Sought::Credential)),
+        ("NotFound(Key)", Error::NotFound(Sought::Key)),
+        ("NotFound(Lock)", Error::NotFound(Sought::Lock)),
+        ("NotFound(Receiver)", Error::NotFound(Sought::Receiver)),
+        ("NotFound(Task)", Error::NotFound(Sought::Task)),
         ("PolicyDenied(Audience)", denied(Limit::Audience)),
         ("PolicyDenied(Location)", denied(Limit::Location)),
         ("PolicyDenied(Policy)", denied(Limit::Policy)),

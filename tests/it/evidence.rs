@@ -1,6 +1,10 @@
 //! The audit log as evidence: what an auditor does with its files, offline, and whoever wants to change them unseen.
 
-use reqwest::StatusCode;
+use remit::audit::{
+    chain::{Head, Record},
+    segment::Segment,
+};
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -12,7 +16,7 @@ use std::{
 
 use crate::{
     both,
-    support::{GIT, Server, Stand, Store, declaration, text, wait_for},
+    support::{GIT, OWNER, RESPONDER, Server, Stand, Store, VIEWER, declaration, text, wait_for},
 };
 
 /// Asserts that every intent is settled by a record of its own, or listed as one that is not.
@@ -243,6 +247,78 @@ async fn a_bundle_proves_what_it_shows() {
     assert_eq!(audit(&["show", as_text(&dir), "--task", "task_1"]).1, 2);
 }
 
+/// What this broker did for tasks that were declared at another one is in the bundle of their owner and of their workload, too; of what
+/// nothing here says whose it is, the bundle says how much there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bundle_holds_what_was_declared_elsewhere() {
+    let stand = Stand::new(Store::Redis).await;
+    let mut second = stand.second_broker().await;
+    let mut others = declaration();
+    others["owner"] = "other@example.com".into();
+    let (own, _) = stand.task_with_token().await;
+    let foreign = text(&stand.declare(others).await.expect(StatusCode::CREATED), "task");
+    let (looked_at, _) = stand.task_with_token().await;
+    let at = async |path: String, bearer: &str, body: Option<Value>| {
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        stand.call_at(&second, method, &path, Some(bearer), body).await.expect(StatusCode::OK)
+    };
+    let (reason, mint) = (json!({"reason": "gone"}), json!({"credentials": [{"resource": GIT, "privilege": "read"}]}));
+    // Before anything here says whose it is.
+    at(format!("/v1/tasks/{own}"), VIEWER, None).await;
+    at(format!("/v1/tasks/{own}/credentials"), &stand.evidence(), Some(mint.clone())).await;
+    at(format!("/v1/tasks/{own}/revoke"), RESPONDER, Some(reason.clone())).await;
+    at(format!("/v1/tasks/{foreign}/revoke"), RESPONDER, Some(reason.clone())).await;
+    at(format!("/v1/tasks/{looked_at}"), VIEWER, None).await;
+    // Its last checkpoint covers all of it.
+    second.stop().await;
+    let dir = stand.dir.path().join("second-audit");
+    let key = dir.join("checkpoints.jwks");
+    let file = stand.dir.path().join("bundle.json");
+    let events = |filter: &[&str], task: &str| {
+        let (bundle, code) = audit(&[&["export", as_text(&dir)], filter].concat());
+        assert_eq!(code, 0, "{bundle}");
+        fs::write(&file, bundle.to_string()).unwrap();
+        let (proven, code) = audit(&["verify", as_text(&file), "--key", as_text(&key)]);
+        assert_eq!((code, &proven["good"]), (0, &json!(true)), "{proven}");
+        let shown = |target: &[&str]| {
+            let (shown, code) = audit(&[&["show"], target, filter].concat());
+            assert_eq!(code, 0, "{shown}");
+            let shown = if shown.is_array() { shown } else { json!([shown]) };
+            shown.as_array().unwrap().clone()
+        };
+        let shown_of_bundle = shown(&[as_text(&file), "--key", as_text(&key)]);
+        assert_eq!(shown_of_bundle, shown(&[as_text(&dir)]), "{filter:?}");
+        assert!(shown_of_bundle.iter().all(|record| record["task"] == *task), "{shown_of_bundle:#?}");
+        let events: Vec<_> = shown_of_bundle.iter().map(|record| text(record, "event")).collect();
+        (events, proven["unattributed"].as_u64().unwrap())
+    };
+    let all = ["looked", "credential_minted", "settled", "end_requested", "task_ended"];
+    assert_eq!(events(&["--owner", OWNER], &own), (all.map(str::to_owned).to_vec(), 1));
+    let end = ["end_requested", "task_ended"].map(str::to_owned).to_vec();
+    assert_eq!(events(&["--owner", "other@example.com"], &foreign), (end, 1));
+    let workload = "spiffe://example.com/ci/acme/payments";
+    assert_eq!(events(&["--workload", workload, "--owner", OWNER], &own).0, all);
+    let (_, code) = audit(&["export", as_text(&dir), "--workload", "spiffe://example.com/nobody"]);
+    assert_eq!(code, 0);
+}
+
+/// Nothing in a bundle that somebody sends reaches a terminal as it is.
+#[test]
+fn what_a_bundle_calls_itself_moves_no_cursor() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, key) = (dir.path().join("bundle.json"), dir.path().join("key.jwks"));
+    fs::write(&key, r#"{"keys":[]}"#).unwrap();
+    let evil = "\u{1b}[2J\u{202e}\u{9b}";
+    let bundle = json!({"format": "remit-audit-bundle/1", "log": evil, "selection": {"owner": evil},
+        "exported_at": "2026-11-21T00:00:00Z", "keys": null, "runs": [], "unsigned": 0});
+    fs::write(&file, bundle.to_string()).unwrap();
+    let mut remit = Command::new(env!("CARGO_BIN_EXE_remit"));
+    let said = remit.args(["audit", "verify"]).arg(&file).arg("--key").arg(&key).output().unwrap();
+    let said = [said.stdout, said.stderr].concat();
+    let said = String::from_utf8(said).unwrap();
+    assert!(!said.chars().any(|c| c != '\n' && (c.is_control() || c == '\u{202e}')), "{said:?}");
+}
+
 /// What was signed is elsewhere too: in a file, and with a server that was out of reach for a while.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checkpoints_are_anchored_elsewhere() {
@@ -345,35 +421,14 @@ both! {
     /// On a full disk nothing is minted, and a task is still revoked.
     async fn a_revoke_is_recorded_on_a_full_disk(stand) {
         let mut stand = stand;
-        let config = stand.broker.config.clone();
-        stand.broker.stop().await;
-        let dir = directory(&stand);
-        fs::remove_dir_all(&dir).unwrap();
-        fs::create_dir(&dir).unwrap();
-        let mount = |arguments: &[&str]| assert!(Command::new("mount").args(arguments).status().unwrap().success());
-        mount(&["-t", "tmpfs", "-o", "size=12m,mode=700", "tmpfs", as_text(&dir)]);
-        let _unmount = Unmount(dir.clone());
-        stand.broker = Server::start(&config).await;
+        let (dir, _disk) = on_a_small_disk(&mut stand, "").await;
         let mut tasks = Vec::new();
         for _ in 0..3 {
             tasks.push(stand.task_with_token().await.0);
         }
         // Somebody else fills the disk, and the log what it had taken ahead.
         let _ = fs::write(dir.join("filler"), vec![1; 12 << 20]);
-        let mut long = declaration();
-        long["environment"] = "production".into();
-        long["purpose"] = "x".repeat(900).into();
-        let mut refused = 0;
-        for _ in 0..20_000 {
-            let answers = futures_util::future::join_all((0..16).map(|_| stand.declare(long.clone()))).await;
-            refused += answers.iter().filter(|answer| answer.status == StatusCode::SERVICE_UNAVAILABLE).count();
-            if refused > 0 {
-                break;
-            }
-        }
-        assert!(refused > 0, "the disk is not full");
-        // What is shorter may fit in still.
-        wait_for("no room for a declaration", || async { stand.declare(declaration()).await.status.as_u16() == 503 }).await;
+        fill(&stand).await;
         wait_for("no room for a mint", || async { stand.mint(&tasks[0]).await.status.as_u16() == 503 }).await;
         stand.mint(&tasks[0]).await.refused(503, "temporarily_unavailable");
         for task in &tasks {
@@ -387,6 +442,211 @@ both! {
         assert_eq!(audit(&["verify", as_text(&dir)]).1, 0);
         stand.broker.stop().await;
     }
+
+    /// A segment that is over is followed by a whole one with a reserve of its own, or by none: a revoke is on record before, meanwhile
+    /// and after.
+    async fn no_segment_is_begun_on_a_full_disk(stand) {
+        let mut stand = stand;
+        let (dir, _disk) = on_a_small_disk(&mut stand, "[audit]\nsegment_bytes = 4194304\n").await;
+        let mut tasks = Vec::new();
+        for _ in 0..24 {
+            tasks.push(stand.task_with_token().await.0);
+        }
+        let revoke = async |tasks: &[String]| {
+            for task in tasks {
+                assert_eq!(text(&stand.revoke(task).await.expect(StatusCode::OK), "state"), "revoked");
+            }
+        };
+        let segments = || Segment::list(&dir).unwrap();
+        let failed = async || {
+            let metrics = stand.client.get(stand.url("/metrics")).send().await.unwrap().text().await.unwrap();
+            metrics.contains("remit_audit_segments_total{outcome=\"failed\"}")
+        };
+        let filler = dir.join("filler");
+        let _ = fs::write(&filler, vec![1; 12 << 20]);
+        fill(&stand).await;
+        // These make it longer than a segment is.
+        revoke(&tasks[..12]).await;
+        assert!(fs::metadata(&segments()[0].path).unwrap().len() >= 4 << 20);
+        wait_for("a segment that cannot be begun", failed).await;
+        assert!(segments().len() == 1 && !dir.join("next").exists(), "{:?}", segments());
+        revoke(&tasks[12..16]).await;
+        // Now there is room for a segment and its reserve, and for little more.
+        let room = fs::metadata(&filler).unwrap().len() - (5 << 18);
+        fs::File::options().write(true).open(&filler).unwrap().set_len(room).unwrap();
+        wait_for("another segment", || async { segments().len() == 2 }).await;
+        let _ = fs::write(dir.join("more"), vec![1; 12 << 20]);
+        fill(&stand).await;
+        revoke(&tasks[16..]).await;
+        let ended = stand.whole_audit().iter().filter(|line| line["event"] == "task_ended").count();
+        assert_eq!(ended, tasks.len());
+        fs::remove_file(&filler).unwrap();
+        let again = || async { stand.declare(declaration()).await.status == StatusCode::CREATED };
+        wait_for("room", again).await;
+        assert_eq!(audit(&["verify", as_text(&dir)]).1, 0);
+        stand.broker.stop().await;
+        assert_eq!(audit(&["verify", as_text(&dir)]).1, 0);
+    }
+
+    /// Whoever can change the files of the log, and nothing else, gets no broker to sign what they made of it: not even where they take all
+    /// checkpoints away, or put back the log as it once was.
+    async fn a_log_that_is_not_the_one_that_was_written_is_not_written_on(stand) {
+        let mut stand = stand;
+        let (config, dir) = (stand.broker.config.clone(), directory(&stand));
+        let note = stand.dir.path().join("broker-journal/audit-head");
+        let [older, whole] = ["older", "whole"].map(|name| stand.dir.path().join(name));
+        let put_back = |from: &Path| {
+            fs::remove_dir_all(&dir).unwrap();
+            copy(from, &dir);
+        };
+        stand.task_with_token().await;
+        stand.broker.stop().await;
+        copy(&dir, &older);
+        let older_note = fs::read(&note).unwrap();
+        stand.broker = Server::start(&config).await;
+        let (task, _) = stand.task_with_token().await;
+        stand.revoke(&task).await.expect(StatusCode::OK);
+        stand.broker.stop().await;
+        copy(&dir, &whole);
+        let whole_note = fs::read(&note).unwrap();
+        let written = stand.whole_audit().len();
+        let refused = async |words: &[&str]| {
+            let said = start_refused(&config).await;
+            assert!(words.iter().all(|word| said.contains(word)), "{words:?}: {said}");
+            assert!(said.contains("Move the log away, and keep it") && !said.contains("remit is ready"), "{said}");
+        };
+        let by_note = format!("says {}", note.display());
+
+        rewrite(&dir, |line| line.replace("acme/payments", "acme/secrets"));
+        refused(&[&format!("its record {written} is not the one that was written"), &by_note]).await;
+        put_back(&whole);
+        let segment = only_segment(&dir);
+        let all = fs::read_to_string(&segment).unwrap();
+        fs::write(&segment, all.split_inclusive('\n').take(written - 3).collect::<String>()).unwrap();
+        fs::write(dir.join("checkpoints"), "").unwrap();
+        refused(&[&format!("it ends at record {}, and record {written} was written", written - 3), &by_note]).await;
+        put_back(&older);
+        refused(&[&format!("and record {written} was written"), &by_note]).await;
+        // And with it what the broker had noted: the store knows better.
+        fs::write(&note, &older_note).unwrap();
+        refused(&["was written, says the store"]).await;
+        fs::remove_file(&note).unwrap();
+        refused(&["was written, says the store"]).await;
+        put_back(&whole);
+        fs::write(&note, "not a note").unwrap();
+        let said = start_refused(&config).await;
+        assert!(said.contains("does not say how the audit log ended"), "{said}");
+        fs::write(&note, &whole_note).unwrap();
+        stand.broker = Server::start(&config).await;
+        stand.task_with_token().await;
+        assert!(audit(&["verify", as_text(&dir)]).0["doubts"].as_array().unwrap().is_empty());
+
+        // One that is moved away is followed by another, which says so; and the next start knows that one.
+        stand.broker.stop().await;
+        let (gone, last) = (text(&stand.whole_audit()[0], "log"), stand.whole_audit().len());
+        fs::rename(&dir, stand.dir.path().join("kept")).unwrap();
+        for _ in 0..2 {
+            stand.broker = Server::start(&config).await;
+            stand.task_with_token().await;
+            let said: Vec<_> = stand.whole_audit().into_iter().filter(|line| line["event"] == "earlier_log_gone").collect();
+            assert!(said.len() == 1 && said[0]["log"] == *gone && said[0]["last"] == last, "{said:?}");
+            stand.broker.stop().await;
+            let (found, code) = audit(&["verify", as_text(&dir)]);
+            assert_eq!((code, &found["doubts"][0]["event"]), (0, &json!("earlier_log_gone")), "{found}");
+        }
+    }
+
+    /// What stands behind the last record that the broker knows of is signed with a word about it.
+    async fn a_tail_that_is_not_known_is_marked(stand) {
+        let mut stand = stand;
+        let (config, dir) = (stand.broker.config.clone(), directory(&stand));
+        stand.task_with_token().await;
+        for _ in 0..2 {
+            // Until nothing is written any more: a death in the middle of that is marked too.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            stand.broker.child.kill().await.unwrap();
+            stand.broker = Server::start(&config).await;
+        }
+        let marks = || stand.whole_audit().into_iter().filter(|line| line["event"] == "tail_unwitnessed").collect::<Vec<_>>();
+        assert!(marks().is_empty(), "a broker that is killed knows its own: {:?}", marks());
+        stand.broker.child.kill().await.unwrap();
+        let segment = only_segment(&dir);
+        let all = fs::read_to_string(&segment).unwrap();
+        let follow = |head: Head, line: &str| head.followed_by(&Record::read(line.as_bytes()).unwrap());
+        let Head { sequence, digest } = all.lines().try_fold(Head::NONE, follow).unwrap();
+        let forged = sequence + 1;
+        let line = format!(
+            r#"{{"actor":{{"as":"broker"}},"at":"forged","event":"looked","previous":"{digest}","request":"","sequence":{forged},"time":"2026-01-01T00:00:00Z"}}"#
+        );
+        fs::write(&segment, format!("{all}{line}\n")).unwrap();
+        stand.broker = Server::start(&config).await;
+        let said: Vec<_> = stand.whole_audit().into_iter().filter(|line| line["event"] == "tail_unwitnessed").collect();
+        assert!(said.len() == 1 && said[0]["first"] == forged && said[0]["last"] == forged, "{said:?}");
+        let (found, code) = audit(&["verify", as_text(&dir)]);
+        assert_eq!((code, &found["doubts"][0]["event"]), (0, &json!("tail_unwitnessed")), "{found}");
+        let told = Command::new(env!("CARGO_BIN_EXE_remit")).args(["audit", "verify", as_text(&dir)]).output().unwrap();
+        let told = String::from_utf8(told.stdout).unwrap();
+        assert!(told.contains(&format!("the records from {forged} to {forged}")), "{told}");
+    }
+}
+
+/// Writes a log of one segment anew, each record chained to the one before, and takes its checkpoints away.
+fn rewrite(dir: &Path, edit: impl Fn(&str) -> String) {
+    let segment = only_segment(dir);
+    let all = fs::read_to_string(&segment).unwrap();
+    let mut head = Head::NONE;
+    let anew = |line: &str| {
+        let previous = text(&serde_json::from_str(line).unwrap(), "previous");
+        let line = edit(line).replace(&previous, &head.digest.to_string());
+        head = head.followed_by(&Record::read(line.as_bytes()).unwrap()).unwrap();
+        line + "\n"
+    };
+    let rewritten: String = all.lines().map(anew).collect();
+    assert_ne!(rewritten, all);
+    fs::write(&segment, rewritten).unwrap();
+    fs::write(dir.join("checkpoints"), "").unwrap();
+}
+
+/// What a broker says that does not start.
+async fn start_refused(config: &Path) -> String {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_remit"));
+    command.args(["serve", "--config"]).arg(config).kill_on_drop(true);
+    let output = tokio::time::timeout(Duration::from_secs(20), command.output()).await.expect("it ends").unwrap();
+    assert!(!output.status.success(), "it starts");
+    String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+}
+
+/// Gives the log of a broker a new start on a disk of its own of 12 MiB, and the broker another end of its configuration.
+async fn on_a_small_disk(stand: &mut Stand, extra: &str) -> (PathBuf, Unmount) {
+    let config = stand.broker.config.clone();
+    stand.broker.stop().await;
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{text}\n{extra}")).unwrap();
+    let dir = directory(stand);
+    fs::remove_dir_all(&dir).unwrap();
+    fs::create_dir(&dir).unwrap();
+    let arguments = ["-t", "tmpfs", "-o", "size=12m,mode=700", "tmpfs", as_text(&dir)];
+    assert!(Command::new("mount").args(arguments).status().unwrap().success());
+    stand.broker = Server::start(&config).await;
+    (dir.clone(), Unmount(dir))
+}
+
+/// Has a broker record what it refuses until nothing is recorded any more.
+async fn fill(stand: &Stand) {
+    let mut long = declaration();
+    long["environment"] = "production".into();
+    long["purpose"] = "x".repeat(900).into();
+    let mut refused = 0;
+    for _ in 0..20_000 {
+        let answers = futures_util::future::join_all((0..16).map(|_| stand.declare(long.clone()))).await;
+        refused += answers.iter().filter(|answer| answer.status == StatusCode::SERVICE_UNAVAILABLE).count();
+        if refused > 0 {
+            break;
+        }
+    }
+    assert!(refused > 0, "the disk is not full");
+    // What is shorter may fit in still.
+    wait_for("no room for a declaration", || async { stand.declare(declaration()).await.status.as_u16() == 503 }).await;
 }
 
 struct Unmount(PathBuf);

@@ -1,13 +1,19 @@
 //! The revocation feed: everybody who follows it hears of every end, from every broker on the store, and notices when nothing is heard.
 
+use futures_util::{StreamExt as _, future::join_all, stream};
 use remit::clock::{Clock as _, SystemClock};
 use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpSocket,
+    time::timeout,
+};
 
 use crate::{
     both,
-    support::{GIT_TOKEN, RESPONDER, Server, Stand, Store, claims, part, text, wait_for},
+    support::{GIT_TOKEN, RESPONDER, Server, Stand, Store, claims, declaration, part, text, wait_for},
 };
 
 const PATH: &str = "/v1/revocations";
@@ -81,7 +87,7 @@ fn names(claims: &Value, task: &str) -> bool {
     claims["entries"].as_array().unwrap().iter().any(|entry| entry["task"] == task)
 }
 
-async fn snapshot(stand: &Stand, at: &Server, nonce: &str) -> Value {
+pub(crate) async fn snapshot(stand: &Stand, at: &Server, nonce: &str) -> Value {
     let answer = stand.client.get(format!("{}{PATH}?nonce={nonce}", at.url)).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/remit-revocations+jwt");
@@ -203,6 +209,24 @@ both! {
         assert_eq!(heard(&stand.revoke(&task).await.json()), (json!(0), json!(0)));
     }
 
+    /// It is signed with keys of its own, and is of a kind of its own.
+    async fn a_state_is_no_token(stand) {
+        let (task, token) = stand.task_with_token().await;
+        let state = stand.client.get(stand.url(PATH)).send().await.unwrap().text().await.unwrap();
+        // Nor is its signature one of the keys that tokens are checked by.
+        let under = format!("{}.{}", token.rsplit_once('.').unwrap().0, state.rsplit_once('.').unwrap().1);
+        for taken in [&state, &under] {
+            assert_eq!(stand.introspect(taken).await, json!({"active": false}));
+            stand.get(&format!("/v1/tasks/{task}"), taken).await.refused(401, "evidence_invalid");
+            stand.post("/v1/tasks", taken, declaration()).await.refused(401, "evidence_invalid");
+        }
+        let kid = text(&part(&state, 0), "kid");
+        for elsewhere in ["/jwks", "/spiffe/bundle", "/ssf/v1/jwks"] {
+            let keys = stand.client.get(stand.url(elsewhere)).send().await.unwrap().text().await.unwrap();
+            assert!(keys.contains("kid") && !keys.contains(&kid), "{elsewhere}");
+        }
+    }
+
     async fn bad_questions_are_refused(stand) {
         for query in ["?nonce=", "?nonce=a%20b", "?nonce=a&nonce=b", "?since=1", &format!("?nonce={}", "a".repeat(129))] {
             let answer = stand.client.get(stand.url(&format!("{PATH}{query}"))).send().await.unwrap();
@@ -257,7 +281,7 @@ async fn what_one_broker_ends_the_others_tell() {
         assert!(names(state, &task) && names(state, &earlier));
     }
     // What it has learnt outlives the store's memory of it, and the first broker.
-    stand.broker.child.kill().await.unwrap();
+    stand.broker.stop().await;
     let redis = stand.redis.as_mut().unwrap();
     redis.cli(&["DEL", "remit:ends"]).await;
     redis.kill().await;
@@ -296,4 +320,187 @@ async fn without_its_store_a_broker_tells_what_it_knows_and_freshens_nothing() {
             break;
         }
     }
+}
+
+const FOLLOW: &str = "GET /v1/revocations HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n";
+
+fn address(stand: &Stand) -> std::net::SocketAddr {
+    stand.broker.url.trim_start_matches("http://").parse().unwrap()
+}
+
+/// They take up no room of those who ask, and all are told as soon as one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_a_thousand_followers_all_hear_of_a_revoke() {
+    const MANY: usize = 1_100;
+    let stand = Stand::new(Store::Embedded).await;
+    let (task, _) = stand.task_with_token().await;
+    // As many at a time as there is room for those who ask.
+    let followers: Vec<_> = stream::iter(0..MANY)
+        .map(|_| async {
+            let mut follower = Follower::new(&stand, &stand.broker, None).await;
+            assert!(!names(&follower.next().await.claims, &task));
+            follower
+        })
+        .buffer_unordered(64)
+        .collect()
+        .await;
+    // A connection of one's own, as all others have.
+    let fresh = crate::support::client().get(stand.url("/healthz")).timeout(Duration::from_secs(2));
+    assert_eq!(fresh.send().await.unwrap().status(), StatusCode::OK);
+    let hear = followers.into_iter().map(|mut follower| {
+        let task = task.clone();
+        async move {
+            follower.hears_of(&task).await;
+            Instant::now()
+        }
+    });
+    let begun = Instant::now();
+    let (heard, revoked) = tokio::join!(join_all(hear), stand.revoke(&task));
+    revoked.expect(StatusCode::OK);
+    assert_eq!(heard.len(), MANY);
+    // Within the second heartbeat of a window of 5 s, in the one process that plays them all.
+    let last = heard.into_iter().max().unwrap() - begun;
+    assert!(last < Duration::from_secs(4), "the last has heard after {last:?}");
+}
+
+/// Strangers have half of the room, and whoever goes makes some.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_leave_room_for_services() {
+    let stand = Stand::with(Store::Embedded, "[feed]\nfollowers = 4").await;
+    let ask = |token: Option<&'static str>| {
+        let mut request = stand.client.get(stand.url(PATH)).header(header::ACCEPT, "text/event-stream");
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        async move { request.send().await.unwrap() }
+    };
+    let refused = |answer: reqwest::Response| async move {
+        crate::support::Answer::of(answer).await.refused(429, "quota_exceeded");
+    };
+    let mut open = Vec::new();
+    // An operator is no service.
+    for token in [None, Some(RESPONDER)] {
+        open.push(ask(token).await);
+        assert_eq!(open.last().unwrap().status(), StatusCode::OK);
+    }
+    refused(ask(None).await).await;
+    refused(ask(Some(RESPONDER)).await).await;
+    for _ in 0..2 {
+        open.push(ask(Some(GIT_TOKEN)).await);
+        assert_eq!(open.last().unwrap().status(), StatusCode::OK);
+    }
+    refused(ask(Some(GIT_TOKEN)).await).await;
+    // One state is for everybody, all the same.
+    assert_eq!(stand.client.get(stand.url(PATH)).send().await.unwrap().status(), StatusCode::OK);
+    open.remove(0);
+    wait_for("room", || async { ask(None).await.status() == StatusCode::OK }).await;
+}
+
+/// Whoever takes nothing of what is sent is cut off, whichever protocol they speak; others hear everything meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stops_reading_is_cut_off() {
+    let stand = Stand::with(Store::Embedded, "[feed]\nfollowers = 6").await;
+    let slow = async |begin: &[u8]| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut stream = socket.connect(address(&stand)).await.unwrap();
+        stream.write_all(begin).await.unwrap();
+        stream
+    };
+    let mut first = slow(FOLLOW.as_bytes()).await;
+    // HTTP/2 with a window of nothing for answers: preface, SETTINGS_INITIAL_WINDOW_SIZE = 0, and the request (RFC 9113).
+    let mut second = slow(&without_window()).await;
+    let mut follower = Follower::new(&stand, &stand.broker, None).await;
+    follower.next().await;
+    let another = || async {
+        let answer =
+            stand.client.get(stand.url(PATH)).header(header::ACCEPT, "text/event-stream").send().await.unwrap();
+        (answer.status() == StatusCode::OK).then_some(answer)
+    };
+    assert!(another().await.is_none(), "strangers have half of the room");
+    // More than the system keeps for whoever does not read.
+    let mut news = async || {
+        let (task, _) = stand.task_with_token().await;
+        stand.revoke(&task).await.expect(StatusCode::OK);
+        follower.hears_of(&task).await;
+    };
+    for _ in 0..150 {
+        news().await;
+    }
+    // Both of them: each leaves the room that it had. How much the system keeps differs, so there is more to read until then.
+    let begun = Instant::now();
+    let mut open = Vec::new();
+    while open.len() < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(40), "{} of 2 were cut off", open.len());
+        news().await;
+        open.extend(another().await);
+    }
+    for stream in [&mut first, &mut second] {
+        let mut read = Vec::new();
+        let ended = timeout(Duration::from_secs(5), stream.read_to_end(&mut read)).await.expect("it is cut off");
+        assert!(ended.is_err() || read.len() < 512 * 1024, "{} octets", read.len());
+    }
+    follower.next().await;
+}
+
+/// A request in HTTP/2 for the feed by somebody who takes no octet of the answer.
+fn without_window() -> Vec<u8> {
+    let mut octets = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    octets.extend(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x00");
+    // HPACK (RFC 7541), every name literal: without index, and without Huffman's code.
+    let mut block = Vec::new();
+    let fields = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", PATH),
+        (":authority", "x"),
+        ("accept", "text/event-stream"),
+    ];
+    for text in fields.into_iter().flat_map(|(name, value)| [name, value]).enumerate() {
+        let (at, text) = text;
+        if at % 2 == 0 {
+            block.push(0);
+        }
+        block.push(u8::try_from(text.len()).unwrap());
+        block.extend(text.as_bytes());
+    }
+    octets.extend(&u32::try_from(block.len()).unwrap().to_be_bytes()[1..]);
+    // HEADERS of stream 1, whole, and nothing after it.
+    octets.extend(b"\x01\x05\x00\x00\x00\x01");
+    octets.extend(block);
+    octets
+}
+
+/// A failover loses what no replica has. While none has it, nothing becomes fresher: whoever follows goes stale, and denies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_replica_has_is_not_vouched_for() {
+    let stand = Stand::new(Store::Redis).await;
+    let primary = stand.redis.as_ref().unwrap();
+    let of = format!("127.0.0.1 {}", primary.port);
+    let replica = crate::support::Redis::start(&["--replicaof", &of]).await;
+    wait_for("the replica to be one", || async {
+        primary.cli(&["INFO", "replication"]).await.contains("state=online") && vouched(&stand).await
+    })
+    .await;
+    replica.hang().await;
+    wait_for("the feed to go stale", || async { !vouched(&stand).await }).await;
+    let mut follower = Follower::new(&stand, &stand.broker, None).await;
+    let now = f64::from(u32::try_from(SystemClock.now().timestamp()).unwrap());
+    // What is known is told all the same, and is worth nothing for whoever has heard nothing before.
+    let (task, _) = stand.task_with_token().await;
+    stand.revoke(&task).await.expect(StatusCode::OK);
+    let told = loop {
+        let state = follower.next().await;
+        if names(&state.claims, &task) {
+            break state;
+        }
+    };
+    assert!(told.claims["iat"].as_f64().unwrap() < now, "{:?}", told.claims);
+    replica.go_on().await;
+    wait_for("the replica to catch up", || async { vouched(&stand).await }).await;
+}
+
+/// Whether a state that is of now can be had.
+async fn vouched(stand: &Stand) -> bool {
+    stand.client.get(stand.url(&format!("{PATH}?nonce=n"))).send().await.unwrap().status() == StatusCode::OK
 }

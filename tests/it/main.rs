@@ -28,11 +28,17 @@ mod dpop;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]
+mod evaluation;
+#[cfg(test)]
 mod evidence;
 #[cfg(test)]
 mod feed;
 #[cfg(test)]
 mod find;
+#[cfg(test)]
+mod followers;
+#[cfg(test)]
+mod generation;
 #[cfg(test)]
 mod health;
 #[cfg(test)]
@@ -45,6 +51,12 @@ mod journal;
 mod jwks;
 #[cfg(test)]
 mod kernel;
+#[cfg(test)]
+mod leases;
+#[cfg(test)]
+mod locks;
+#[cfg(test)]
+mod members;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
@@ -64,9 +76,15 @@ mod openapi;
 #[cfg(test)]
 mod operators;
 #[cfg(test)]
+mod output;
+#[cfg(test)]
 mod owners;
 #[cfg(test)]
+mod party_certificates;
+#[cfg(test)]
 mod people;
+#[cfg(test)]
+mod placed;
 #[cfg(test)]
 mod policy;
 #[cfg(test)]
@@ -76,7 +94,11 @@ mod presence;
 #[cfg(test)]
 mod presets;
 #[cfg(test)]
+mod reach;
+#[cfg(test)]
 mod readme;
+#[cfg(test)]
+mod refused;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
@@ -93,6 +115,10 @@ mod rs256;
 mod secrets;
 #[cfg(test)]
 mod server_certificate;
+#[cfg(test)]
+mod sidecar;
+#[cfg(test)]
+mod signals;
 #[cfg(test)]
 mod start;
 #[cfg(test)]

@@ -147,6 +147,22 @@ both! {
         assert!(now["remit_audit_write_duration_seconds_count"] >= 8.0);
     }
 
+    /// Those who are known, and ask for what is not theirs.
+    async fn known_callers_are_counted(stand) {
+        let (task, _) = stand.task_with_token().await;
+        let before = scrape(&stand.broker.url).await;
+        let path = format!("/v1/tasks/{task}");
+        stand.get(&path, &stand.other_instance()).await.refused(404, "not_found");
+        stand.get(&path, GIT_TOKEN).await.refused(403, "policy_denied");
+        let counted = expected(&[
+            ("callers_refused_total{caller=\"service\",code=\"policy_denied\"}", 1),
+            ("callers_refused_total{caller=\"workload\",code=\"not_found\"}", 1),
+            (&answered("GET", "/v1/tasks/{id}", 403), 1),
+            (&answered("GET", "/v1/tasks/{id}", 404), 1),
+        ]);
+        assert_eq!(moved(&before, &scrape(&stand.broker.url).await), counted);
+    }
+
     /// Who scrapes learns how much, and never for whom; and what a caller makes up becomes no label.
     async fn labels_hold_nothing_of_a_caller(stand) {
         let (task, token) = stand.task_with_token().await;
@@ -175,7 +191,7 @@ both! {
         assert!(samples.contains_key("remit_http_requests_total{method=\"other\",route=\"none\",status=\"404\"}"), "{all}");
         let names: BTreeSet<_> = samples.keys().flat_map(|key| key.split(['{', ',', '}']).skip(1)).collect();
         let names: BTreeSet<_> = names.iter().filter_map(|label| Some(label.split_once('=')?.0)).collect();
-        let known = ["action", "attestor", "digest", "form", "le", "method", "operation", "outcome", "reason", "route", "status", "version"];
+        let known = ["action", "attestor", "caller", "code", "digest", "form", "le", "method", "operation", "outcome", "reason", "route", "status", "version"];
         assert_eq!(names, BTreeSet::from(known));
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     both,
     support::{
         Answer, GIT, NOWHERE, REGISTRY, RESPONDER, Stand, VIEWER, claims, declaration, now, part, socket_client, text,
+        time,
     },
 };
 
@@ -61,8 +62,8 @@ both! {
             "authorization_details": [{"type": "remit:access", "locations": [GIT], "privileges": ["read"], "actions": ["clone"],
                 "identifier": "acme/payments"}],
         }));
-        let created: chrono::DateTime<chrono::Utc> = text(&answer, "created_at").parse().unwrap();
-        let expires: chrono::DateTime<chrono::Utc> = text(&answer, "expires_at").parse().unwrap();
+        let created = time(&answer, "created_at");
+        let expires = time(&answer, "expires_at");
         assert_eq!(task, json!({
             "id": answer["task"], "owner": answer["owner"], "sandbox": "sb-7f3", "kind": "ci", "attestor": "ci",
             "evidence_issuer": "https://ci.example.com", "declared_at": created.timestamp(), "generation": 1,
@@ -123,7 +124,7 @@ both! {
             "authorization_details": [{"type": "remit:access", "locations": [GIT], "privileges": ["read"]}],
             "credentials": [{"resource": GIT, "privilege": "read", "ttl": 120}]});
         let answer = stand.declare(short).await.expect(StatusCode::CREATED);
-        let deadline: chrono::DateTime<chrono::Utc> = text(&answer, "expires_at").parse().unwrap();
+        let deadline = time(&answer, "expires_at");
         assert_eq!(exp(answer.clone()), deadline.timestamp());
         // After the deadline the task has expired: no mint, nothing alive.
         tokio::time::sleep(std::time::Duration::from_millis(3200)).await;

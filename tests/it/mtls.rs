@@ -24,15 +24,15 @@ const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const AGENT: &str = "spiffe://spire.example.org/ns/payments/sa/agent";
 
 /// A broker with a TLS listener under a name of its own, and a service more that says nothing of binding: then it is required.
-struct Place {
-    stand: Stand,
-    servers: Authority,
+pub(crate) struct Place {
+    pub(crate) stand: Stand,
+    pub(crate) servers: Authority,
     spire: Authority,
     origin: String,
 }
 
 impl Place {
-    async fn of(mut stand: Stand) -> Self {
+    pub(crate) async fn of(mut stand: Stand) -> Self {
         let (servers, spire) = (Authority::new("servers"), Authority::new("spire"));
         let (dir, port) = (stand.dir.path(), free_port());
         let origin = format!("https://localhost:{port}");
@@ -54,12 +54,18 @@ impl Place {
         Self { stand, servers, spire, origin }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.origin)
     }
 
     /// Calls over TLS with a certificate, or without one, and with this evidence.
-    async fn call(&self, shown: Option<&Identity>, evidence: Option<&str>, path: &str, body: Value) -> Answer {
+    pub(crate) async fn call(
+        &self,
+        shown: Option<&Identity>,
+        evidence: Option<&str>,
+        path: &str,
+        body: Value,
+    ) -> Answer {
         let client = match shown {
             Some(identity) => identity.client(&self.servers),
             None => builder(&self.servers).build().unwrap(),
@@ -69,7 +75,7 @@ impl Place {
         Answer::of(request.send().await.expect("an answer")).await
     }
 
-    async fn declare(&self, shown: Option<&Identity>, evidence: Option<&str>) -> String {
+    pub(crate) async fn declare(&self, shown: Option<&Identity>, evidence: Option<&str>) -> String {
         let answer = self.call(shown, evidence, "/v1/tasks", reading(&[GIT, REGISTRY, NOWHERE])).await;
         text(&answer.expect(StatusCode::CREATED), "task")
     }
@@ -79,8 +85,19 @@ impl Place {
         self.call(shown, evidence, &format!("/v1/tasks/{task}/credentials"), body).await
     }
 
-    async fn minted(&self, shown: Option<&Identity>, evidence: Option<&str>, task: &str, resource: &str) -> Value {
+    pub(crate) async fn minted(
+        &self,
+        shown: Option<&Identity>,
+        evidence: Option<&str>,
+        task: &str,
+        resource: &str,
+    ) -> Value {
         self.mint(shown, evidence, task, resource).await.expect(StatusCode::OK)["credentials"][0].clone()
+    }
+
+    /// A workload that its trust domain vouches for.
+    pub(crate) fn agent(&self) -> Identity {
+        self.spire.identity(&svid(AGENT))
     }
 
     async fn verifier(&self, audience: &str) -> Verifier<UntilExpiry> {
@@ -91,7 +108,7 @@ impl Place {
 }
 
 /// A certificate that nobody vouches for.
-fn own() -> Identity {
+pub(crate) fn own() -> Identity {
     Identity::alone(&params("an agent's own"))
 }
 
@@ -313,7 +330,7 @@ async fn the_metadata_says_where_certificates_are_taken() {
     );
     assert_eq!(
         with["mtls_endpoint_aliases"],
-        json!({"token_endpoint": place.url("/oauth2/token"), "introspection_endpoint": place.url("/oauth2/introspect"),
+        json!({"token_endpoint": place.url("/oauth2/token"), "introspection_endpoint": place.url("/oauth2/introspect"), "revocation_endpoint": place.url("/oauth2/revoke"),
             "remit_tasks_endpoint": place.url("/v1/tasks")})
     );
 }
@@ -350,7 +367,7 @@ async fn remit_verify_is_shown_the_certificate() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn curl_shows_its_certificate() {
     let place = Place::of(Stand::new(crate::support::Store::Embedded).await).await;
-    let agent = place.spire.identity(&svid(AGENT));
+    let agent = place.agent();
     fs::write(place.stand.dir.path().join("agent.pem"), agent.pem()).unwrap();
     let mut body = declaration();
     body["credentials"] = json!([]);

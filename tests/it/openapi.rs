@@ -1,7 +1,10 @@
 //! `tests/golden/openapi.json`: the API, as the broker describes it. It is what the code makes, what a broker serves, what others
 //! accept as OpenAPI, and what a broker does.
 
-use remit::task::digest;
+use remit::{
+    clock::{Clock as _, SystemClock},
+    task::digest,
+};
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
@@ -10,10 +13,12 @@ use tokio::process::Command;
 use crate::{
     clients::python,
     errors,
+    operators::a_lock,
+    signals::{RECEIVER_TOKEN, polls},
     support::{
-        ADMIN, Answer, GIT, GIT_TOKEN, KEYTOOL_CSR, NOWHERE, REGISTRY, RESPONDER, Server, Stand, Store, VIEWER, a_list,
-        claims, client, codes, declaration, free_port, operations, part, response, socket_client, text, wait_for,
-        write_config,
+        ADMIN, APPROVER, Answer, GIT, GIT_TOKEN, KEYTOOL_CSR, NOWHERE, REGISTRY, RESPONDER, Server, Stand, Store,
+        VIEWER, a_list, approver, claims, client, codes, declaration, free_port, operations, part, response,
+        socket_client, text, wait_for, write_config,
     },
 };
 
@@ -43,8 +48,15 @@ fn every_operation_is_whole() {
         assert!(!text(said, "summary").is_empty() && said["tags"][0].is_string(), "{name}");
         assert!(said["security"].is_array() && said["x-remit-callers"][0].is_string(), "{name}");
         let statuses: Vec<u16> = said["responses"].as_object().unwrap().keys().map(|s| s.parse().unwrap()).collect();
-        // A revoke is done or promised.
-        let successes = if path.ends_with("/revoke") && path.starts_with("/v1") { 2 } else { 1 };
+        // A revoke is done or promised, and so is a lock, which may be only weighed.
+        let successes = match (method.as_str(), path) {
+            ("POST", "/v1/locks") => 3,
+            (
+                "POST",
+                "/v1/tasks/{id}/revoke" | "/v1/leases/{id}/revoke" | "/v1/locks/{id}/extend" | "/v1/locks/{id}/release",
+            ) => 2,
+            _ => 1,
+        };
         assert_eq!(statuses.iter().filter(|status| **status < 300).count(), successes, "{name}: {statuses:?}");
         for status in statuses {
             let response = response(said, status).unwrap();
@@ -162,10 +174,6 @@ fn every_error_is_documented() {
         }
     }
     for (name, error) in errors::all() {
-        // There are no locks yet.
-        if matches!(error, Error::Locked) {
-            continue;
-        }
         let known = |oauth: bool, (status, code): (axum::http::StatusCode, &'static str)| {
             assert!(documented.contains(&(oauth, status.as_u16(), code)), "{name}: {status} {code}, oauth: {oauth}");
         };
@@ -198,7 +206,7 @@ struct Sent<'a> {
 
 impl Tour {
     async fn new(store: Store) -> Self {
-        Self { stand: Stand::new(store).await, seen: Vec::new() }
+        Self { stand: Stand::with(store, &(approver() + &polls())).await, seen: Vec::new() }
     }
 
     /// Sends one request over TCP and keeps the answer.
@@ -303,17 +311,28 @@ async fn every_example_of_a_request_works() {
                     _ if name == "of_a_service" => Some(GIT_TOKEN),
                     Some("workload") => Some(&*evidence),
                     Some("service") => Some(GIT_TOKEN),
+                    Some("receiver") => Some(RECEIVER_TOKEN),
                     Some("admin") => Some(ADMIN),
+                    Some("approver") => Some(APPROVER),
+                    Some("responder") => Some(RESPONDER),
                     other => panic!("who calls {path}? {other:?}"),
                 };
+                if path == "/v1/locks/{id}/extend" {
+                    value["until"] = json!(SystemClock.now() + chrono::TimeDelta::hours(1));
+                }
                 let (json, form) = match kind.as_str() {
                     "application/json" => (Some(value), None),
                     _ => (None, Some(value)),
                 };
                 let status = operation["responses"].as_object().unwrap().keys().find(|status| status.starts_with('2'));
-                let status = status.expect("a success").parse().unwrap();
-                let kid = path.starts_with("/v1/keys/{id}").then(|| text(&part(&token, 0), "kid"));
-                let request = Sent { id: kid.as_ref().unwrap_or(&task), bearer, json, form, ..Sent::default() };
+                let status = if path == "/v1/locks" { 201 } else { status.expect("a success").parse().unwrap() };
+                let id = match path {
+                    "/v1/leases/{id}/revoke" => lease,
+                    _ if path.starts_with("/v1/keys/{id}") => text(&part(&token, 0), "kid"),
+                    _ if path.starts_with("/v1/locks/{id}") => a_lock(&tour.stand).await,
+                    _ => task.clone(),
+                };
+                let request = Sent { id: &id, bearer, json, form, ..Sent::default() };
                 let answer = tour.send_by(&client, &base, (&method, path), request, status).await;
                 assert_ne!(answer["active"], false, "{name}");
                 sent += 1;
@@ -390,12 +409,14 @@ async fn bounds_are_the_documented_ones() {
 async fn a_broker_does_what_the_document_says() {
     let mut tour = Tour::new(Store::Redis).await;
     documents(&mut tour).await;
+    signals(&mut tour).await;
     task_and_errors(&mut tour).await;
     investigation(&mut tour).await;
     credentials(&mut tour).await;
     reports(&mut tour).await;
     certificates(&mut tour).await;
     keys(&mut tour).await;
+    locks(&mut tour).await;
     oauth(&mut tour).await;
     ends(&mut tour).await;
     in_doubt(&mut tour).await;
@@ -416,17 +437,25 @@ async fn a_broker_does_what_the_document_says() {
         }
     }
     // The log is read without the store. A body that does not end takes a while, so does the time after a task in which there may be reports of it, keys are answered from memory, and so
-    // many watchers and a store out of reach have tests of their own.
+    // many watchers, many looks, so many tokens and a store out of reach have tests of their own.
     let excused = |line: &&str| {
         line.ends_with(" 408")
             || [
                 "GET /v1/tasks/{id} 429",
                 "POST /v1/tasks/{id}/reports 409",
+                "POST /v1/tasks/{id}/credentials 429",
+                "POST /oauth2/token 429",
                 "POST /v1/tasks/{id}/revoke 202",
+                "POST /v1/locks 429",
+                "POST /v1/leases/{id}/revoke 202",
                 "GET /v1/revocations 403",
                 "GET /v1/revocations 429",
                 "GET /v1/revocations 503",
                 "POST /v1/revocations/ack 503",
+                "GET /v1/audit 429",
+                "GET /v1/reports/unused 429",
+                "GET /v1/search 429",
+                "GET /v1/workloads 429",
             ]
             .contains(line)
             || [
@@ -439,7 +468,10 @@ async fn a_broker_does_what_the_document_says() {
                 "/metrics",
                 "/openapi.json",
                 "/oauth2/introspect",
+                "/access/v1/",
                 "/v1/audit",
+                "/v1/locks",
+                "/ssf/v1/",
             ]
             .iter()
             .any(|path| line.contains(path) && line.ends_with(" 503"))
@@ -468,6 +500,36 @@ async fn documents(tour: &mut Tour) {
     tour.send("POST", "/v1/revocations/ack", body(GIT_TOKEN, "", ack), 200).await;
     let headers = [("accept", "text/html")];
     tour.send("GET", "/status-lists/{id}", Sent { id: "0", headers: &headers, ..Sent::default() }, 406).await;
+}
+
+async fn signals(tour: &mut Tour) {
+    let verify = |stream: &str| json!({"stream_id": stream, "state": "s"});
+    unread(tour, "/ssf/v1/verify", "", verify("archive")).await;
+    tour.send("POST", "/ssf/v1/verify", body(VIEWER, "", verify("archive")), 403).await;
+    tour.send("POST", "/ssf/v1/verify", body(RECEIVER_TOKEN, "", verify("other")), 404).await;
+    for status in [204, 204, 204, 204, 429] {
+        tour.send("POST", "/ssf/v1/verify", body(RECEIVER_TOKEN, "", verify("archive")), status).await;
+    }
+    for path in ["/ssf/v1/stream", "/ssf/v1/status"] {
+        for (bearer, query, status) in [
+            (RECEIVER_TOKEN, "?stream_id=archive", 200),
+            (RECEIVER_TOKEN, "?stream_id=other", 404),
+            (RECEIVER_TOKEN, "?stream=archive", 400),
+            (VIEWER, "?stream_id=archive", 403),
+            ("garbage", "?stream_id=archive", 401),
+        ] {
+            tour.send("GET", path, Sent { query, ..bare(bearer, "") }, status).await;
+        }
+    }
+    tour.send("GET", "/ssf/v1/stream", bare(RECEIVER_TOKEN, ""), 200).await;
+    let ask = json!({"maxEvents": 2, "returnImmediately": true});
+    unread(tour, "/ssf/v1/poll", "", ask.clone()).await;
+    tour.send("POST", "/ssf/v1/poll", body(VIEWER, "", ask.clone()), 403).await;
+    let told = tour.send("POST", "/ssf/v1/poll", body(RECEIVER_TOKEN, "", ask), 200).await;
+    let ids: Vec<_> = told["sets"].as_object().unwrap().keys().cloned().collect();
+    let errors: serde_json::Map<_, _> = ids[1..].iter().map(|id| (id.clone(), json!({"err": "invalid_key"}))).collect();
+    let noted = json!({"maxEvents": 0, "ack": ids[..1], "setErrs": errors});
+    tour.send("POST", "/ssf/v1/poll", body(RECEIVER_TOKEN, "", noted), 200).await;
 }
 
 /// What every call with a body can be refused for before anything is done with it.
@@ -508,13 +570,14 @@ async fn task_and_errors(tour: &mut Tour) {
         tour.send("GET", "/v1/tasks", bare(bearer, ""), 200).await;
         tour.send("GET", "/v1/tasks/{id}", bare(bearer, &task), 200).await;
         tour.send("GET", "/v1/tasks/{id}/timeline", bare(bearer, &task), 200).await;
+        tour.send("GET", "/v1/tasks/{id}/reach", bare(bearer, &task), 200).await;
     }
     let page = "?limit=1&state=active&owner=team-payments@example.com&sandbox=sb-7f3";
     tour.send("GET", "/v1/tasks", Sent { query: page, ..bare(VIEWER, "") }, 200).await;
     tour.send("GET", "/v1/tasks", Sent { query: "?limit=0", ..bare(VIEWER, "") }, 400).await;
     tour.send("GET", "/v1/tasks", bare("garbage", ""), 401).await;
     tour.send("GET", "/v1/tasks", bare(GIT_TOKEN, ""), 403).await;
-    for path in ["/v1/tasks/{id}", "/v1/tasks/{id}/timeline"] {
+    for path in ["/v1/tasks/{id}", "/v1/tasks/{id}/timeline", "/v1/tasks/{id}/reach"] {
         tour.send("GET", path, bare(VIEWER, "task_1"), 400).await;
         tour.send("GET", path, bare("garbage", &task), 401).await;
         tour.send("GET", path, bare(GIT_TOKEN, &task), 403).await;
@@ -637,6 +700,55 @@ async fn keys(tour: &mut Tour) {
     tour.send("GET", "/v1/keys", bare(VIEWER, ""), 200).await;
 }
 
+async fn locks(tour: &mut Tour) {
+    let elsewhere = || json!({"match": {"sandbox": "sb-elsewhere"}, "reason": "r"});
+    unread(tour, "/v1/locks", "", elsewhere()).await;
+    tour.send("POST", "/v1/locks", Sent { query: "?dry_run=true", ..body(RESPONDER, "", elsewhere()) }, 200).await;
+    let lock = text(&tour.send("POST", "/v1/locks", body(RESPONDER, "", elsewhere()), 201).await, "lock");
+    for wrong in [json!({"match": {}, "reason": "r"}), json!({"match": {"all": true, "owner": "o"}, "reason": "r"})] {
+        tour.send("POST", "/v1/locks", body(RESPONDER, "", wrong), 400).await;
+    }
+    tour.send("POST", "/v1/locks", body(VIEWER, "", elsewhere()), 403).await;
+    tour.send("GET", "/v1/locks", bare(VIEWER, ""), 200).await;
+    let twice = [("authorization", "Bearer x")];
+    tour.send("GET", "/v1/locks", Sent { headers: &twice, ..bare(VIEWER, "") }, 400).await;
+    tour.send("GET", "/v1/locks", bare("garbage", ""), 401).await;
+    tour.send("GET", "/v1/locks", bare(GIT_TOKEN, ""), 403).await;
+    let unknown = "lock_01kamw7q2v5y8r3f6t9c1x4d0e";
+    for (id, status) in [(&*lock, 200), (unknown, 404), ("lock", 400)] {
+        tour.send("GET", "/v1/locks/{id}", bare(VIEWER, id), status).await;
+    }
+    tour.send("GET", "/v1/locks/{id}", bare("garbage", &lock), 401).await;
+    tour.send("GET", "/v1/locks/{id}", bare(GIT_TOKEN, &lock), 403).await;
+    let with_end = a_lock(&tour.stand).await;
+    let later = || json!({"until": SystemClock.now() + chrono::TimeDelta::hours(1), "reason": "r"});
+    for (path, id, sent) in
+        [("/v1/locks/{id}/extend", &with_end, later()), ("/v1/locks/{id}/release", &lock, json!({"reason": "r"}))]
+    {
+        unread(tour, path, id, sent.clone()).await;
+        tour.send("POST", path, body(RESPONDER, id, sent.clone()), 403).await;
+        tour.send("POST", path, body(APPROVER, unknown, sent.clone()), 404).await;
+        tour.send("POST", path, body(APPROVER, id, sent), 200).await;
+    }
+    // Whom it keeps out: everybody, until it is released.
+    let (evidence, (task, _)) = (tour.stand.evidence(), tour.stand.task_with_token().await);
+    let all =
+        tour.send("POST", "/v1/locks", body(RESPONDER, "", json!({"match": {"all": true}, "reason": "r"})), 201).await;
+    let ask = json!({"credentials": [{"resource": GIT, "privilege": "read"}]});
+    for (path, sent) in [
+        ("/v1/tasks", declaration()),
+        ("/v1/tasks/{id}/credentials", ask),
+        ("/v1/tasks/{id}/certificate", json!({"csr": KEYTOOL_CSR})),
+        ("/v1/tasks/{id}/renew", json!({"ttl": 60})),
+    ] {
+        tour.send("POST", path, body(&evidence, &task, sent), 403).await;
+    }
+    let exchange = json!({"grant_type": EXCHANGE, "subject_token": evidence, "subject_token_type": JWT,
+        "resource": GIT, "scope": format!("{task} read")});
+    tour.send("POST", "/oauth2/token", form(None, exchange), 400).await;
+    tour.send("POST", "/v1/locks/{id}/release", body(APPROVER, &text(&all, "lock"), json!({"reason": "r"})), 200).await;
+}
+
 async fn oauth(tour: &mut Tour) {
     let (evidence, (task, token)) = (tour.stand.evidence(), tour.stand.task_with_token().await);
     let scope = format!("{task} read");
@@ -671,7 +783,22 @@ async fn oauth(tour: &mut Tour) {
     tour.send("POST", "/oauth2/introspect", form(Some(GIT_TOKEN), json!({"token": "garbage"})), 200).await;
     tour.send("POST", "/oauth2/introspect", form(Some(GIT_TOKEN), json!({"else": "x"})), 400).await;
     tour.send("POST", "/oauth2/introspect", form(Some("garbage"), json!({"token": token})), 401).await;
-    for path in ["/oauth2/token", "/oauth2/introspect"] {
+    let question = json!({"subject": {"type": "workload", "id": "it", "properties": {"token": token}},
+        "action": {"name": "clone"}, "resource": {"type": "repository", "id": "acme/payments"}});
+    for path in ["/access/v1/evaluation", "/access/v1/evaluations"] {
+        unread(tour, path, "", question.clone()).await;
+        tour.send("POST", path, body(VIEWER, "", question.clone()), 403).await;
+        tour.send("POST", path, body(GIT_TOKEN, "", question.clone()), 200).await;
+    }
+    let mut several = question.clone();
+    several["evaluations"] = json!([{}, {"action": {"name": "push"}}]);
+    tour.send("POST", "/access/v1/evaluations", body(GIT_TOKEN, "", several), 200).await;
+    let evidence = tour.stand.evidence();
+    tour.send("POST", "/oauth2/revoke", form(Some(&evidence), json!({"token": token})), 200).await;
+    tour.send("POST", "/oauth2/revoke", form(Some(&evidence), json!({"token": "garbage"})), 200).await;
+    tour.send("POST", "/oauth2/revoke", form(Some(&evidence), json!({"token_type_hint": "access_token"})), 400).await;
+    tour.send("POST", "/oauth2/revoke", form(Some(RESPONDER), json!({"token": token})), 401).await;
+    for path in ["/oauth2/token", "/oauth2/introspect", "/oauth2/revoke"] {
         let bearer = path.ends_with("introspect").then_some(GIT_TOKEN);
         tour.send("POST", path, form(bearer, json!({"token": "x".repeat(70_000)})), 413).await;
         tour.send("POST", path, Sent { bearer, json: Some(json!({})), ..Sent::default() }, 415).await;
@@ -680,8 +807,15 @@ async fn oauth(tour: &mut Tour) {
 
 async fn ends(tour: &mut Tour) {
     let (evidence, other) = (tour.stand.evidence(), tour.stand.other_instance());
-    let (task, _) = tour.stand.task_with_token().await;
+    let (task, token) = tour.stand.task_with_token().await;
     let reason = || json!({"reason": "done"});
+    let lease = text(&claims(&token), "jti");
+    unread(tour, "/v1/leases/{id}/revoke", &lease, reason()).await;
+    tour.send("POST", "/v1/leases/{id}/revoke", body(VIEWER, &lease, reason()), 403).await;
+    tour.send("POST", "/v1/leases/{id}/revoke", body(&other, &lease, reason()), 404).await;
+    tour.send("POST", "/v1/leases/{id}/revoke", body(RESPONDER, &lease, json!({"reason": "r", "task": task})), 200)
+        .await;
+    tour.send("POST", "/v1/leases/{id}/revoke", body(RESPONDER, &lease, json!({})), 400).await;
     for (path, sent) in [("renew", json!({"ttl": 600})), ("complete", reason()), ("revoke", reason())] {
         let path = &format!("/v1/tasks/{{id}}/{path}");
         unread(tour, path, &task, sent.clone()).await;
@@ -706,8 +840,9 @@ async fn ends(tour: &mut Tour) {
 }
 
 async fn in_doubt(tour: &mut Tour) {
-    let (evidence, (task, _)) = (tour.stand.evidence(), tour.stand.task_with_token().await);
+    let (evidence, (task, token)) = (tour.stand.evidence(), tour.stand.task_with_token().await);
     let revocations = a_list(&tour.stand).await;
+    let lock = a_lock(&tour.stand).await;
     tour.stand.redis.as_mut().expect("Redis").kill().await;
     let ask = json!({"credentials": [{"resource": GIT, "privilege": "read"}]});
     for (path, sent) in [
@@ -721,12 +856,21 @@ async fn in_doubt(tour: &mut Tour) {
     ] {
         tour.send("POST", path, body(&evidence, &task, sent), 503).await;
     }
+    let lease = text(&claims(&token), "jti");
+    tour.send("POST", "/v1/leases/{id}/revoke", body(RESPONDER, &lease, json!({"reason": "r"})), 503).await;
+    tour.send("POST", "/oauth2/revoke", form(Some(&evidence), json!({"token": token})), 503).await;
     tour.send("GET", "/v1/tasks", bare(VIEWER, ""), 503).await;
+    let elsewhere = json!({"match": {"sandbox": "sb-elsewhere"}, "reason": "r"});
+    tour.send("POST", "/v1/locks", body(RESPONDER, "", elsewhere), 202).await;
+    let later = json!({"until": SystemClock.now() + chrono::TimeDelta::hours(1), "reason": "r"});
+    tour.send("POST", "/v1/locks/{id}/extend", body(APPROVER, &lock, later), 202).await;
+    tour.send("POST", "/v1/locks/{id}/release", body(APPROVER, &lock, json!({"reason": "r"})), 202).await;
     tour.send("GET", "/v1/keys", bare(VIEWER, ""), 503).await;
     tour.send("POST", "/v1/keys/rotate", body(ADMIN, "", json!({})), 503).await;
     tour.send("POST", "/v1/keys/{id}/taint", body(ADMIN, &"A".repeat(43), json!({})), 503).await;
     tour.send("GET", "/v1/tasks/{id}", bare(VIEWER, &task), 503).await;
     tour.send("GET", "/v1/tasks/{id}/timeline", bare(VIEWER, &task), 503).await;
+    tour.send("GET", "/v1/tasks/{id}/reach", bare(VIEWER, &task), 503).await;
     tour.send("GET", "/v1/search", Sent { query: &format!("?q={task}"), ..bare(VIEWER, "") }, 503).await;
     tour.send("GET", "/v1/workloads", bare(VIEWER, ""), 503).await;
     tour.send("GET", "/v1/reports/unused", bare(VIEWER, ""), 503).await;

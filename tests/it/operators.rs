@@ -1,12 +1,16 @@
 //! Who may do what: every operation of the OpenAPI document, called by everybody. The document says who gets through; nobody else does.
 
-use remit::task::digest;
+use remit::{
+    clock::{Clock as _, SystemClock},
+    task::digest,
+};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
 use crate::{
     both,
+    signals::{RECEIVER_TOKEN, polls},
     support::{
         ADMIN, APPROVER, Answer, GIT, GIT_TOKEN, KEYTOOL_CSR, RESPONDER, Stand, Store, VIEWER, a_list, claims,
         declaration, operations, part, people, socket_client, text,
@@ -36,15 +40,18 @@ enum Caller {
     OtherOwner,
     /// Somebody whom the operators' issuer knows, and the configuration does not.
     Stranger,
+    /// A receiver of Shared Signals that asks.
+    Receiver,
 }
 
 use Caller::{
-    Garbage, MintedToken, Nobody, Operator, OtherInstance, OtherOwner, Owner, Person, Service, Stranger, Workload,
+    Garbage, MintedToken, Nobody, Operator, OtherInstance, OtherOwner, Owner, Person, Receiver, Service, Stranger,
+    Workload,
 };
 
 const ROLES: [&str; 4] = ["viewer", "responder", "approver", "admin"];
 
-const CALLERS: [Caller; 17] = [
+const CALLERS: [Caller; 18] = [
     Nobody,
     Garbage,
     Workload,
@@ -62,6 +69,7 @@ const CALLERS: [Caller; 17] = [
     Owner,
     OtherOwner,
     Stranger,
+    Receiver,
 ];
 
 /// What comes back: the status, and the code of an error.
@@ -83,12 +91,13 @@ fn listed(operation: &'static Value, member: &str) -> BTreeSet<&'static str> {
 fn may(caller: Caller, path: &str, operation: &'static Value) -> bool {
     let (callers, roles) = (listed(operation, "x-remit-callers"), listed(operation, "x-remit-roles"));
     // Whoever says who they are has to be that, also where nobody has to say.
-    let is_nobody = path == "/v1/revocations" && matches!(caller, Garbage | MintedToken | Stranger);
+    let is_nobody = path == "/v1/revocations" && matches!(caller, Garbage | MintedToken | Stranger | Receiver);
     (callers.contains("anyone") && !is_nobody)
         || match caller {
             Nobody | Garbage | MintedToken | Stranger => false,
             Workload => callers.contains("workload"),
             Service => callers.contains("service"),
+            Receiver => callers.contains("receiver"),
             Operator(role) | Person(role) => roles.contains(role),
             Owner => callers.contains("owner"),
             // What is another's is not there for them; what is about nothing in particular is.
@@ -101,8 +110,8 @@ fn may(caller: Caller, path: &str, operation: &'static Value) -> bool {
 fn refusal(caller: Caller, path: &str, operation: &'static Value) -> Expected {
     let callers = listed(operation, "x-remit-callers");
     match caller {
-        _ if path == "/oauth2/introspect" => CLIENT,
-        Nobody | Garbage | MintedToken => WHO,
+        _ if path.starts_with("/oauth2/") => CLIENT,
+        Nobody | Garbage | MintedToken | Receiver => WHO,
         OtherInstance if callers.contains("workload") => FOREIGN,
         OtherOwner if callers.contains("owner") => FOREIGN,
         Workload | OtherInstance | Service | Operator(_) | Person(_) | Owner | OtherOwner | Stranger => ROLE,
@@ -139,6 +148,7 @@ fn bearer(stand: &Stand, caller: Caller, token: &str) -> Option<String> {
         Owner => stand.person(&["payments"]),
         OtherOwner => stand.person(&["others"]),
         Stranger => stand.person(&["all-employees"]),
+        Receiver => RECEIVER_TOKEN.to_owned(),
     })
 }
 
@@ -156,7 +166,7 @@ async fn call(stand: &Stand, method: &str, path: &str, bearer: Option<&str>, (ta
     let form = match path {
         "/oauth2/token" => exchange(None),
         "/oauth2/token?subject" => exchange(bearer),
-        "/oauth2/introspect" => vec![("token".to_owned(), token.to_owned())],
+        "/oauth2/introspect" | "/oauth2/revoke" => vec![("token".to_owned(), token.to_owned())],
         _ => {
             let body = match path {
                 "/v1/tasks" if method == "POST" => Some(declaration()),
@@ -170,14 +180,24 @@ async fn call(stand: &Stand, method: &str, path: &str, bearer: Option<&str>, (ta
                     let members = lease.map(|lease| ("lease".to_owned(), lease));
                     Some(members.chain([("reports".to_owned(), json!([report]))]).collect())
                 }
+                "/access/v1/evaluation" | "/access/v1/evaluations" => Some(json!({
+                    "subject": {"type": "workload", "id": "it", "properties": {"token": token}},
+                    "action": {"name": "clone"}, "resource": {"type": "repository", "id": "acme/payments"}})),
                 "/v1/tasks/{id}/renew" => Some(json!({"ttl": 60})),
                 "/v1/revocations/ack" => {
                     let state = claims(&stand.call(Method::GET, "/v1/revocations", None, None).await.text);
                     Some(json!({"broker": state["broker"], "sequence": state["sequence"]}))
                 }
-                "/v1/keys/rotate" | "/v1/keys/{id}/taint" | "/v1/tasks/{id}/complete" | "/v1/tasks/{id}/revoke" => {
-                    Some(json!({"reason": "r"}))
-                }
+                "/v1/locks" if method == "POST" => Some(elsewhere()),
+                "/v1/locks/{id}/extend" => Some(json!({"until": in_minutes(20), "reason": "r"})),
+                "/ssf/v1/verify" => Some(json!({"stream_id": "archive"})),
+                "/ssf/v1/poll" => Some(json!({"returnImmediately": true})),
+                "/v1/keys/rotate"
+                | "/v1/keys/{id}/taint"
+                | "/v1/leases/{id}/revoke"
+                | "/v1/locks/{id}/release"
+                | "/v1/tasks/{id}/complete"
+                | "/v1/tasks/{id}/revoke" => Some(json!({"reason": "r"})),
                 _ => None,
             };
             let method = method.parse::<Method>().expect("a method");
@@ -185,15 +205,35 @@ async fn call(stand: &Stand, method: &str, path: &str, bearer: Option<&str>, (ta
                 "/status-lists/{id}" => "0".to_owned(),
                 "/pki/crl/{id}" => a_list(stand).await,
                 "/v1/keys/{id}/taint" => text(&part(token, 0), "kid"),
+                _ if path.starts_with("/v1/locks/{id}") => a_lock(stand).await,
+                "/v1/leases/{id}/revoke" => text(&claims(token), "jti"),
                 _ => task.to_owned(),
             };
-            let query = if path == "/v1/search" { format!("?q={task}") } else { String::new() };
+            let query = match path {
+                "/v1/search" => format!("?q={task}"),
+                "/ssf/v1/status" => "?stream_id=archive".to_owned(),
+                _ => String::new(),
+            };
             return stand.call(method, &format!("{}{query}", path.replace("{id}", &id)), bearer, body).await;
         }
     };
     let form: Vec<_> = form.iter().map(|(name, value)| (&**name, &**value)).collect();
     let bearer = bearer.filter(|_| path != "/oauth2/token?subject");
     stand.form(path.split('?').next().expect("a path"), bearer, &form).await
+}
+
+fn in_minutes(minutes: i64) -> chrono::DateTime<chrono::Utc> {
+    SystemClock.now() + chrono::TimeDelta::minutes(minutes)
+}
+
+/// A lock that keeps out nobody who is here.
+fn elsewhere() -> Value {
+    json!({"match": {"sandbox": "sb-elsewhere"}, "until": in_minutes(10), "reason": "r"})
+}
+
+/// The id of such a lock.
+pub(crate) async fn a_lock(stand: &Stand) -> String {
+    text(&stand.post("/v1/locks", RESPONDER, elsewhere()).await.expect(StatusCode::CREATED), "lock")
 }
 
 /// Everybody at every operation gets what the document says.
@@ -228,12 +268,12 @@ async fn everybody_at_every_operation(stand: Stand) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everybody_on_the_embedded_store() {
-    everybody_at_every_operation(Stand::with(Store::Embedded, &people()).await).await;
+    everybody_at_every_operation(Stand::with(Store::Embedded, &(people() + &polls())).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everybody_on_redis() {
-    everybody_at_every_operation(Stand::with(Store::Redis, &people()).await).await;
+    everybody_at_every_operation(Stand::with(Store::Redis, &(people() + &polls())).await).await;
 }
 
 both! {
@@ -294,10 +334,19 @@ fn nothing_that_can_be_called_says_who_may_do_what() {
         })
         .collect();
     let known = [
+        "POST /access/v1/evaluation: service",
+        "POST /access/v1/evaluations: service",
         "POST /oauth2/introspect: service, viewer",
+        "POST /oauth2/revoke: workload",
         "POST /oauth2/token: workload",
+        "POST /ssf/v1/poll: receiver",
+        "POST /ssf/v1/verify: receiver, admin",
         "POST /v1/keys/rotate: admin",
         "POST /v1/keys/{id}/taint: admin",
+        "POST /v1/leases/{id}/revoke: workload, responder, owner",
+        "POST /v1/locks: responder",
+        "POST /v1/locks/{id}/extend: approver",
+        "POST /v1/locks/{id}/release: approver",
         "POST /v1/revocations/ack: service",
         "POST /v1/tasks: workload",
         "POST /v1/tasks/{id}/certificate: workload",
@@ -351,7 +400,7 @@ async fn there_is_nothing_beside_the_routes() {
     let stand = Stand::new(Store::Embedded).await;
     let configuration =
         ["/v1/operators", "/v1/owners", "/v1/roles", "/v1/policies", "/v1/audit/config", "/v1/config", "/sys/audit"];
-    let strange = ["/", "/v1", "/v1/tasks/", "/metrics/", "/v1/tasks/../tasks//", "/oauth2/revoke"];
+    let strange = ["/", "/v1", "/v1/tasks/", "/metrics/", "/v1/tasks/../tasks//", "/oauth2/authorize"];
     for path in strange.into_iter().chain(configuration) {
         for bearer in [None, Some(ADMIN)] {
             let answer = stand.call(Method::GET, path, bearer, None).await;

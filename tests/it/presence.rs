@@ -5,12 +5,10 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, time::Duration};
 
-use remit::clock::Time;
-
 use crate::{
     rotation::{in_state, kids},
     rs256,
-    support::{Answer, Frozen, GIT_TOKEN, Redis, VIEWER, audit_of, client, declaration, part, text, wait_for},
+    support::{Answer, Frozen, GIT_TOKEN, Redis, VIEWER, audit_of, client, declaration, part, text, time, wait_for},
 };
 
 /// Long enough for a broker to have looked around once.
@@ -62,9 +60,11 @@ impl Frozen {
     }
 
     async fn shows(&self) -> BTreeSet<String> {
-        let documents =
-            [self.show("/jwks").await, self.show("/spiffe/bundle").await, self.show("/v1/revocations/jwks").await];
-        documents.iter().flat_map(|document| kids(document["keys"].as_array().unwrap())).collect()
+        let mut found = BTreeSet::new();
+        for path in ["/jwks", "/spiffe/bundle", "/ssf/v1/jwks", "/v1/revocations/jwks"] {
+            found.extend(kids(self.show(path).await["keys"].as_array().unwrap()));
+        }
+        found
     }
 }
 
@@ -88,7 +88,7 @@ async fn keys_that_nobody_has_any_more_go() {
     retires(&broker, &lost).await;
     // What they may have signed is still valid somewhere.
     let shown = broker.show("/v1/keys").await;
-    let at = |member: &str| text(&in_state(&shown, "retired")[0], member).parse::<Time>().unwrap();
+    let at = |member: &str| time(&in_state(&shown, "retired")[0], member);
     assert_eq!(at("published_until"), at("retired_at") + TimeDelta::hours(48));
     assert_eq!(broker.shows().await, &own | &lost);
     assert_eq!(signing(&shown), own);
@@ -121,7 +121,7 @@ async fn an_imported_key_of_a_broker_that_is_there_stays() {
     wait_for("the imported key", prepared).await;
     broker.clock.advance(TimeDelta::seconds(1));
     let own = signing(&broker.show("/v1/keys").await);
-    assert_eq!(own.len(), 6);
+    assert_eq!(own.len(), 7);
     for _ in 0..3 {
         broker.clock.advance(TimeDelta::minutes(11));
         tokio::time::sleep(A_LOOK).await;
@@ -152,7 +152,7 @@ async fn who_is_taken_for_gone_changes_its_keys() {
     assert!(of_first.contains(&kid) && is_active(&first, &token).await);
     // The first one learns of it when it looks around, and changes them as old ones.
     first.clock.advance(TimeDelta::minutes(1));
-    wait_for("the next keys", async || in_state(&first.show("/v1/keys").await, "prepared").len() == 5).await;
+    wait_for("the next keys", async || in_state(&first.show("/v1/keys").await, "prepared").len() == 6).await;
     assert_eq!(first.shows().await, second.shows().await);
     assert!(is_ready(&first).await && of_first.is_subset(&second.shows().await));
     first.clock.advance(TimeDelta::seconds(1));
@@ -175,7 +175,7 @@ async fn who_was_away_for_long_joins_again() {
     wait_for("the new keys", async || changed(&first, &of_first).await).await;
     let new = signing(&first.show("/v1/keys").await);
     assert!(!is_ready(&first).await, "not everybody can know them");
-    assert!(new.len() == 5 && new.is_subset(&second.shows().await) && first.shows().await.is_disjoint(&of_first));
+    assert!(new.len() == 6 && new.is_subset(&second.shows().await) && first.shows().await.is_disjoint(&of_first));
     ready(&first).await;
     for broker in [first, second] {
         broker.running.stop().await;
@@ -184,7 +184,7 @@ async fn who_was_away_for_long_joins_again() {
 
 async fn changed(broker: &Frozen, before: &BTreeSet<String>) -> bool {
     let now = signing(&broker.show("/v1/keys").await);
-    now.len() == 5 && now.is_disjoint(before)
+    now.len() == 6 && now.is_disjoint(before)
 }
 
 /// What was shown of these keys is lost, once it was shown.

@@ -9,9 +9,11 @@ use std::{
 };
 use tokio::process::Command;
 
+use remit::audit::segment::Segment;
+
 use crate::support::{
-    Answer, GIT, GIT_TOKEN, Issuer, OWNER, RESPONDER, Server, Stand, Store, VIEWER, declaration, text, wait_for,
-    with_policies,
+    Answer, Frozen, GIT, GIT_TOKEN, Issuer, OWNER, RESPONDER, Server, Stand, Store, VIEWER, audit_of, declaration,
+    text, wait_for, with_policies,
 };
 
 const ALL: &str = r#"@id("all") permit (principal, action, resource);"#;
@@ -258,6 +260,88 @@ async fn what_takes_a_start_is_left_alone() {
     Command::new("kill").args(["-HUP", &pid]).status().await.unwrap();
     place.adopted(3).await;
     stand.declare(declaration()).await.expect(StatusCode::CREATED);
+}
+
+/// How the log is kept follows the configuration, which is on record; where else it goes takes a start, and that is said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_the_log_is_kept_follows_the_configuration() {
+    let place = Place::new().await;
+    let adopted = || {
+        let log = place.stand.whole_audit().into_iter();
+        log.filter(|line| line["event"] == "log_terms_adopted").collect::<Vec<_>>()
+    };
+    place.edit(|config| {
+        format!("{config}\n[audit]\nlegal_hold = true\nretention_days = 2\n[[audit.anchor]]\npath = \"anchored\"\n")
+    });
+    let pid = place.stand.broker.child.id().unwrap().to_string();
+    Command::new("kill").args(["-HUP", &pid]).status().await.unwrap();
+    place.adopted(1).await;
+    let terms = adopted();
+    assert!(terms.len() == 1 && terms[0]["actor"] == json!({"as": "broker"}), "{terms:?}");
+    assert_eq!((&terms[0]["legal_hold"], &terms[0]["retention"]), (&json!(true), &json!(2 * 86_400)));
+    assert!(place.said(&["changes of [[audit.anchor]] take effect at the next start"]));
+    assert!(!place.said(&["changes of [audit]"]));
+    // Another change says nothing of the log.
+    place.policy(NOBODY);
+    place.adopted(2).await;
+    assert_eq!(adopted().len(), 1);
+    // And no terms that no log could be kept by.
+    place.edit(|config| config.replace("retention_days = 2", "retention_days = 0"));
+    place.until("refused").await;
+    assert_eq!(adopted().len(), 1);
+}
+
+/// A hold that begins or ends while the broker runs does so there and then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_legal_hold_holds_from_when_it_is_said() {
+    let frozen =
+        Frozen::start(|config| format!("{config}\n[audit]\nsegment_age = 60\nretention_days = 1\nlegal_hold = true\n"))
+            .await;
+    let (audit, config) = (frozen.dir.path().join("broker-audit"), frozen.dir.path().join("broker.toml"));
+    let client = crate::support::client();
+    let firsts = || Segment::list(&audit).unwrap().iter().map(|segment| segment.first).collect::<Vec<_>>();
+    let begin_another = async |days: i64| {
+        let before = firsts();
+        let asked = client.get(frozen.url("/v1/tasks")).bearer_auth("x.y.z").send().await.unwrap();
+        assert_eq!(asked.status(), StatusCode::UNAUTHORIZED);
+        frozen.clock.advance(chrono::TimeDelta::days(days));
+        wait_for("another segment", || async { firsts().last() != before.last() }).await;
+    };
+    let edit = async |from: &str, to: &str| {
+        let text = fs::read_to_string(&config).unwrap();
+        assert!(text.contains(from));
+        // What says so of an earlier change may be removed by this one.
+        let adopted = || {
+            let log = audit_of(&audit).into_iter().rev();
+            log.filter(|line| line["event"] == "log_terms_adopted").find_map(|line| line["sequence"].as_u64())
+        };
+        let before = adopted();
+        replace(&config, &text.replace(from, to));
+        wait_for("the terms", || async { adopted() > before }).await;
+    };
+    for _ in 0..3 {
+        begin_another(2).await;
+    }
+    let held = firsts();
+    assert!(held.len() == 4 && held[0] == 1, "{held:?}");
+    edit("legal_hold = true", "legal_hold = false").await;
+    wait_for("the end of what was held", || async { firsts()[0] > 1 }).await;
+    let dropped = audit_of(&audit).into_iter().find(|line| line["event"] == "segment_dropped").unwrap();
+    assert_eq!(dropped["first"], 1);
+    edit("legal_hold = false", "legal_hold = true").await;
+    let held = firsts();
+    begin_another(3).await;
+    begin_another(3).await;
+    assert_eq!(firsts()[..held.len()], held);
+    // A longer term holds as well.
+    edit("legal_hold = true\n", "legal_hold = false\n# ").await;
+    wait_for("the end of what was held", || async { firsts()[0] > held[0] }).await;
+    edit("retention_days = 1", "retention_days = 400").await;
+    let held = firsts();
+    begin_another(3).await;
+    assert_eq!(firsts()[..held.len()], held);
+    let (found, code) = crate::evidence::audit(&["verify", crate::evidence::as_text(&audit)]);
+    assert_eq!(code, 0, "{found}");
 }
 
 /// A change that cannot be recorded is not made, and is made as soon as it can be: nobody writes the files again for it.

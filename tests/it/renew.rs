@@ -1,18 +1,21 @@
 //! A later deadline for a task that is not done yet, and the end of one that nobody renews.
 
+use chrono::TimeDelta;
+use remit::clock::{Clock as _, SystemClock, Time};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     both,
-    support::{Answer, GIT, OWNER, RESPONDER, Stand, Store, VIEWER, claims, declaration, text},
+    followers::entries,
+    support::{
+        Answer, GIT, OWNER, RESPONDER, Stand, Store, VIEWER, claims, declaration, text, time, wait_for, with_policies,
+    },
 };
 
-type Time = chrono::DateTime<chrono::Utc>;
-
-fn time(answer: &Value, member: &str) -> Time {
-    text(answer, member).parse().unwrap()
+fn to_seconds(time: Time) -> f64 {
+    time.timestamp().to_string().parse().unwrap()
 }
 
 /// A task that policy lets live for three seconds without a renewal, and for seven in all.
@@ -92,6 +95,36 @@ both! {
         assert!(audit.iter().any(|line| line["event"] == "renewal_refused" && line["task"] == *task));
     }
 
+    /// Nobody who follows the feed is told of an end for longer than a credential of the task could live.
+    async fn an_end_is_told_until_the_task_could_have_lived(stand) {
+        let declared = heartbeat(&stand).await;
+        let renewed = renew(&stand, &text(&declared, "task"), json!({})).await.expect(StatusCode::OK);
+        let (_, long) = stand.task_with_token().await;
+        let (long, short) = (text(&claims(&long)["urn:remit:task"], "id"), text(&declared, "task"));
+        for task in [&long, &short] {
+            stand.revoke(task).await.expect(StatusCode::OK);
+        }
+        let told = async || {
+            let entries = entries(&stand, &stand.broker, "task").await;
+            let until = |entry: &Value| (text(entry, "task"), entry["until"].as_f64().unwrap());
+            entries.iter().map(until).collect::<BTreeMap<_, _>>()
+        };
+        let (until, all) = (time(&renewed, "renewable_until"), told().await);
+        assert!((all[&short] - to_seconds(until)).abs() < 1.0, "{all:?} {until}");
+        assert!((7000.0..7201.0).contains(&(all[&long] - to_seconds(SystemClock.now()))), "the usual one: two hours");
+        // It is told for another minute, for clocks that are behind.
+        while SystemClock.now() < until + TimeDelta::seconds(59) {
+            assert_eq!(told().await, all);
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+        wait_for("the entry to go", || async { told().await.keys().eq([&long]) }).await;
+        // The broker itself knows for longer, and so it does after a restart.
+        let mut stand = stand;
+        stand.restart_broker().await;
+        let shown = stand.get(&format!("/v1/tasks/{short}"), VIEWER).await.expect(StatusCode::OK);
+        assert_eq!(shown["state"], "revoked");
+    }
+
     async fn what_is_refused(stand) {
         let (task, token) = stand.task_with_token().await;
         let path = format!("/v1/tasks/{task}/renew");
@@ -133,6 +166,34 @@ unless { context.attested has branch && context.attested.branch == "refs/heads/m
     assert_eq!(shown["expires_at"], declared["expires_at"]);
     assert!(stand.audit().iter().any(|line| line["event"] == "renewal_denied"));
     stand.post(&path, &on("main"), json!({"ttl": 1200})).await.expect(StatusCode::OK);
+}
+
+/// Whoever heard of the end of a task goes by what its longest life was when it was declared: policy shortens it afterwards, and no more.
+#[tokio::test]
+async fn no_later_policy_makes_a_life_longer() {
+    let permit = |life| format!("@id(\"all\") @max_lifetime(\"{life}\")\npermit (principal, action, resource);");
+    let dir = tempfile::tempdir().unwrap();
+    let policies = dir.path().display().to_string();
+    std::fs::write(dir.path().join("own.cedar"), permit(700)).unwrap();
+    let stand = Stand::edited(|config| with_policies(&config, &policies)).await;
+    let declared = stand.declare(declaration()).await.expect(StatusCode::CREATED);
+    // Deadlines are whole seconds.
+    let life = |answer: &Value, member| {
+        let life = time(answer, member) - time(&declared, "created_at");
+        (life + TimeDelta::milliseconds(999)).num_seconds()
+    };
+    for (policy, renewable, lives) in [(7200, 700, 650), (660, 660, 655), (7200, 700, 700)] {
+        std::fs::write(dir.path().join("own.cedar"), permit(policy)).unwrap();
+        let ttl = json!({"ttl": lives});
+        wait_for("the other policy", || async {
+            let renewed = renew(&stand, &text(&declared, "task"), ttl.clone()).await.expect(StatusCode::OK);
+            assert!(life(&renewed, "expires_at") <= 700);
+            life(&renewed, "renewable_until") == renewable && life(&renewed, "expires_at") >= lives
+        })
+        .await;
+    }
+    let last = renew(&stand, &text(&declared, "task"), json!({"ttl": 7200})).await.expect(StatusCode::OK);
+    assert_eq!(last["expires_at"], last["renewable_until"]);
 }
 
 /// Any broker renews, and every broker knows.

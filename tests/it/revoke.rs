@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     both,
-    support::{ADMIN, GIT, RESPONDER, Stand, Store, VIEWER, declaration, text},
+    support::{ADMIN, GIT, RESPONDER, Stand, Store, VIEWER, declaration, settled, text, time},
 };
 
 both! {
@@ -18,12 +18,12 @@ both! {
         assert_eq!((&answer["task"], &answer["state"], &answer["known"]), (&json!(task), &json!("revoked"), &json!(true)));
         assert_eq!((&answer["ended_tasks"], &answer["credentials"], &answer["generation"]), (&json!(1), &json!(2), &json!(1)));
         let at = text(&answer["reach"][0], "by");
-        assert_eq!(answer["reach"][0], json!({"class": "introspection", "by": at}));
+        assert_eq!(answer["reach"][0], json!({"class": "introspection", "by": at, "done": true}));
         assert_eq!((&answer["reach"][1]["class"], &answer["reach"][1]["of"]), (&json!("feed"), &json!(0)));
-        assert_eq!(answer["reach"][2], json!({"class": "status_list", "by": answer["effective_by"]}));
-        assert_eq!(answer["reach"][3], json!({"class": "crl", "by": answer["effective_by"]}));
+        assert_eq!(answer["reach"][2], json!({"class": "status_list", "by": answer["effective_by"], "done": false}));
+        assert_eq!(answer["reach"][3], json!({"class": "crl", "by": answer["effective_by"], "done": false}));
         assert_eq!(answer["reach"][4]["class"], "jwks_only");
-        let last: chrono::DateTime<chrono::Utc> = text(&answer["reach"][4], "by").parse().unwrap();
+        let last = time(&answer["reach"][4], "by");
         assert_eq!(last.timestamp(), crate::support::claims(&second)["exp"].as_i64().unwrap());
         for token in [&token, &second] {
             assert_eq!(stand.introspect(token).await, json!({"active": false}));
@@ -38,7 +38,7 @@ both! {
         assert_eq!((instant(&text(&answer["reach"][1], "by")) - instant(&at)).num_seconds(), 6);
         // A second call answers with the first one's instants and counts, whatever reason it gives.
         let again = stand.post(&format!("/v1/tasks/{task}/revoke"), RESPONDER, json!({"reason": "again"})).await.expect(StatusCode::OK);
-        assert_eq!(again, answer);
+        assert_eq!(settled(again), settled(answer));
     }
 
     async fn complete_ends_a_task_the_same_way(stand) {
@@ -68,7 +68,7 @@ both! {
         stand.post(&path, &stand.evidence(), json!({"reason": "r"})).await.refused(404, "not_found");
         let answer = stand.revoke(id).await.expect(StatusCode::OK);
         assert_eq!((&answer["state"], &answer["known"], &answer["ended_tasks"]), (&json!("revoked"), &json!(false), &json!(0)));
-        assert_eq!(stand.revoke(id).await.expect(StatusCode::OK), answer);
+        assert_eq!(settled(stand.revoke(id).await.expect(StatusCode::OK)), settled(answer));
         for bad in ["x", "task_1", "task_01jd0000000000000000000000-short"] {
             stand.revoke(bad).await.refused(400, "invalid_request");
         }
@@ -191,22 +191,25 @@ async fn a_revoke_costs_the_same_for_one_credential_and_a_thousand() {
         assert_eq!(answer["credentials"], 1 + calls * 32);
         command_counts(&redis.cli(&["info", "commandstats"]).await)
     };
-    // The broker's own look at the store, once a second, may fall into one of the two.
-    let mut costs = (cost(0).await, cost(32).await);
-    for _ in 0..4 {
-        if costs.0 == costs.1 {
-            break;
+    // What the broker does at its own pace may fall into some of them, and only adds.
+    let mut least = [None, None];
+    for _ in 0..6 {
+        for (calls, least) in [0, 32].into_iter().zip(&mut least) {
+            let counted = cost(calls).await;
+            let total = |counts: &Vec<(String, u64)>| counts.iter().map(|(_, calls)| calls).sum::<u64>();
+            if least.as_ref().is_none_or(|before| total(&counted) < total(before)) {
+                *least = Some(counted);
+            }
         }
-        costs = (cost(0).await, cost(32).await);
     }
-    assert_eq!(costs.0, costs.1);
+    assert_eq!(least[0], least[1]);
 }
 
 /// Calls by command, without those that the broker's own watch makes at its own pace.
-fn command_counts(stats: &str) -> Vec<(String, String)> {
+fn command_counts(stats: &str) -> Vec<(String, u64)> {
     let count = |line: &str| {
         let (name, rest) = line.trim().strip_prefix("cmdstat_")?.split_once(":calls=")?;
-        let calls = rest.split(',').next()?.to_owned();
+        let calls = rest.split(',').next()?.parse().ok()?;
         (!["info", "config|resetstat", "ping"].contains(&name)).then(|| (name.to_owned(), calls))
     };
     stats.lines().filter_map(count).collect()

@@ -16,20 +16,17 @@ use tokio::{
     process::{Child, Command},
 };
 
-use remit::{
-    clock::{Clock as _, Time},
-    jose::Thumbprint,
-};
+use remit::{clock::Clock as _, jose::Thumbprint};
 
 use crate::{
     both,
     support::{
         ADMIN, Answer, Frozen, GIT, GIT_TOKEN, RESPONDER, Server, Stand, Store, VIEWER, audit_of, client, part, text,
-        wait_for,
+        time, wait_for,
     },
 };
 
-pub(crate) const FILES: [&str; 5] = ["access-token", "jwt-svid", "revocations", "status-list", "x509-svid"];
+pub(crate) const FILES: [&str; 6] = ["access-token", "jwt-svid", "revocations", "signals", "status-list", "x509-svid"];
 
 /// The keys that an operator sees, in one state.
 pub(crate) fn in_state(list: &Value, state: &str) -> Vec<Value> {
@@ -162,9 +159,9 @@ both! {
         }
         // What an operator sees of it, and until when it is kept.
         let after = list(&stand).await;
-        assert_eq!(in_state(&before.0, "signing").len(), 5);
+        assert_eq!(in_state(&before.0, "signing").len(), 6);
         assert!(kids(&in_state(&before.0, "signing")).is_subset(&kids(&in_state(&after, "retired"))));
-        assert_eq!((in_state(&after, "signing").len(), in_state(&after, "retired").len()), (5, 15), "{after}");
+        assert_eq!((in_state(&after, "signing").len(), in_state(&after, "retired").len()), (6, 18), "{after}");
         assert!(sequence(&stand).await >= before.1 + 6);
     }
 }
@@ -178,7 +175,7 @@ async fn a_broker_changes_its_own_keys_and_the_others_know_them() {
         async |path: &str| stand.call_at(&second, Method::GET, path, Some(VIEWER), None).await.expect(StatusCode::OK);
     let of_second = kids(&in_state(&at_second("/v1/keys").await, "signing"));
     let prepared = rotate(&stand).await;
-    assert_eq!(prepared["keys"].as_array().unwrap().len(), 10, "only its own: {prepared}");
+    assert_eq!(prepared["keys"].as_array().unwrap().len(), 12, "only its own: {prepared}");
     rotated(&stand).await;
     let (_, token) = stand.task_with_token().await;
     let kid = text(&part(&token, 0), "kid");
@@ -188,9 +185,9 @@ async fn a_broker_changes_its_own_keys_and_the_others_know_them() {
     assert!(kids(jwks["keys"].as_array().unwrap()).contains(&kid));
     let seen = at_second("/v1/keys").await;
     assert_eq!(kids(&in_state(&seen, "signing")), of_second);
-    assert_eq!(in_state(&seen, "retired").len(), 5);
+    assert_eq!(in_state(&seen, "retired").len(), 6);
     let published = in_state(&seen, "published");
-    assert!(published.len() == 5 && published.iter().all(|key| key["own"] == false), "{seen}");
+    assert!(published.len() == 6 && published.iter().all(|key| key["own"] == false), "{seen}");
     assert_eq!(at_second("/spiffe/bundle").await["spiffe_sequence"], sequence(&stand).await);
 }
 
@@ -360,9 +357,11 @@ impl Frozen {
 
     /// The keys that verifiers see.
     async fn seen(&self) -> BTreeSet<String> {
-        let documents =
-            [self.get("/jwks").await, self.get("/spiffe/bundle").await, self.get("/v1/revocations/jwks").await];
-        documents.iter().flat_map(|document| kids(document["keys"].as_array().unwrap())).collect()
+        let mut found = BTreeSet::new();
+        for path in ["/jwks", "/spiffe/bundle", "/ssf/v1/jwks", "/v1/revocations/jwks"] {
+            found.extend(kids(self.get(path).await["keys"].as_array().unwrap()));
+        }
+        found
     }
 
     async fn until(&self, what: &str, done: impl Fn(&Value) -> bool) -> Value {
@@ -378,10 +377,10 @@ async fn an_old_key_goes_by_itself_and_not_before_its_last_token() {
     let old = kids(&in_state(&frozen.keys().await, "signing"));
     // A day later the next keys are prepared, and published at once.
     frozen.clock.advance(TimeDelta::hours(24));
-    let list = frozen.until("the next keys", |list| in_state(list, "prepared").len() == 5).await;
+    let list = frozen.until("the next keys", |list| in_state(list, "prepared").len() == 6).await;
     let next = kids(&in_state(&list, "prepared"));
     assert_eq!((kids(&in_state(&list, "signing")), frozen.seen().await), (old.clone(), &old | &next));
-    let signs_from: Time = text(&in_state(&list, "prepared")[0], "signs_from").parse().unwrap();
+    let signs_from = time(&in_state(&list, "prepared")[0], "signs_from");
     assert_eq!(signs_from, frozen.clock.now() + TimeDelta::seconds(300));
     let sequence = frozen.get("/spiffe/bundle").await["spiffe_sequence"].as_u64().unwrap();
 
@@ -411,7 +410,7 @@ async fn a_rotation_is_idempotent_on_record_and_for_admins() {
     stand.post("/v1/keys/rotate", ADMIN, json!({"reason": 7})).await.refused(400, "invalid_request");
     stand.post("/v1/keys/rotate", ADMIN, json!({"use": "access_token"})).await.refused(400, "invalid_request");
     stand.post("/v1/keys/rotate", ADMIN, json!({"reason": "r".repeat(1025)})).await.refused(400, "invalid_request");
-    assert_eq!(list(&stand).await["keys"].as_array().unwrap().len(), 5, "who was refused changed nothing");
+    assert_eq!(list(&stand).await["keys"].as_array().unwrap().len(), 6, "who was refused changed nothing");
     let both = (rotate(&stand).await, rotate(&stand).await);
     assert_eq!(kids(&in_state(&both.0, "prepared")), kids(&in_state(&both.1, "prepared")));
     rotated(&stand).await;

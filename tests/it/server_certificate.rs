@@ -161,7 +161,15 @@ async fn it_names_the_broker_and_is_for_servers_alone() {
     files.sort();
     assert_eq!(
         files,
-        ["access-token.pem", "audit.pem", "jwt-svid.pem", "revocations.pem", "status-list.pem", "x509-svid.pem"]
+        [
+            "access-token.pem",
+            "audit.pem",
+            "jwt-svid.pem",
+            "revocations.pem",
+            "signals.pem",
+            "status-list.pem",
+            "x509-svid.pem"
+        ]
     );
     // Nor can a workload get such a name.
     let text = fs::read_to_string(&place.stand.broker.config).unwrap();

@@ -68,6 +68,8 @@ async fn a_bad_configuration_is_refused_in_one_sentence() {
     };
     let table: &[Mistake] = &[
         ("trust_domain =", "secret_thing = \"hunter2\"\ntrust_domain =", &["line 3", "unknown field `secret_thing`"]),
+        ("[policy]", "[feed]\nfollowers = 0\n[policy]", &["`feed.followers`", "1 to 20000"]),
+        ("[policy]", "[feed]\nfollowers = 20001\n[policy]", &["`feed.followers`", "1 to 20000"]),
         ("[policy]", "[reports]\nmax_body = 0\n[policy]", &["`reports.max_body`", "1 to 32768"]),
         ("[policy]", "[reports]\nbody = true\n[policy]", &["unknown field `body`", "`bodies`"]),
         (
@@ -303,7 +305,7 @@ async fn what_a_living_broker_has_is_not_taken_from_it() {
         ("redb:other.redb", "redb:remit.redb", ["remit.redb", "another"]),
         ("audit = \"other-audit\"", "audit = \"broker-audit\"", ["broker-audit", "another broker"]),
         ("journal = \"other-journal\"", "journal = \"broker-journal\"", ["broker-journal", "another broker"]),
-        ("unix = \"other.sock\"", "unix = \"broker.sock\"", ["broker.sock", "another broker is listening there"]),
+        ("unix = \"other.sock\"", "unix = \"broker.sock\"", ["broker.sock", "another process is listening there"]),
     ] {
         assert!(text.contains(find));
         fs::write(&other, text.replace(find, replace)).unwrap();
@@ -353,6 +355,7 @@ async fn keys_are_made_once_and_for_the_broker_alone() {
         "broker-keys/access-token.pem",
         "broker-keys/jwt-svid.pem",
         "broker-keys/revocations.pem",
+        "broker-keys/signals.pem",
         "broker-keys/status-list.pem",
         "broker-keys/x509-svid.pem",
         "broker-keys/audit.pem",
@@ -380,7 +383,7 @@ async fn keys_are_made_once_and_for_the_broker_alone() {
     let again = stand.client.get(stand.url("/jwks")).send().await.unwrap().json::<Value>().await.unwrap();
     assert_eq!(again, published);
     assert_eq!(stand.introspect(&token).await["active"], true);
-    assert_eq!(fs::read_dir(dir.join("broker-keys")).unwrap().count(), 6, "nothing else lies there");
+    assert_eq!(fs::read_dir(dir.join("broker-keys")).unwrap().count(), 7, "nothing else lies there");
 }
 
 /// A request, written by hand so that it can be cut in two.
@@ -446,4 +449,38 @@ async fn a_client_that_never_finishes_is_not_waited_for() {
     assert!(took < Duration::from_secs(10), "{took:?}");
     assert!(!stand.broker.socket.exists());
     drop(slow);
+}
+
+/// As many followers as the configuration says, or none: where it says nothing, as many as there may be files open for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn followers_fit_into_the_open_files_that_the_system_allows() {
+    let (_dir, config) = working();
+    let bounded = || {
+        let mut command = Command::new("prlimit");
+        command.args(["--nofile=2300:2300", env!("CARGO_BIN_EXE_remit"), "serve", "--config"]).arg(&config);
+        command.env("REMIT_LOG", "warn").kill_on_drop(true).stdin(std::process::Stdio::null());
+        command
+    };
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{text}\n[feed]\nfollowers = 500\n")).unwrap();
+    let output =
+        timeout(Duration::from_secs(20), bounded().output()).await.expect("it ends").expect("prlimit (util-linux)");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    for word in ["`feed.followers` = 500", "3048 open files", "2300", "`LimitNOFILE=`", "at most 126"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    fs::write(&config, text).unwrap();
+    let said = config.with_extension("said");
+    let mut child = bounded().stderr(fs::File::create(&said).unwrap()).spawn().unwrap();
+    crate::support::wait_for("the warning", || async {
+        let said = fs::read_to_string(&said).unwrap();
+        said.contains("followers=126") || said.contains("\"followers\":126")
+    })
+    .await;
+    crate::support::wait_for("the listener", || async {
+        TcpStream::connect(("127.0.0.1", port_of(&config))).await.is_ok()
+    })
+    .await;
+    child.kill().await.unwrap();
 }

@@ -15,21 +15,21 @@ use remit::{
 
 use crate::{
     both,
-    support::{Answer, GIT, RESPONDER, Server, Stand, Store, claims, declaration, now, part, text, wait_for},
+    support::{Answer, GIT, RESPONDER, Server, Stand, Store, claims, declaration, now, part, text, time, wait_for},
 };
 
 /// Where the status of a token stands: list and place.
-fn status(token: &str) -> (String, u64) {
+pub(crate) fn status(token: &str) -> (String, u64) {
     let status = &claims(token)["status"]["status_list"];
     (text(status, "uri"), status["idx"].as_u64().expect("a place"))
 }
 
-async fn fetch(stand: &Stand, at: &Server, list: &str) -> Answer {
+pub(crate) async fn fetch(stand: &Stand, at: &Server, list: &str) -> Answer {
     stand.call_at(at, Method::GET, &format!("/status-lists/{list}"), None, None).await
 }
 
 /// The bits of list 0, as a broker gives them out now.
-async fn bits(stand: &Stand, at: &Server) -> Vec<u8> {
+pub(crate) async fn bits(stand: &Stand, at: &Server) -> Vec<u8> {
     bits_in(&fetch(stand, at, "0").await)
 }
 
@@ -39,7 +39,7 @@ fn bits_in(answer: &Answer) -> Vec<u8> {
     list.unpack().expect("compressed")
 }
 
-fn is_set(octets: &[u8], place: u64) -> bool {
+pub(crate) fn is_set(octets: &[u8], place: u64) -> bool {
     octets[usize::try_from(place / 8).expect("small")] >> (place % 8) & 1 == 1
 }
 
@@ -94,7 +94,7 @@ both! {
         let (_, alive) = stand.task_with_token().await;
         assert_eq!(bits(&stand, &stand.broker).await, vec![0; 8192]);
         let answer = stand.revoke(&revoked).await.expect(StatusCode::OK);
-        let by: Time = text(&answer["reach"][2], "by").parse().unwrap();
+        let by = time(&answer["reach"][2], "by");
         assert!((by - clock()).num_seconds() <= 10);
         // On the broker that made it, at once.
         assert!(ended(&stand, &stand.broker, &of_revoked).await && !ended(&stand, &stand.broker, &of_completed).await);
@@ -261,7 +261,7 @@ async fn a_revoke_on_one_broker_stands_in_the_list_of_another() {
     let answer = answer.expect(StatusCode::OK);
     let revoked = Instant::now();
     let exp = claims(&held)["exp"].as_i64().unwrap();
-    let by: Time = text(&answer, "effective_by").parse().unwrap();
+    let by = time(&answer, "effective_by");
     assert!(exp <= by.timestamp(), "a list that does not say it outlives {by}");
     wait_for("the other broker's list", || async { ended(&stand, &stand.broker, &token).await }).await;
     // A second between two looks at the store, and some for a slow machine; the rest of the ten is for caches and verifiers.
@@ -281,9 +281,9 @@ async fn a_place_that_nobody_knows_is_not_promised() {
         let reach = answer["reach"].as_array().unwrap();
         let instant = |class: &str| {
             let reach = reach.iter().find(|reach| reach["class"] == class).expect("a class");
-            text(reach, "by").parse::<Time>().unwrap()
+            time(reach, "by")
         };
-        assert_eq!(text(answer, "effective_by").parse::<Time>().unwrap(), instant("status_list"));
+        assert_eq!(time(answer, "effective_by"), instant("status_list"));
         (instant("status_list") - instant("introspection")).num_seconds()
     };
     let unseen = stand.revoke("task_01jd0000000000000000000000").await.expect(StatusCode::OK);

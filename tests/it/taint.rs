@@ -16,7 +16,7 @@ use crate::{
     support::{ADMIN, Answer, GIT_TOKEN, RESPONDER, Server, Stand, Store, VIEWER, part, text, wait_for},
 };
 
-const USES: [&str; 5] = ["access_token", "jwt_svid", "revocations", "status_list", "x509_svid"];
+const USES: [&str; 6] = ["access_token", "jwt_svid", "revocations", "signals", "status_list", "x509_svid"];
 
 pub(crate) async fn taint_at(stand: &Stand, at: &Server, kid: &str) -> Answer {
     let because = json!({"reason": "seen on a paste site"});
@@ -40,7 +40,7 @@ async fn own_key(stand: &Stand, r#use: &str, state: &str) -> String {
 /// The keys that a broker shows to verifiers.
 async fn shown_at(stand: &Stand, at: &Server) -> BTreeSet<String> {
     let mut shown = BTreeSet::new();
-    for path in ["/jwks", "/spiffe/bundle", "/v1/revocations/jwks"] {
+    for path in ["/jwks", "/spiffe/bundle", "/ssf/v1/jwks", "/v1/revocations/jwks"] {
         let document = stand.call_at(at, Method::GET, path, None, None).await.expect(StatusCode::OK);
         shown.extend(kids(document["keys"].as_array().unwrap()));
     }
@@ -85,7 +85,7 @@ both! {
             assert!(is_tainted_at(&stand, &stand.broker, &kid).await);
             let new = own_key(&stand, r#use, "signing").await;
             assert!(shown_at(&stand, &stand.broker).await.contains(&new), "{new} can be verified");
-            assert!(sequence(&stand).await > before || ["access_token", "revocations", "status_list"].contains(&r#use));
+            assert!(sequence(&stand).await > before || ["access_token", "revocations", "signals", "status_list"].contains(&r#use));
             let of_key = private.lines().nth(1).unwrap();
             assert!(key_files(&stand).iter().all(|(_, text)| !text.contains(of_key)), "the private half of {name} is still there");
             assert!(key_files(&stand).iter().any(|(path, _)| path.ends_with(format!("{kid}.tainted"))));
@@ -94,9 +94,9 @@ both! {
             assert_eq!(own_key(&stand, r#use, "signing").await, new);
             assert!(is_ready(&stand).await);
         }
-        assert_eq!(in_state(&list(&stand).await, "tainted").len(), 5);
+        assert_eq!(in_state(&list(&stand).await, "tainted").len(), 6);
         let (requested, done) = (events(&stand, "key_taint_requested"), events(&stand, "key_tainted"));
-        assert_eq!((requested.len(), done.len(), events(&stand, "key_activated").len()), (10, 10, 5));
+        assert_eq!((requested.len(), done.len(), events(&stand, "key_activated").len()), (12, 12, 6));
         for line in &requested {
             assert_eq!((&line["actor"]["name"], &line["reason"]), (&json!("ada"), &json!("seen on a paste site")), "{line}");
         }
@@ -231,7 +231,8 @@ both! {
             stand.post(&format!("/v1/keys/{none}/taint"), ADMIN, json!({})).await.refused(400, "invalid_request");
         }
         let unknown = "A".repeat(43);
-        stand.post(&format!("/v1/keys/{unknown}/taint"), ADMIN, json!({})).await.refused(404, "not_found");
+        let refused = stand.post(&format!("/v1/keys/{unknown}/taint"), ADMIN, json!({})).await.refused(404, "not_found");
+        assert_eq!(refused["detail"], "no such key");
         assert_eq!((signer(&stand).await, in_state(&list(&stand).await, "tainted").len()), (kid, 0), "nothing happened");
         assert_eq!(events(&stand, "operator_refused").len(), 2);
         assert_eq!(events(&stand, "key_taint_requested").len(), 0);
@@ -272,7 +273,7 @@ async fn at_every_broker() {
         assert_eq!(stand.introspect_at(at, GIT_TOKEN, &token).await, json!({"active": false}), "{}", at.url);
         assert!(is_tainted_at(&stand, at, &kid).await, "{}", at.url);
     }
-    wait_for("another key", || async { in_state(&list(&stand).await, "signing").len() == 5 }).await;
+    wait_for("another key", || async { in_state(&list(&stand).await, "signing").len() == 6 }).await;
     assert_ne!(signer(&stand).await, kid);
     let answer = stand.mint(&task).await.expect(StatusCode::OK);
     let again = text(&answer["credentials"][0], "access_token");
@@ -302,7 +303,7 @@ async fn two_at_once_are_one() {
         .chain(&in_state(&list_at(&stand, &second).await, "signing"))
         .map(|key| text(key, "kid"))
         .collect();
-    assert_eq!(keys.len(), 10);
+    assert_eq!(keys.len(), 12);
     for kid in &keys {
         let (one, other) = tokio::join!(taint_at(&stand, &stand.broker, kid), taint_at(&stand, &second, kid));
         let (mut one, mut other) = (one.expect(StatusCode::OK), other.expect(StatusCode::OK));
@@ -316,7 +317,7 @@ async fn two_at_once_are_one() {
         assert_eq!(kids(&in_state(&list_at(&stand, at).await, "tainted")), keys.iter().cloned().collect());
         wait_for("the keys of all", || async {
             let list = list_at(&stand, at).await;
-            in_state(&list, "signing").len() == 5 && in_state(&list, "published").len() == 5
+            in_state(&list, "signing").len() == 6 && in_state(&list, "published").len() == 6
         })
         .await;
         let declared = stand
@@ -343,7 +344,7 @@ async fn of_a_broker_that_is_away() {
     }
     start_broker(&mut stand).await;
     let new = kids(&in_state(&list(&stand).await, "signing"));
-    assert!(new.len() == 5 && new.is_disjoint(&own));
+    assert!(new.len() == 6 && new.is_disjoint(&own));
     assert!(own.contains(&kids(&in_state(&list_at(&stand, &second).await, "tainted")).pop_first().unwrap()));
     assert!(new.contains(&signer(&stand).await));
 }

@@ -10,7 +10,7 @@ use crate::{
     both,
     support::{
         ADMIN, Answer, Body, Frozen, GIT, GIT_TOKEN, OWNER, Prover, Server, Stand, Store, claims, client, declaration,
-        part, text, wait_for,
+        part, text, time, wait_for,
     },
 };
 
@@ -81,7 +81,7 @@ both! {
         assert_eq!(part(&token, 0)["typ"], "at+jwt");
         assert_eq!((&said["aud"], &said["iss"], &said["scope"]), (&json!(stand.broker.url), &json!(stand.broker.url), &json!("task")));
         assert_eq!((&said["cnf"], &said["urn:remit:task"]["id"]), (&json!({"jkt": prover.jkt()}), &json!(task)));
-        let ends: chrono::DateTime<chrono::Utc> = text(&declared, "task_token_expires_at").parse().unwrap();
+        let ends = time(&declared, "task_token_expires_at");
         assert_eq!(said["exp"], ends.timestamp());
         assert_eq!(declared["expires_at"], declared["task_token_expires_at"], "no later than the task");
 
@@ -105,6 +105,33 @@ both! {
         assert_eq!(events.len(), 2);
         assert!(events.iter().all(|line| line["bound_to"]["jkt"] == prover.jkt() && line["task"] == task));
         assert_eq!(events[0]["lease"], said["jti"]);
+    }
+
+    /// Revoked like any other token (RFC 7009), by itself: from then on it stands for nothing, and its task goes on.
+    async fn it_can_be_revoked(stand) {
+        let prover = Prover::new();
+        let declared = stand.declared_with(&prover).await;
+        let (task, token) = (text(&declared, "task"), text(&declared, "task_token"));
+        let holder = Holder { token: &token, prover: &prover };
+        let revoke = async || {
+            let hash = sha256_base64url(token.as_bytes());
+            let proof = prover.proof("POST", &stand.url("/oauth2/revoke"), json!({"ath": hash}));
+            let request = stand.client.post(stand.url("/oauth2/revoke")).header("dpop", proof);
+            let request = request.header("authorization", format!("DPoP {token}")).form(&[("token", &token)]);
+            Answer::of(request.send().await.expect("an answer")).await
+        };
+        assert_eq!(revoke().await.status, StatusCode::OK);
+        let path = format!("{TASKS}/{task}/credentials");
+        holder.send(&stand, Method::POST, &path, mint()).await.refused(401, "evidence_invalid");
+        holder.exchange(&stand, Some(&prover), &task).await.oauth_refused(400, "invalid_request");
+        revoke().await.oauth_refused(401, "invalid_client");
+        let renewed = prover.proof("POST", &stand.url(&format!("{TASKS}/{task}/renew")), json!({}));
+        let body = Body::Json(json!({}));
+        let path = format!("{TASKS}/{task}/renew");
+        let renewed = stand.proven_at(&stand.broker, (Method::POST, &path), Some(&stand.evidence()), &[&renewed], body).await;
+        let next = text(&renewed.expect(StatusCode::OK), "task_token");
+        let path = format!("{TASKS}/{task}/credentials");
+        Holder { token: &next, prover: &prover }.send(&stand, Method::POST, &path, mint()).await.expect(StatusCode::OK);
     }
 
     /// Whoever stole it has nothing, and it opens nothing else.

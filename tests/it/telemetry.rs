@@ -11,7 +11,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU16, Ordering},
+        atomic::{AtomicU16, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -32,6 +32,8 @@ struct Collector {
     url: String,
     taken: Arc<Mutex<Vec<(String, HeaderMap, Bytes)>>>,
     answer: Arc<AtomicU16>,
+    /// The most octets that it takes at a time.
+    most: Arc<AtomicUsize>,
 }
 
 impl Collector {
@@ -40,9 +42,11 @@ impl Collector {
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let taken = Arc::<Mutex<Vec<_>>>::default();
         let answer = Arc::new(AtomicU16::new(200));
-        let (kept, status) = (taken.clone(), answer.clone());
+        let most = Arc::new(AtomicUsize::new(usize::MAX));
+        let (kept, status, limit) = (taken.clone(), answer.clone(), most.clone());
         let take = move |PathOf(signal): PathOf<String>, headers: HeaderMap, body: Bytes| async move {
-            let status = status.load(Ordering::SeqCst);
+            let too_large = body.len() > limit.load(Ordering::SeqCst);
+            let status = if too_large { 413 } else { status.load(Ordering::SeqCst) };
             if status == HANGS {
                 tokio::time::sleep(Duration::from_secs(60)).await;
             }
@@ -51,9 +55,11 @@ impl Collector {
             }
             StatusCode::from_u16(status).unwrap_or_default()
         };
-        let router = axum::Router::new().route("/v1/{signal}", axum::routing::post(take));
+        let router = axum::Router::new()
+            .route("/v1/{signal}", axum::routing::post(take))
+            .layer(axum::extract::DefaultBodyLimit::disable());
         TaskTracker::new().spawn(axum::serve(listener, router).into_future());
-        Self { url, taken, answer }
+        Self { url, taken, answer, most }
     }
 
     /// What it took of a signal, read: the resource of each request, and everything below its scopes.
@@ -247,6 +253,43 @@ async fn a_collector_that_does_not_take_it_holds_nothing_up() {
     stand.broker = Server::start(&stand.broker.config.clone()).await;
     stand.task_with_token().await;
     wait_for("the log", || async { !collector.numbers().await.is_empty() }).await;
+}
+
+/// What is too much at once comes in pieces, in order; what is too much by itself is left out, and counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_too_much_at_once_is_sent_in_pieces() {
+    let collector = Collector::start().await;
+    let mut stand = Stand::new(Store::Embedded).await;
+    with_collector(&mut stand, &collector.url).await;
+    collector.most.store(1900, Ordering::SeqCst);
+    let before = dropped(&stand, "logs").await;
+    let sent = async || collector.numbers().await;
+    stand.task_with_token().await;
+    for _ in 0..6 {
+        futures_util::future::join_all((0..8).map(|_| stand.get("/v1/tasks", VIEWER))).await;
+    }
+    let mut long = declaration();
+    long["environment"] = "production".into();
+    long["purpose"] = "x".repeat(900).into();
+    long["context"]["command"] = "y".repeat(900).into();
+    let large = stand.declare(long).await;
+    assert_eq!(large.status, StatusCode::FORBIDDEN);
+    stand.get("/v1/tasks", VIEWER).await.expect(StatusCode::OK);
+    let lines = stand.whole_audit();
+    let of = |id: &str| lines.iter().find(|line| line["request"] == *id).unwrap();
+    let large = of(large.headers["x-request-id"].to_str().unwrap());
+    assert!(large.to_string().len() > 1900, "{large}");
+    let last = lines.last().unwrap()["sequence"].as_u64().unwrap();
+    wait_for("all of it", || async { sent().await.contains(&last) }).await;
+    let looks = lines.iter().filter(|line| line["at"] == "tasks").map(|line| line["sequence"].as_u64().unwrap());
+    let numbers = sent().await;
+    assert!(looks.into_iter().all(|look| numbers.contains(&look)), "{numbers:?}");
+    assert!(!numbers.contains(&large["sequence"].as_u64().unwrap()));
+    let missing = (*numbers.first().unwrap()..=last).filter(|number| !numbers.contains(number)).count() as u64;
+    assert_eq!(dropped(&stand, "logs").await - before, missing);
+    let order = collector.read("logs").await;
+    assert!(order.is_sorted_by_key(|(_, log)| number(&attribute(log, "remit.audit.sequence"))));
+    assert_eq!(dropped(&stand, "traces").await, 0);
 }
 
 /// What waits when the broker is asked to end is sent before it does.

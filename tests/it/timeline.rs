@@ -182,6 +182,52 @@ both! {
         }
     }
 
+    /// Whatever a workload is refused, before and after its end, and however often: it pushes nothing out of its story.
+    async fn refusals_push_nothing_out_of_a_story(stand) {
+        let (task, _) = stand.task_with_token().await;
+        let (path, evidence) = (format!("/v1/tasks/{task}/credentials"), stand.evidence());
+        let ask = async |count: usize, code: u16| {
+            let ask = || async {
+                for _ in 0..count / 4 {
+                    let ask = json!({"credentials": [{"resource": NOWHERE, "privilege": "read"}]});
+                    assert_eq!(stand.post(&path, &evidence, ask).await.status.as_u16(), code);
+                }
+            };
+            tokio::join!(ask(), ask(), ask(), ask());
+        };
+        ask(1000, 403).await;
+        stand.mint(&task).await.expect(StatusCode::OK);
+        stand.revoke(&task).await.expect(StatusCode::OK);
+        ask(200, 409).await;
+        with(&stand, &task, "mint_refused").await;
+        let answer = timeline(&stand, &task).await;
+        let denied = ["mint_denied"; 52];
+        let refused = ["mint_refused"; 51];
+        let expected = [&["task_declared", "credential_minted"], &denied[..], &["credential_minted", "end_requested", "task_ended"], &refused[..]];
+        assert_eq!((story(&answer), &answer["complete"]), (expected.concat().into_iter().map(str::to_owned).collect(), &json!(true)));
+        let times: Vec<_> = events(&answer).iter().filter_map(|event| event["times"].as_u64()).collect();
+        assert_eq!(times, [100, 1000, 100]);
+        assert!(stand.whole_audit().iter().filter(|line| line["event"] == "mint_denied").count() == 1000);
+    }
+
+    /// A timeline holds a thousand: its beginning and what is newest. The log has all of it.
+    async fn a_long_story_is_told_from_both_ends(stand) {
+        let (task, _) = stand.task_with_token().await;
+        let mint = || async {
+            for _ in 0..270 {
+                stand.mint(&task).await.expect(StatusCode::OK);
+            }
+        };
+        tokio::join!(mint(), mint(), mint(), mint());
+        stand.revoke(&task).await.expect(StatusCode::OK);
+        let answer = timeline(&stand, &task).await;
+        let told = story(&answer);
+        assert_eq!((events(&answer).len(), &answer["complete"]), (1000, &json!(false)));
+        assert_eq!(told[..2], ["task_declared", "credential_minted"]);
+        assert_eq!(told[told.len() - 2..], ["end_requested", "task_ended"]);
+        assert!(stand.whole_audit().len() > 1080);
+    }
+
     /// What a workload says is large: the story stays small, and says what it leaves out.
     async fn a_large_event_is_shortened(stand) {
         let mut large = declaration();
@@ -286,25 +332,6 @@ async fn what_no_broker_told_is_not_told() {
     stand.get(&format!("/v1/tasks/{task}/timeline"), VIEWER).await.refused(503, "temporarily_unavailable");
 }
 
-/// The timeline is the newest thousand; the log has all of it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_story_is_told_from_its_end() {
-    let stand = Stand::new(Store::Redis).await;
-    let (task, _) = stand.task_with_token().await;
-    let (path, evidence) = (format!("/v1/tasks/{task}/credentials"), stand.evidence());
-    let denials = async || {
-        for _ in 0..250 {
-            let ask = json!({"credentials": [{"resource": NOWHERE, "privilege": "read"}]});
-            stand.post(&path, &evidence, ask).await.refused(403, "policy_denied");
-        }
-    };
-    tokio::join!(denials(), denials(), denials(), denials());
-    let answer = timeline(&stand, &task).await;
-    assert_eq!(events(&answer).len(), 1000);
-    assert!(answer["complete"] == false && !story(&answer).contains(&"task_declared".to_owned()));
-    assert!(stand.whole_audit().len() > 1000);
-}
-
 /// Whoever looks at a task or is turned away from it pushes nothing out of its story; and who may not see it is not in it at all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn looks_push_nothing_out_of_a_story() {
@@ -338,7 +365,7 @@ async fn looks_push_nothing_out_of_a_story() {
         log.filter(|line| line["actor"]["as"] == actor && line["event"] == event).collect::<Vec<_>>()
     };
     assert!(of("operator", "looked").iter().filter(|line| line["task"] == *task).count() >= 61);
-    for (tried, count) in [(of("owner", "looked"), 5), (of("operator", "operator_refused"), 10)] {
+    for (tried, count) in [(of("owner", "looked"), 5), (of("operator", "caller_refused"), 10)] {
         assert!(tried.len() == count && tried.iter().all(|line| line["task"].is_null()), "{tried:?}");
     }
 }

@@ -1,12 +1,28 @@
 //! `GET /v1/audit`: the log of a broker, line by line, as it stands.
 
+use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::BTreeSet,
+    fs::{self, OpenOptions},
+    io::Write as _,
+    path::PathBuf,
+    pin::pin,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::sleep};
+
+use remit::audit::segment::Segment;
 
 use crate::{
+    audit::pad,
     both,
-    support::{GIT_TOKEN, OWNER, Stand, Store, VIEWER, declaration, people, text},
+    support::{
+        ADMIN, GIT_TOKEN, OWNER, RESPONDER, Server, Stand, Store, VIEWER, declaration, people, text, time, wait_for,
+    },
 };
 
 const WORKLOAD: &str = "spiffe://example.com/ci/acme/payments";
@@ -139,11 +155,12 @@ both! {
         }
         // By time: from the first revoke on.
         let all = page(&stand, &[]).await.records();
-        let at = text(all.iter().find(|record| record["event"] == "end_requested").unwrap(), "time");
+        let end = all.iter().find(|record| record["event"] == "end_requested").unwrap();
+        let (at, moment) = (text(end, "time"), time(end, "time"));
         let later = page(&stand, &[("since", &at)]).await.records();
-        assert!(later.iter().all(|record| text(record, "time") >= at) && later[0]["event"] == "end_requested");
+        assert!(later.iter().all(|record| time(record, "time") >= moment) && later[0]["event"] == "end_requested");
         let earlier = page(&stand, &[("until", &at)]).await.records();
-        assert!(!earlier.is_empty() && earlier.iter().all(|record| text(record, "time") < at));
+        assert!(!earlier.is_empty() && earlier.iter().all(|record| time(record, "time") < moment));
         assert_eq!(page(&stand, &[("since", "2036-01-01T00:00:00Z")]).await.lines.len(), 0);
         assert_eq!(page(&stand, &[("until", "2016-01-01T00:00:00+02:00")]).await.lines.len(), 0);
         // With owner and time: the declaration lies before what is asked for.
@@ -245,4 +262,121 @@ async fn it_is_there_without_the_store() {
     for query in [vec![], vec![("owner", OWNER)]] {
         assert!(page(&stand, &query).await.tasks().contains(&task), "{query:?}");
     }
+}
+
+/// A broker whose log was made longer by so many lines with a word of so many octets.
+async fn with_a_long_log(lines: u64, word: usize) -> Stand {
+    let mut stand = Stand::new(Store::Embedded).await;
+    let config = stand.broker.config.clone();
+    stand.broker.stop().await;
+    pad(&Segment::list(&stand.dir.path().join("broker-audit")).unwrap()[0].path, lines, word);
+    stand.broker = Server::start(&config).await;
+    stand
+}
+
+/// Pages are bounded in octets too, and lose nothing; who takes theirs slowly keeps nobody else from theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_is_a_megabyte_and_a_person_has_two() {
+    let stand = with_a_long_log(700, 4000).await;
+    let log = lines_of(&stand);
+    let (mut cursor, mut lines, mut pages) = (None::<String>, Vec::new(), 0);
+    while lines.len() < log.len() {
+        let mut query = vec![("limit", "10000")];
+        query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+        let page = page(&stand, &query).await;
+        let octets: usize = page.lines.iter().map(|line| line.len() + 1).sum();
+        assert!(octets <= 1024 * 1024, "{octets}");
+        cursor = Some(page.cursor());
+        (pages, lines) = (pages + 1, [lines, page.lines].concat());
+        assert!(page.end["more"] == true || lines.len() >= log.len(), "{}", page.end);
+    }
+    assert!(lines.starts_with(&log) && log.len() > 700 && pages == 3, "{} lines on {pages} pages", lines.len());
+
+    // Two pages that nobody reads to the end.
+    let mut unread = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(stand.broker.url.trim_start_matches("http://")).await.unwrap();
+        let head = format!("GET /v1/audit HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {VIEWER}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.readable().await.unwrap();
+        unread.push(stream);
+    }
+    let refused = stand.get("/v1/audit?limit=1", VIEWER).await;
+    assert_eq!(refused.headers["retry-after"], "1");
+    refused.refused(429, "quota_exceeded");
+    for other in [ADMIN, RESPONDER] {
+        page_for(&stand, other, &[("limit", "1")]).await;
+    }
+    drop(unread);
+    wait_for("room", || async { stand.get("/v1/audit?limit=1", VIEWER).await.status == StatusCode::OK }).await;
+}
+
+/// A disk that is slow: a segment that gets a line now and then while it is read.
+struct SlowDisk {
+    path: PathBuf,
+    _writer: thread::JoinHandle<()>,
+}
+
+impl SlowDisk {
+    fn of(stand: &Stand) -> Self {
+        let path = stand.dir.path().join(format!("broker-audit/audit-{:020}.jsonl", 2));
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let mut pipe = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let disk = path.clone();
+        let write = move || {
+            while disk.exists() {
+                let line = "{\"event\":\"looked\",\"sequence\":2,\"time\":\"2026-01-01T00:00:00Z\"}\n";
+                pipe.write_all(line.as_bytes()).unwrap();
+                thread::sleep(Duration::from_millis(5));
+            }
+        };
+        let writer = thread::Builder::new().name("slow disk".to_owned()).spawn(write).unwrap();
+        Self { path, _writer: writer }
+    }
+}
+
+impl Drop for SlowDisk {
+    fn drop(&mut self) {
+        // What is left behind is searched, and nobody writes to it any more.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// What cannot be looked at in time is asked for next; what nobody waits for any more is not looked at.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_ends_in_time_and_with_whoever_waits_for_it() {
+    let stand = with_a_long_log(8000, 10).await;
+    let slow = SlowDisk::of(&stand);
+    let begun = Instant::now();
+    let cut = page(&stand, &[("owner", OWNER)]).await;
+    let took = begun.elapsed();
+    assert!(took > Duration::from_secs(4) && took < Duration::from_secs(20), "{took:?}");
+    assert!(cut.end["more"] == true && cut.lines.is_empty(), "{}", cut.end);
+    let at: u64 = cut.cursor().split(':').nth(1).unwrap().parse().unwrap();
+    assert!(at > 1, "it came further than before: {at}");
+
+    // Two looks that take their time: whoever has them has no third, of whatever kind.
+    let begun = Instant::now();
+    let looks = path(&[("owner", OWNER)]);
+    let mut looks = Box::pin(join_all([stand.get(&looks, VIEWER), stand.get(&looks, VIEWER)]));
+    let others = async {
+        sleep(Duration::from_millis(500)).await;
+        for path in ["/v1/audit?limit=1", "/v1/search?q=1.1", "/v1/workloads", "/v1/reports/unused"] {
+            let refused = stand.get(path, VIEWER).await;
+            assert_eq!(refused.headers["retry-after"], "1");
+            refused.refused(429, "quota_exceeded");
+        }
+        // What is answered from memory, and by others, is not held up.
+        stand.get("/v1/tasks", VIEWER).await.expect(StatusCode::OK);
+        stand.get("/v1/audit?limit=1", ADMIN).await
+    };
+    let others = tokio::select! {
+        _ = &mut looks => panic!("they were to be slow"),
+        others = pin!(others) => others,
+    };
+    assert_eq!(others.status, StatusCode::OK, "{}", others.text);
+    drop(looks);
+    wait_for("room", || async { stand.get("/v1/audit?limit=1", VIEWER).await.status == StatusCode::OK }).await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "it was let go before its time: {:?}", begun.elapsed());
+    drop(slow);
 }

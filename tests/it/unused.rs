@@ -2,12 +2,13 @@
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use std::process::Command;
 
 use crate::{
     both,
     support::{
-        GIT, GIT_TOKEN, KEYTOOL_CSR, NOWHERE, OWNER, REGISTRY_TOKEN, Stand, Store, VIEWER, claims, declaration, people,
-        text,
+        GIT, GIT_TOKEN, KEYTOOL_CSR, NOWHERE, OWNER, REGISTRY_TOKEN, Server, Stand, Store, VIEWER, claims, declaration,
+        now, people, text, time,
     },
 };
 
@@ -102,7 +103,12 @@ both! {
         for _ in 0..5 {
             ids.insert(0, stand.task_with_token().await.0);
         }
-        assert_eq!(tasks(&report(&stand, &[]).await), ids);
+        let all = report(&stand, &[]).await;
+        assert_eq!(tasks(&all), ids);
+        // Whatever was declared within a day is there.
+        let since = time(&all, "since");
+        let ago = now() - since.timestamp();
+        assert!((86_399..86_400 + 300).contains(&ago), "{ago}");
         let (mut seen, mut cursor) = (Vec::new(), None::<String>);
         loop {
             let mut query = vec![("limit", "2"), ("owner", OWNER)];
@@ -147,6 +153,26 @@ both! {
         assert_eq!(redis.cli(&["LREM", &timeline, "1", second.trim_end()]).await.trim(), "1");
         assert_eq!(the_one(&report(&stand, &[]).await)["complete"], false);
     }
+}
+
+/// What was left behind when the generation went up is not there any more, and the report says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_store_left_behind_is_said() {
+    let mut stand = Stand::new(Store::Embedded).await;
+    stand.task_with_token().await;
+    let config = stand.broker.config.clone();
+    stand.broker.stop().await;
+    let before = chrono::DateTime::from_timestamp(now(), 0).unwrap();
+    let mut recover = Command::new(env!("CARGO_BIN_EXE_remit"));
+    let done = recover.args(["recover", "--reason", "restored", "--config"]).arg(&config).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    stand.broker = Server::start(&config).await;
+    let (task, _) = stand.task_with_token().await;
+    let answer = report(&stand, &[]).await;
+    assert_eq!(tasks(&answer), [task], "of this generation alone");
+    let since = time(&answer, "since");
+    let created = time(&answer["tasks"][0], "created_at");
+    assert!(before <= since && since <= created, "{before} {since} {created}");
 }
 
 /// Whoever acts for an owner gets that owner's tasks.

@@ -17,7 +17,8 @@ use tokio::{
 
 use crate::{
     both,
-    support::{GIT, GIT_TOKEN, RESPONDER, Server, Stand, Store, made},
+    support::{GIT, GIT_TOKEN, RESPONDER, Server, Stand, Store, made, part, text},
+    taint::taint,
 };
 
 fn deploy(path: &str) -> PathBuf {
@@ -123,13 +124,13 @@ async fn the_verifier_in_typescript() {
 }
 
 /// A verifier that is asked about tokens, one after the other.
-struct Asked {
+pub(crate) struct Asked {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Asked {
-    fn start(mut command: Command, stand: &Stand) -> Self {
+    pub(crate) fn start(mut command: Command, stand: &Stand) -> Self {
         command.args([&*stand.broker.url, GIT]).env("REMIT_BEARER", GIT_TOKEN).env("no_proxy", "*");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().expect("it starts");
@@ -138,7 +139,7 @@ impl Asked {
     }
 
     /// `accept` and of whom, or why not.
-    async fn of(&mut self, token: &str) -> String {
+    pub(crate) async fn of(&mut self, token: &str) -> String {
         let stdin = self.child.stdin.as_mut().expect("a pipe");
         stdin.write_all(format!("{token}\n").as_bytes()).await.expect("written");
         let line = tokio::time::timeout(Duration::from_secs(30), self.lines.next_line()).await.expect("an answer");
@@ -146,7 +147,7 @@ impl Asked {
     }
 
     /// Asks until the answer is this, at most for so long: never one of `never`.
-    async fn becomes(&mut self, token: &str, answer: &str, never: &[&str]) {
+    pub(crate) async fn becomes(&mut self, token: &str, answer: &str, never: &[&str]) {
         let begun = Instant::now();
         loop {
             let said = self.of(token).await;
@@ -160,7 +161,7 @@ impl Asked {
     }
 }
 
-fn in_python() -> Command {
+pub(crate) fn in_python() -> Command {
     let mut command = python();
     command.arg(deploy("verifiers/python/example.py"));
     command
@@ -209,6 +210,11 @@ both! {
         for verifier in &mut all {
             verifier.becomes(&lives, "accept", &["invalid", "revoked"]).await;
             assert_eq!(verifier.of(&token).await, "revoked");
+        }
+        // The set of keys that they hold has the tainted one still.
+        taint(&stand, &text(&part(&lives, 0), "kid")).await;
+        for verifier in &mut all {
+            verifier.becomes(&lives, "revoked", &["invalid", "stale", "gap"]).await;
         }
     }
 }

@@ -265,9 +265,14 @@ func (v *Verifier) signed(text string, isState bool) (typ, kid string, payload [
 	typ, kid = header["typ"], header["kid"]
 	v.mutex.Lock()
 	key := v.keys[[2]string{typ, kid}]
+	_, dead := v.entries[[2]string{"key", kid}]
 	v.mutex.Unlock()
 	if key == nil {
 		v.unknownKey.Store(true)
+	}
+	// A token is told by its own answer why it is not accepted.
+	if isState && dead {
+		return "", "", nil, false
 	}
 	if len(header) != 3 || (typ == state) != isState || key == nil || key.Algorithm != header["alg"] {
 		return "", "", nil, false
@@ -318,7 +323,9 @@ func (v *Verifier) Push(jws string, now Clocks) bool {
 		return false
 	}
 	isOld := read.broker == v.broker && read.sequence < v.highestOf(read)
-	if !isOld && (read.broker != v.broker || read.previous >= 0 && read.previous != v.sequence) {
+	// Nothing is missing between what is held and what it continues. What it tells again does no harm; in a new generation brokers count anew.
+	goesOn := read.previous < 0 || read.previous == v.sequence || read.previous < v.sequence && read.generation == v.generation
+	if !isOld && (read.broker != v.broker || !goesOn) {
 		v.gap = true
 		return false
 	}

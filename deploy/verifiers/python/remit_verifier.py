@@ -215,7 +215,7 @@ class Verifier:
                 return False
             if state["broker"] == self.broker and state["sequence"] < self._highest(state):
                 return True  # old
-            if state["broker"] != self.broker or state["previous"] not in (None, self.sequence):
+            if state["broker"] != self.broker or not self._goes_on(state):
                 self.gap = self.due = True
                 return False
             return self._take(jws, state, now)
@@ -228,7 +228,7 @@ class Verifier:
     def _state(self, jws, now):
         """A state that the broker signed, or None. Notes a gap."""
         signed = self._signed(jws, [STATE])
-        if signed is None:
+        if signed is None or ("key", signed[0]["kid"]) in self.entries:
             return None
         try:
             claims = parsed(signed[1])
@@ -251,6 +251,11 @@ class Verifier:
     def _highest(self, state):
         """How far its broker had counted. With a new generation it may count anew."""
         return self.highest.get(state["broker"], 0) if state["generation"] == self.generation else 0
+
+    def _goes_on(self, state):
+        """Whether nothing is missing between what is held and a state. What it tells again does no harm."""
+        previous, is_new = state["previous"], state["generation"] > self.generation
+        return previous is None or previous == self.sequence or previous < self.sequence and not is_new
 
     def _take(self, jws, state, now):
         for name, new in state["entries"]:

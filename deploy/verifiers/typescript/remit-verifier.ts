@@ -237,7 +237,10 @@ export class Verifier {
       return false;
     }
     const old = state.broker === this.broker && state.sequence < this.#highestOf(state);
-    if (!old && (state.broker !== this.broker || ![undefined, this.sequence].includes(state.previous))) {
+    // Nothing is missing between what is held and what it continues. What it tells again does no harm; in a new generation brokers count anew.
+    const { previous = this.sequence, generation } = state;
+    const goesOn = previous === this.sequence || (previous < this.sequence && generation === this.#generation);
+    if (!old && (state.broker !== this.broker || !goesOn)) {
       this.#gap = true;
       return false;
     }
@@ -254,7 +257,7 @@ export class Verifier {
   /** A state that the broker signed. Notes a gap. */
   async #state(jws: string, now: Clocks): Promise<State | undefined> {
     const signed = await this.#signed(jws, [STATE]);
-    if (signed === undefined) return undefined;
+    if (signed === undefined || this.#entries.has(`key ${signed.kid}`)) return undefined;
     try {
       const claims = parsed(signed.payload);
       if (claims["iss"] !== this.issuer) return undefined;

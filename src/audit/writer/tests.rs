@@ -40,7 +40,19 @@ fn log() -> (TempDir, PathBuf) {
 
 fn terms() -> Terms {
     let key = SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap();
-    Terms { key, checkpoint_every: 60, segment_bytes: 64 << 20, segment_age: 86_400, retention: None }
+    let keeping = Keeping {
+        checkpoint_every: 60,
+        segment_bytes: 64 << 20,
+        segment_age: 86_400,
+        retention: None,
+        legal_hold: false,
+    };
+    Terms { key, keeping, stdout: false, metrics: Metrics::new("") }
+}
+
+/// The same, kept for so long, in pieces of such an age.
+fn kept(terms: Terms, segment_age: u32, retention: Option<u64>) -> Terms {
+    Terms { keeping: Keeping { segment_age, retention, ..terms.keeping }, ..terms }
 }
 
 fn clock() -> Arc<ManualClock> {
@@ -143,7 +155,14 @@ impl Medium for Faulty {
         self.file.reserve(length)
     }
 
-    fn turn(&mut self, first: u64) -> io::Result<()> {
+    fn prepare(&mut self, opening: &[u8], room: u64) -> io::Result<bool> {
+        if self.faults.no_room.load(Ordering::SeqCst) {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        self.file.prepare(opening, room)
+    }
+
+    fn turn(&mut self, first: u64) -> Result<(), Unturned> {
         self.file.turn(first)
     }
 }
@@ -153,7 +172,7 @@ fn faulty(dir: &Path, deadline: Duration) -> (Audit, Arc<Faults>) {
     let shared = Arc::clone(&faults);
     let medium = |file| Faulty { file, faults: shared };
     let opened = segment::open(dir).unwrap();
-    let audit = Audit::start(dir, opened, medium, terms(), clock(), deadline).unwrap();
+    let audit = Audit::start(dir, opened, medium, terms(), clock(), (deadline, Remembered::default())).unwrap();
     faults.syncs.store(0, Ordering::SeqCst);
     (audit, faults)
 }
@@ -368,7 +387,8 @@ fn first_bad(dir: &Path) -> Option<u64> {
 
 /// A log in segments of four records: the first of each opens it.
 async fn segmented(dir: &Path, terms: Terms, clock: Arc<ManualClock>, segments: u64) -> SigningKey {
-    let terms = Terms { segment_age: 1, ..terms };
+    let retention = terms.keeping.retention;
+    let terms = kept(terms, 1, retention);
     let key = terms.key.clone();
     let audit = Audit::open(dir, terms, clock.clone()).unwrap();
     let newest = || Segment::list(dir).unwrap().pop().unwrap().first;
@@ -417,7 +437,7 @@ async fn a_log_goes_on_in_another_segment_and_after_another_start() {
 async fn what_the_log_says_of_itself_is_sent_on_too() {
     let (_root, dir) = log();
     let clock = clock();
-    let terms = Terms { segment_age: 1, retention: Some(0), ..terms() };
+    let terms = kept(terms(), 1, Some(0));
     let audit = Audit::open(&dir, terms, clock.clone()).unwrap();
     let (send, copied) = std::sync::mpsc::channel();
     audit.copy(move |copy| send.send((copy.sequence, copy.line.to_owned())).unwrap());
@@ -542,7 +562,7 @@ async fn a_segment_is_removed_when_it_was_kept_for_long_enough() {
     let (_root, dir) = log();
     let terms = terms();
     let clock = clock();
-    segmented(&dir, Terms { retention: Some(0), ..terms.clone() }, clock.clone(), 4).await;
+    segmented(&dir, kept(terms.clone(), 1, Some(0)), clock.clone(), 4).await;
     segmented(&dir, terms, clock, 2).await;
     let segments = Segment::list(&dir).unwrap();
     assert!(segments[0].first > 1, "{segments:?}");
@@ -563,7 +583,7 @@ async fn a_segment_is_removed_when_it_was_kept_for_long_enough() {
 #[tokio::test]
 async fn how_old_a_segment_is_the_log_says() {
     let (_root, dir) = log();
-    let terms = Terms { segment_age: 60, retention: Some(86_400), ..terms() };
+    let terms = kept(terms(), 60, Some(86_400));
     let clock = clock();
     let audit = Audit::open(&dir, terms, clock.clone()).unwrap();
     let firsts = async |age: TimeDelta| {
@@ -671,7 +691,8 @@ async fn whatever_is_done_to_the_files_names_the_first_bad_record() {
         Some(5),
         "the checkpoint at the end of the second segment is the first that does not fit"
     );
-    assert!(Audit::open(&dir, Terms { key, ..terms() }, clock()).is_ok(), "nothing but `audit verify` reads all of it");
+    let refused = Audit::open(&dir, Terms { key, ..terms() }, clock()).err().unwrap();
+    assert!(refused.0.contains("its record 13 is not the one that was written, says the last checkpoint"), "{refused}");
 }
 
 #[tokio::test]
@@ -789,7 +810,7 @@ async fn too_much_at_once_is_refused() {
 async fn the_log_is_read_back_segment_by_segment() {
     let (_root, dir) = log();
     let clock = clock();
-    let terms = Terms { segment_age: 3600, ..terms() };
+    let terms = kept(terms(), 3600, None);
     let audit = Audit::open(&dir, terms, clock.clone()).unwrap();
     for at in 0..5 {
         let time = clock.now();

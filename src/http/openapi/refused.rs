@@ -12,7 +12,7 @@ use utoipa::{
 };
 
 use crate::{
-    error::{Denied, Error, Input, Limit, Part},
+    error::{Denied, Error, Input, Limit, Part, Sought},
     http::error::{EvidenceRole, Fault, OAuthBody, ProblemBody},
     task::{AccessDetail, Privilege},
 };
@@ -27,8 +27,18 @@ pub(in crate::http) const ROLE: u32 = 1 << 2;
 pub(in crate::http) const POLICY: u32 = 1 << 3;
 /// The task is unknown or another's.
 pub(in crate::http) const FOREIGN: u32 = 1 << 4;
+/// There is no such lock.
+pub(in crate::http) const NO_LOCK: u32 = 1 << 17;
+/// There is no such key.
+pub(in crate::http) const NO_KEY: u32 = 1 << 18;
+/// The credential is unknown or another's.
+pub(in crate::http) const NO_CREDENTIAL: u32 = 1 << 19;
+/// There is no such receiver.
+pub(in crate::http) const NO_RECEIVER: u32 = 1 << 20;
 /// The task has ended.
 pub(in crate::http) const ENDED: u32 = 1 << 5;
+/// A lock keeps it out.
+pub(in crate::http) const LOCKED: u32 = 1 << 16;
 /// The `Idempotency-Key` came with another body.
 pub(in crate::http) const REUSED: u32 = 1 << 6;
 /// Too much of it.
@@ -47,9 +57,11 @@ pub(in crate::http) const CLIENT: u32 = 1 << 11;
 const PARAMETERS: u32 = 1 << 12;
 
 /// What a declaration can be refused for.
-pub(in crate::http) const DECLARING: u32 = MALFORMED | EVIDENCE | ROLE | POLICY | ENDED | REUSED;
+pub(in crate::http) const DECLARING: u32 = MALFORMED | EVIDENCE | ROLE | POLICY | LOCKED | ENDED | REUSED;
 /// What every call about one task can be refused for.
-pub(in crate::http) const ACTING: u32 = MALFORMED | EVIDENCE | ROLE | FOREIGN;
+pub(in crate::http) const ACTING: u32 = KNOWN | FOREIGN;
+/// What every call can be refused for that is for some alone.
+pub(in crate::http) const KNOWN: u32 = MALFORMED | EVIDENCE | ROLE;
 /// What a token request can be refused for.
 pub(in crate::http) const TOKEN: u32 = DECLARING | FOREIGN | CLIENT | PARAMETERS;
 
@@ -105,7 +117,12 @@ fn errors(set: u32, unread: Error) -> Vec<(&'static str, Error)> {
             "audience",
             limit(Limit::Audience, Vec::new(), "no [[service]] has the location as its audience, octet for octet"),
         ),
-        (FOREIGN, "foreign", Error::NotFound),
+        (FOREIGN, "foreign", Error::NotFound(Sought::Task)),
+        (NO_LOCK, "no_lock", Error::NotFound(Sought::Lock)),
+        (NO_KEY, "no_key", Error::NotFound(Sought::Key)),
+        (NO_CREDENTIAL, "no_credential", Error::NotFound(Sought::Credential)),
+        (NO_RECEIVER, "no_receiver", Error::NotFound(Sought::Receiver)),
+        (LOCKED, "locked", Error::Locked),
         (ENDED, "ended", Error::TaskNotActive),
         (REUSED, "reused", Error::IdempotencyKeyReused),
         (SEQUENCE, "sequence", Error::SequenceReused(7)),

@@ -5,6 +5,7 @@ use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::super::reach::Reach;
 use crate::{
     broker::{self, Renewed, Revoked},
     claims::token_type,
@@ -75,6 +76,24 @@ pub(in crate::http) struct RevokeBody {
     /// Why, for whoever reads the record later.
     #[schema(value_type = String, min_length = 1, max_length = 1024)]
     pub(super) reason: Option<String>,
+}
+
+/// How long to wait for the answer.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in crate::http) struct RevokeQuery {
+    /// `effective`: until every verifier that holds a state of the feed has said that it denies the task, or `effective_by`.
+    #[param(inline)]
+    pub(super) wait: Option<Wait>,
+}
+
+/// What can be waited for.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::http) enum Wait {
+    /// That the revoke, or the lock, is effective.
+    Effective,
 }
 
 /// A task as it stands, without its tokens.
@@ -347,32 +366,10 @@ pub(in crate::http) enum RevokeState {
     Revoking,
 }
 
-/// By when a class of verifier denies what was revoked.
-#[derive(Serialize, ToSchema)]
-pub(in crate::http) struct Reach {
-    /// `introspection`, `feed`, `status_list`, `crl`, or `jwks_only`: who knows nothing but the keys.
-    class: &'static str,
-    /// `feed`: how many of the services that follow this broker, and say who they are, have said that they deny it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(required = false)]
-    acknowledged: Option<u64>,
-    /// `feed`: how many of them there are.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(required = false)]
-    of: Option<u64>,
-    /// By then, at the latest.
-    #[schema(value_type = String, format = DateTime)]
-    by: Time,
-}
-
 impl From<Revoked> for RevokeAnswer {
     fn from(revoked: Revoked) -> Self {
         let Revoked { task, state, known, tally, generation, effective_by, reach } = revoked;
-        let reach = reach.into_iter().map(|broker::Reach { class, heard, by }| {
-            let (acknowledged, of) = heard.unzip();
-            Reach { class, acknowledged, of, by }
-        });
-        let reach = reach.collect();
+        let reach = reach.into_iter().map(Reach::from).collect();
         let (ended_tasks, credentials) = (tally.ended_tasks, tally.credentials);
         let state = match state {
             Some(task::State::Completed) => RevokeState::Completed,

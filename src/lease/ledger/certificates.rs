@@ -102,7 +102,7 @@ impl Ledger {
             keep_task_until: kept(task.expires_at, TASK_KEPT),
             leases: vec![(lease.id.clone(), self.0.sealer.seal(&key, lease)?, keep_until)],
             latest_expiry: lease.expires_at.timestamp(),
-            listed: Some((Index::Certificates, listed.name(), keep_until)),
+            listed: vec![(Index::Certificates, listed.name(), keep_until)],
         };
         self.carry_out(task, step).await
     }

@@ -30,6 +30,8 @@ pub enum Use {
     JwtSvid,
     /// States of the revocation feed: stands in `/v1/revocations/jwks`.
     Revocations,
+    /// What receivers of Shared Signals and of webhooks are told: stands in `/ssf/v1/jwks`.
+    Signals,
     /// Status lists: stands in `/jwks`.
     StatusList,
     /// X.509-SVIDs: an authority, which stands in `/spiffe/bundle` and `/pki/ca.pem`.
@@ -38,7 +40,8 @@ pub enum Use {
 
 impl Use {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::AccessToken, Self::JwtSvid, Self::Revocations, Self::StatusList, Self::X509Svid];
+    pub const ALL: [Self; 6] =
+        [Self::AccessToken, Self::JwtSvid, Self::Revocations, Self::Signals, Self::StatusList, Self::X509Svid];
 }
 
 impl fmt::Display for Use {
@@ -47,6 +50,7 @@ impl fmt::Display for Use {
             Self::AccessToken => "access_token",
             Self::JwtSvid => "jwt_svid",
             Self::Revocations => "revocations",
+            Self::Signals => "signals",
             Self::StatusList => "status_list",
             Self::X509Svid => "x509_svid",
         })
@@ -191,7 +195,8 @@ impl Ledger {
         let record = self.0.sealer.seal(&key, published)?;
         let claim = Claim { key, record, keep_until: None, index: Some((Index::Keys, kid)) };
         let standing = self.0.store.claim(&claim).await?;
-        let standing = self.0.sealer.open::<PublishedKey>(&claim.key, &standing)?;
+        // Keys outlive generations: what they sign says its own.
+        let standing = self.0.sealer.open_of_any_generation::<PublishedKey>(&claim.key, &standing)?;
         let same = standing.jwk == published.jwk
             && standing.certificate == published.certificate
             && standing.vouched == published.vouched;
@@ -211,7 +216,7 @@ impl Ledger {
         let record = self.0.sealer.seal(&key, &retirement)?;
         let claim = Claim { key, record, keep_until: None, index: None };
         let standing = self.0.store.claim(&claim).await?;
-        self.0.sealer.open(&claim.key, &standing)
+        self.0.sealer.open_of_any_generation(&claim.key, &standing)
     }
 
     /// Records that a key is tainted, for good, and yields the record that stands.
@@ -225,15 +230,6 @@ impl Ledger {
         let claim = Claim { key, record, keep_until: None, index: Some((Index::Taints, kid)) };
         let standing = self.0.store.claim(&claim).await?;
         self.0.sealer.open_of_any_generation(&claim.key, &standing)
-    }
-
-    /// Whether a key is tainted.
-    ///
-    /// # Errors
-    /// When the store is in doubt.
-    pub async fn is_tainted(&self, kid: &str) -> Result<bool, InDoubt> {
-        let [taint] = self.read([Key::Taint(kid.to_owned())]).await?;
-        Ok(taint.is_some())
     }
 
     /// Every taint.
@@ -265,8 +261,11 @@ impl Ledger {
             for (keys, records) in keys.chunks_exact(2).zip(records.chunks_exact(2)) {
                 // A name without a record is a key whose broker has not come to write it.
                 if let ([key, end], [Some(record), retirement]) = (keys, records) {
-                    let retirement = retirement.as_ref().map(|record| self.0.sealer.open(end, record)).transpose()?;
-                    let key = self.0.sealer.open(key, record)?;
+                    let retirement = retirement
+                        .as_ref()
+                        .map(|record| self.0.sealer.open_of_any_generation(end, record))
+                        .transpose()?;
+                    let key = self.0.sealer.open_of_any_generation(key, record)?;
                     published.push(StandingKey { key, retirement, tainted_at: None });
                 }
             }
@@ -305,7 +304,8 @@ impl Ledger {
         for page in kids.chunks(PAGE) {
             let keys: Vec<Key> = page.iter().cloned().map(Key::Presence).collect();
             for (key, record) in keys.iter().zip(self.0.store.read(&keys).await?) {
-                let record = record.map(|record| self.0.sealer.open::<InUse>(key, &record)).transpose()?;
+                let record =
+                    record.map(|record| self.0.sealer.open_of_any_generation::<InUse>(key, &record)).transpose()?;
                 shown.push(record.is_some());
             }
         }

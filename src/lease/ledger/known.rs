@@ -39,6 +39,11 @@ impl Known {
         self.0.get(id).map(|(_, task)| task)
     }
 
+    /// Forgets them all.
+    pub(super) fn clear(&self) {
+        self.0.clear();
+    }
+
     /// The task in a record; `None` where a broker wrote it in another generation.
     ///
     /// # Errors

@@ -40,7 +40,8 @@ impl Ledger {
         let record = self.0.sealer.seal(&key, &Spent { until, attempt: attempt.clone() })?;
         let claim = Claim { key, record, keep_until: Some(until), index: None };
         let standing = self.0.store.claim(&claim).await?;
-        Ok(self.0.sealer.open::<Spent>(&claim.key, &standing)?.attempt == attempt)
+        // What served once in an earlier generation has served.
+        Ok(self.0.sealer.open_of_any_generation::<Spent>(&claim.key, &standing)?.attempt == attempt)
     }
 
     /// The key that evidence (by its digest) serves from now on: this one, or the one that came with it first.
@@ -53,7 +54,7 @@ impl Ledger {
         let keep_until = Some(kept(expires_at, LEASE_KEPT));
         let claim = Claim { key: place, record, keep_until, index: None };
         let standing = self.0.store.claim(&claim).await?;
-        Ok(self.0.sealer.open::<KeyOfEvidence>(&claim.key, &standing)?.key)
+        Ok(self.0.sealer.open_of_any_generation::<KeyOfEvidence>(&claim.key, &standing)?.key)
     }
 
     /// The key that evidence serves, if one ever came with it.
@@ -63,7 +64,7 @@ impl Ledger {
     pub async fn key_of_evidence(&self, digest: &str) -> Result<Option<Thumbprint>, InDoubt> {
         let key = Key::Evidence(digest.to_owned());
         let [record] = self.read([key.clone()]).await?;
-        record.map(|record| Ok(self.0.sealer.open::<KeyOfEvidence>(&key, &record)?.key)).transpose()
+        record.map(|record| Ok(self.0.sealer.open_of_any_generation::<KeyOfEvidence>(&key, &record)?.key)).transpose()
     }
 
     /// A nonce of `now`.

@@ -45,7 +45,8 @@ impl Ledger {
     ) -> Result<bool, InDoubt> {
         let key = place(task, reporter);
         let record = self.0.sealer.seal(&key, account)?;
-        self.0.store.amend(&Amending { key, before: before.record, record, keep_until }).await
+        let keep_until = Some(keep_until);
+        self.0.store.amend(&Amending { key, before: before.record, record, keep_until, urgent: false }).await
     }
 
     /// What tells a report of a task from others. Only who has the store's key can make two that are told alike.

@@ -13,6 +13,8 @@ use crate::task::{STATUS_LIST_ENTRIES, StatusIndex};
 
 /// How many numbers a broker takes at a time, so that a declaration seldom has to. Those that are left at its end are lost.
 const BLOCK: u64 = 64;
+/// How many lists a generation has: those of a later one are others.
+const LISTS: u64 = 1 << 32;
 /// How long a declaration waits for others that are taking some.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -32,6 +34,7 @@ impl Ledger {
             *taken = self.take(taken.end).await?;
         }
         let number = taken.next().ok_or_else(|| InDoubt("the store gave out no place in a status list".into()))?;
+        let number = first_of(self.generation()).and_then(|first| first.checked_add(number)).ok_or_else(spent)?;
         Ok(place(&self.0.sealer, number))
     }
 
@@ -56,11 +59,17 @@ impl Ledger {
     pub async fn status_list(&self, list: u64) -> Result<StatusBits, InDoubt> {
         let Standing { tasks, mut octets } = self.0.store.status_list(list).await?;
         let whole = STATUS_LIST_ENTRIES as usize / 8;
+        let generation = list / LISTS + 1;
+        let begun = list % LISTS < tasks.div_ceil(u64::from(STATUS_LIST_ENTRIES)) && generation <= self.generation();
+        if begun && generation < self.generation() {
+            // All that has a place in it is dead.
+            return Ok(StatusBits { begun, octets: vec![0xff; whole] });
+        }
         if octets.len() > whole {
             return Err(InDoubt("a status list is longer than any broker writes one".into()));
         }
         octets.resize(whole, 0);
-        Ok(StatusBits { begun: list < tasks.div_ceil(u64::from(STATUS_LIST_ENTRIES)), octets })
+        Ok(StatusBits { begun, octets })
     }
 }
 
@@ -71,6 +80,11 @@ pub struct StatusBits {
     pub begun: bool,
     /// All its bits, the lowest bit of an octet first.
     pub octets: Vec<u8>,
+}
+
+/// The number of the first place of a generation.
+fn first_of(generation: u64) -> Option<u64> {
+    generation.saturating_sub(1).checked_mul(LISTS)?.checked_mul(u64::from(STATUS_LIST_ENTRIES))
 }
 
 fn spent() -> InDoubt {

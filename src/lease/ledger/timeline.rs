@@ -1,6 +1,6 @@
 //! What happened in a tree of tasks, on all brokers: copies of their audit records, for people who want to know soon.
 //!
-//! A timeline is no evidence. It is capped, and whoever can write to the store can take from it; but nobody can add to it, and each
+//! A timeline is no evidence. It is capped, to its beginning and what is newest, and whoever can write to the store can take from it; but nobody can add to it, and each
 //! event names the audit record that it is a copy of and the one before it of the same tree and log, so that most gaps show.
 
 use chrono::TimeDelta;

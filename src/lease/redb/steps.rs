@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use super::super::{
     Amending, Claim, Ended, Ending, Index, Key, Mint, Minted, Renewed, Renewing, Sealed, Standing,
-    TIMELINE as MOST_TOLD, Tally, Telling,
+    TIMELINE as MOST_TOLD, TIMELINE_FIRST as FIRST_TOLD, Tally, Telling,
 };
 use crate::{
     clock::Time,
@@ -44,13 +44,14 @@ const COUNTED: u8 = 3;
 const TOLD: u8 = 4;
 
 /// What [`EXPIRY`] names: a record alone, a task (record, renewal, name, counter), an end (record, counters), a name of a certificate,
-/// a timeline (records, counter), a record of the log of ends.
+/// a timeline (records, counter), a record of the log of ends, a name of a token that has a place in the status lists.
 const RECORD: u8 = 0;
 const TASK: u8 = 1;
 const END: u8 = 2;
 const CERTIFICATE: u8 = 3;
 const TIMELINE: u8 = 4;
 const LOGGED: u8 = 5;
+const PLACED: u8 = 6;
 
 /// Where the timeline of a tree stands.
 pub(super) fn timeline(root: &str) -> RangeInclusive<(&str, u64)> {
@@ -64,6 +65,7 @@ pub(super) fn tag(index: Index) -> u8 {
         Index::Keys => 2,
         Index::Certificates => 4,
         Index::Taints => 6,
+        Index::Placed => 8,
     }
 }
 
@@ -151,9 +153,10 @@ impl<'t> Tables<'t> {
             self.records.insert(name.as_str(), record.0.as_str())?;
             self.expiry.insert((keep_until.timestamp(), RECORD, name.as_str()), ())?;
         }
-        if let Some((index, name, keep_until)) = &mint.listed {
+        for (index, name, keep_until) in &mint.listed {
+            let kind = if *index == Index::Placed { PLACED } else { CERTIFICATE };
             self.names.insert((tag(*index), name.as_str()), ())?;
-            self.expiry.insert((keep_until.timestamp(), CERTIFICATE, name.as_str()), ())?;
+            self.expiry.insert((keep_until.timestamp(), kind, name.as_str()), ())?;
         }
         if !mint.leases.is_empty() {
             let tally = self.counter(MINTED, mint.id.as_str())?;
@@ -161,7 +164,7 @@ impl<'t> Tables<'t> {
             let latest = tally.latest_expiry.max(mint.latest_expiry);
             self.counters.insert((MINTED, mint.id.as_str()), (0, credentials, latest))?;
         }
-        Ok(Minted::Written(lineage))
+        Ok(Minted::Written { lineage, locks: self.record(&Key::LocksChanged.name())? })
     }
 
     /// Replaces the renewal of a task, unless the lineage has ended or is not whole, or another renewal came first.
@@ -182,18 +185,20 @@ impl<'t> Tables<'t> {
         self.records.insert(name.as_str(), record.0.as_str())?;
         self.expiry.remove((kept_until.timestamp(), TASK, id.as_str()))?;
         self.expiry.insert((keep_until.timestamp(), TASK, id.as_str()), ())?;
-        Ok(Renewed::Written)
+        Ok(Renewed::Written(self.record(&Key::LocksChanged.name())?))
     }
 
     /// Replaces a record, unless another stands there than was read.
     pub(super) fn amend(&mut self, amending: &Amending) -> Result<bool, StorageError> {
-        let Amending { key, before, record, keep_until } = amending;
+        let Amending { key, before, record, keep_until, urgent: _ } = amending;
         let name = key.name();
         if self.record(&name)? != *before {
             return Ok(false);
         }
         self.records.insert(name.as_str(), record.0.as_str())?;
-        self.expiry.insert((keep_until.timestamp(), RECORD, name.as_str()), ())?;
+        if let Some(keep_until) = keep_until {
+            self.expiry.insert((keep_until.timestamp(), RECORD, name.as_str()), ())?;
+        }
         Ok(true)
     }
 
@@ -238,7 +243,7 @@ impl<'t> Tables<'t> {
         Ok(before)
     }
 
-    /// Adds records to the timeline of a tree, and drops the oldest above what one holds.
+    /// Adds records to the timeline of a tree, and drops what is above what one holds between the first ones and the newest.
     pub(super) fn tell(&mut self, Telling { tree, records, keep_until }: &Telling) -> Result<(), StorageError> {
         let (root, keep) = (tree.root_str(), keep_until.timestamp());
         let (mut next, _, kept) = self.counters.get((TOLD, root))?.map(|told| told.value()).unwrap_or_default();
@@ -246,8 +251,10 @@ impl<'t> Tables<'t> {
             self.timelines.insert((root, next), record.0.as_str())?;
             next = next.saturating_add(1);
         }
-        let first = next.saturating_sub(MOST_TOLD as u64);
-        self.timelines.retain_in((root, 0)..(root, first), |_, _| false)?;
+        let (first, newest) = (FIRST_TOLD as u64, next.saturating_sub((MOST_TOLD - FIRST_TOLD) as u64));
+        if newest > first {
+            self.timelines.retain_in((root, first)..(root, newest), |_, _| false)?;
+        }
         self.expiry.remove((kept, TIMELINE, root))?;
         self.expiry.insert((keep, TIMELINE, root), ())?;
         self.counters.insert((TOLD, root), (next, 0, keep))?;
@@ -297,6 +304,7 @@ impl<'t> Tables<'t> {
                     }
                 }
                 (CERTIFICATE, _) => drop(self.names.remove((tag(Index::Certificates), name.as_str()))?),
+                (PLACED, _) => drop(self.names.remove((tag(Index::Placed), name.as_str()))?),
                 _ => {
                     self.records.remove(name.as_str())?;
                 }

@@ -20,6 +20,16 @@ const DEADLINE: Duration = Duration::from_secs(4);
 /// A sentence that says what to change. It never holds the URL, which may hold a password.
 pub(super) async fn connect(url: &str, strict: bool) -> Result<ConnectionManager, InDoubt> {
     parse(url).map_err(InDoubt)?;
+    let mut connection = again(url).await?;
+    check(&mut connection, strict).await?;
+    Ok(connection)
+}
+
+/// Connects to a Redis that was found to be good.
+///
+/// # Errors
+/// When it does not answer.
+pub(super) async fn again(url: &str) -> Result<ConnectionManager, InDoubt> {
     // rustls is built with ring alone, but a process default has to be named; another one of the same process will do.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = ConnectionManagerConfig::new()
@@ -30,9 +40,7 @@ pub(super) async fn connect(url: &str, strict: bool) -> Result<ConnectionManager
         .set_max_delay(Duration::from_millis(500))
         .set_pipeline_buffer_size(1024);
     let client = info(url, ProtocolVersion::RESP2).and_then(Client::open).map_err(|error| doubt(&error))?;
-    let mut connection = within(ConnectionManager::new_with_config(client, config)).await?;
-    check(&mut connection, strict).await?;
-    Ok(connection)
+    within(ConnectionManager::new_with_config(client, config)).await
 }
 
 /// How to connect to a Redis whose URL was found to be good.

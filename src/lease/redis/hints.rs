@@ -9,17 +9,16 @@ use std::{convert::Infallible, time::Duration};
 use tokio::sync::broadcast;
 
 use super::{
-    super::HINTS,
+    super::{HINTS, Hint},
     connect::{self, within},
 };
-use crate::id::TaskId;
 
-/// Where the scripts publish the ids of tasks that changed.
+/// Where the scripts publish what changed.
 pub(super) const CHANNEL: &str = "remit:changes";
 
 /// The hints, and the connection that they come over, if there is one.
 pub(super) struct Hints {
-    changes: broadcast::Sender<TaskId>,
+    changes: broadcast::Sender<Hint>,
     /// Subscribes again by itself when Redis comes back.
     _connection: Option<ConnectionManager>,
 }
@@ -35,17 +34,17 @@ impl Hints {
         Self { changes, _connection: connection.ok() }
     }
 
-    pub(super) fn changes(&self) -> broadcast::Receiver<TaskId> {
+    pub(super) fn changes(&self) -> broadcast::Receiver<Hint> {
         self.changes.subscribe()
     }
 }
 
-async fn subscribe(url: &str, changes: broadcast::Sender<TaskId>) -> RedisResult<ConnectionManager> {
+async fn subscribe(url: &str, changes: broadcast::Sender<Hint>) -> RedisResult<ConnectionManager> {
     let heard = move |push: PushInfo| {
-        if let (PushKind::Message, Some(id)) = (&push.kind, push.data.into_iter().nth(1)) {
-            let id = redis::from_redis_value::<String>(id).ok().and_then(|id| id.parse::<TaskId>().ok());
+        if let (PushKind::Message, Some(text)) = (&push.kind, push.data.into_iter().nth(1)) {
+            let hint = redis::from_redis_value::<String>(text).ok().and_then(|text| Hint::read(&text));
             // Nobody may be listening.
-            let _ = id.map(|id| changes.send(id));
+            let _ = hint.map(|hint| changes.send(hint));
         }
         Ok::<(), Infallible>(())
     };

@@ -1,17 +1,24 @@
 #!lua
--- Adds records to the timeline of a tree, and drops the oldest above so many.
+-- Adds records to the timeline of a tree: its first ones to one list, and what comes after them to another, which keeps the newest. So
+-- a long story costs as many commands as a short one.
 -- No `allow-oom`: a store without memory keeps what decides, and leaves this out.
 --
--- KEYS  timeline
--- ARGV  until when it is kept, how many it holds, the records
-local timeline, keep, most = KEYS[1], ARGV[1], tonumber(ARGV[2])
+-- KEYS  the first ones, the newest
+-- ARGV  until when both are kept, how many the first ones are, how many the newest are, the records
+local keep, first, newest = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
 -- What is no list can hold no timeline: it makes room.
-if redis.call('TYPE', timeline).ok ~= 'list' then
-  redis.call('DEL', timeline)
+for _, list in ipairs(KEYS) do
+  local kind = redis.call('TYPE', list).ok
+  if kind ~= 'list' and kind ~= 'none' then
+    redis.call('DEL', list)
+  end
 end
-for at = 3, #ARGV do
-  redis.call('RPUSH', timeline, ARGV[at])
+for at = 4, #ARGV do
+  local list = redis.call('LLEN', KEYS[1]) < first and KEYS[1] or KEYS[2]
+  redis.call('RPUSH', list, ARGV[at])
 end
-redis.call('LTRIM', timeline, -most, -1)
-redis.call('EXPIREAT', timeline, keep)
+redis.call('LTRIM', KEYS[2], -newest, -1)
+for _, list in ipairs(KEYS) do
+  redis.call('EXPIREAT', list, keep)
+end

@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::{
-    lease::{CertificateLease, PostedCrl, Remembered, Retirement, StandingKey, Taint, Tally, Timeline, TimelineEvent},
+    lease::{
+        CertificateLease, LeaseEnd, PostedCrl, Remembered, Retirement, StandingKey, Taint, Tally, Timeline,
+        TimelineEvent,
+    },
     task::STATUS_LIST_ENTRIES,
 };
 
@@ -36,6 +39,7 @@ over_both![
     evidence_serves_the_first_key,
     keys_are_published_once,
     a_taint_stands_and_needs_no_other_record,
+    a_dead_lease_takes_no_other_with_it,
     a_restart_forgets_nothing,
     no_two_tasks_have_one_place,
     a_full_status_list_is_followed_by_another,
@@ -44,7 +48,7 @@ over_both![
     a_certificate_is_listed_until_it_ends,
     a_list_of_one_broker_is_had_from_another,
     a_timeline_is_of_a_tree_and_all_brokers,
-    a_timeline_holds_the_newest_thousand,
+    a_timeline_holds_its_beginning_and_what_is_newest,
 ];
 
 async fn a_task_lives_until_it_ends(world: World) {
@@ -361,7 +365,7 @@ async fn a_taint_stands_and_needs_no_other_record(world: World) {
     let other = world.another(7).await.unwrap();
     world.ledger.publish(&key).await.unwrap();
     let alive = async |ledger: &Ledger| ledger.live(&task.id, &of_task.id, kid).await.unwrap().is_some();
-    assert!(!other.is_tainted(kid).await.unwrap() && alive(&other).await);
+    assert!(!other.is_barred(&task.id, &of_task.id, kid).await.unwrap() && alive(&other).await);
     let first = Taint { key: key.clone(), tainted_at: now() };
     let later = Taint { tainted_at: tomorrow(), ..first.clone() };
     for (ledger, taint) in [(&world.ledger, &first), (&other, &later)] {
@@ -370,7 +374,11 @@ async fn a_taint_stands_and_needs_no_other_record(world: World) {
     let standing = [StandingKey::from(first.clone())];
     for ledger in [&world.ledger, &other] {
         assert_eq!(ledger.keys().await.unwrap(), standing);
-        assert!(ledger.is_tainted(kid).await.unwrap() && !alive(ledger).await && lives(ledger, &of_task).await);
+        assert!(
+            ledger.is_barred(&task.id, &of_task.id, kid).await.unwrap()
+                && !alive(ledger).await
+                && lives(ledger, &of_task).await
+        );
     }
     // Published anew, and where the key itself was lost.
     other.publish(&key).await.unwrap();
@@ -380,6 +388,32 @@ async fn a_taint_stands_and_needs_no_other_record(world: World) {
     // What nobody sealed is no key, and nothing is alive because of it.
     world.tamper(&Key::Taint(kid.to_owned()), Some("1 1 1 x {}")).await;
     assert!(other.keys().await.is_err() && other.taint(&first).await.is_err() && !alive(&other).await);
+}
+
+async fn a_dead_lease_takes_no_other_with_it(world: World) {
+    let (task, dead) = declared(&world.ledger, &root()).await;
+    let good = lease(&task.id);
+    assert!(matches!(world.ledger.mint(&task, std::slice::from_ref(&good)).await.unwrap(), Written::Done));
+    let other = world.another(7).await.unwrap();
+    let of = |at| LeaseEnd { task: task.id.clone(), lease: dead.id.clone(), at, reason: None, by: "alice".into() };
+    let asked = [(task.id.clone(), dead.id.clone())];
+    assert_eq!(other.leases_not_ended(&asked).await.unwrap(), std::slice::from_ref(&dead.id));
+    let first = world.ledger.end_lease(&of(now()), tomorrow(), None).await.unwrap();
+    assert!(first.0.at <= first.1);
+    for ledger in [&world.ledger, &other] {
+        assert!(!lives(ledger, &dead).await && lives(ledger, &good).await);
+        let both = [dead.id.clone(), good.id.clone()];
+        assert_eq!(ledger.leases(&task.id, &both).await.unwrap(), [None, Some(good.clone())]);
+        assert!(ledger.leases_not_ended(&asked).await.unwrap().is_empty());
+        assert!(ledger.is_barred(&task.id, &dead.id, "k").await.unwrap());
+        assert!(!ledger.is_barred(&task.id, &good.id, "k").await.unwrap());
+        // Once more, by another broker: since when it is dead does not change.
+        assert_eq!(ledger.end_lease(&of(tomorrow()), tomorrow(), None).await.unwrap(), first);
+    }
+    // What nobody sealed keeps nothing alive, and is told again.
+    world.tamper(&Key::LeaseEnd(task.id.clone(), dead.id.clone()), Some("1 1 1 x {}")).await;
+    assert!(!lives(&other, &dead).await);
+    assert_eq!(other.leases_not_ended(&asked).await.unwrap(), std::slice::from_ref(&dead.id));
 }
 
 async fn a_restart_forgets_nothing(world: World) {
@@ -577,7 +611,7 @@ async fn a_timeline_is_of_a_tree_and_all_brokers(world: World) {
     assert!(!here.timeline(&other).await.unwrap().complete);
 }
 
-async fn a_timeline_holds_the_newest_thousand(world: World) {
+async fn a_timeline_holds_its_beginning_and_what_is_newest(world: World) {
     let task = root();
     let all: Vec<_> = (0..2000_u64)
         .map(|at| happened(&task, "a", at, at.checked_sub(1), if at == 0 { "task_declared" } else { "looked" }))
@@ -586,6 +620,6 @@ async fn a_timeline_holds_the_newest_thousand(world: World) {
         world.ledger.tell(&task, some).await.unwrap();
     }
     let timeline = world.ledger.timeline(&task).await.unwrap();
-    assert_eq!(numbers(&timeline.events), numbers(&all[1000..]));
+    assert_eq!(numbers(&timeline.events), numbers(&[&all[..100], &all[1100..]].concat()));
     assert!(!timeline.complete && timeline.unverified == 0);
 }

@@ -110,9 +110,10 @@ impl Revocations {
             self.gap = true;
             return Err(Refused("it is of another broker"));
         }
-        let repeats = claims.sequence == sequence && claims.previous.is_some_and(|previous| previous < sequence);
-        if is_new || !(claims.sequence < sequence || repeats) {
-            if claims.previous.is_some_and(|previous| previous != sequence) {
+        if is_new || claims.sequence >= sequence {
+            // What it tells again is held already; of a new generation, in which brokers count anew, nothing is.
+            let goes_on = |previous| previous == sequence || (previous < sequence && !is_new);
+            if !claims.previous.is_none_or(goes_on) {
                 self.gap = true;
                 return Err(Refused("something was missed before it"));
             }

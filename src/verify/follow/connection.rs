@@ -6,19 +6,26 @@ use reqwest::{
 };
 use serde::Deserialize;
 use serde_json::json;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use url::Url;
 
 use super::{FollowTerms, Trouble, events::Events};
 use crate::{
-    id::is_loopback,
+    id::{hex, is_loopback, random},
     verify::{Asked, Keys, MAX_STATE},
 };
 
+/// The header that says which of a service's verifiers asks.
+const FOLLOWER: &str = "Remit-Follower";
 /// How long it takes at most to reach a broker.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long it takes at most until it answers, and until a document is here.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection for keys is kept: the next are fetched long after, and brokers have better uses for it.
+const KEPT_OPEN: Duration = Duration::from_secs(1);
 /// The longest metadata, and the longest set of keys.
 const MAX_DOCUMENT: usize = 256 * 1024;
 /// A state with what stands around it in a stream.
@@ -30,9 +37,13 @@ const LONGEST: u64 = 300;
 
 pub(super) struct Connection {
     http: reqwest::Client,
+    /// The last session's: what is said of the states that came on it goes to the same broker, and with HTTP/2 on the same connection.
+    latest: Mutex<reqwest::Client>,
     roots: Option<Vec<reqwest::Certificate>>,
     issuer: String,
     authorization: Option<HeaderValue>,
+    /// Which of the service's verifiers this is: each is waited for by itself.
+    follower: HeaderValue,
 }
 
 /// Where things are, as the broker says (RFC 8414).
@@ -59,13 +70,25 @@ impl Connection {
             Ok::<_, Trouble>(value)
         };
         let authorization = terms.service_token.as_ref().map(bearer).transpose()?;
-        Ok(Self { http: client(roots.as_deref())?, roots, issuer: terms.issuer.clone(), authorization })
+        let name = random::<16>().map_err(|why| Trouble::of(&why))?;
+        let follower = HeaderValue::try_from(hex(&name)).map_err(|why| Trouble::of(&why))?;
+        let http = client(roots.as_deref())?;
+        Ok(Self {
+            latest: Mutex::new(http.clone()),
+            http,
+            roots,
+            issuer: terms.issuer.clone(),
+            authorization,
+            follower,
+        })
     }
 
     /// A way to one broker: what is asked on it is asked, as far as that is up to us, on one connection, which goes with it. A connection
     /// that is dead without anybody having said so is not used again.
     pub(super) fn session(&self) -> Result<Session<'_>, Trouble> {
-        Ok(Session { connection: self, http: client(self.roots.as_deref())? })
+        let http = client(self.roots.as_deref())?;
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&http);
+        Ok(Session { connection: self, http })
     }
 
     /// The keys of all brokers, and how long they may be kept.
@@ -87,7 +110,8 @@ impl Connection {
     /// Tells the broker how far we are, where it knows us.
     pub(super) async fn acknowledge(&self, (broker, sequence): (String, u64)) -> Result<(), Trouble> {
         let body = json!({"broker": broker, "sequence": sequence}).to_string();
-        let request = self.http.post(self.place("/v1/revocations/ack")?).header(CONTENT_TYPE, "application/json");
+        let http = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let request = http.post(self.place("/v1/revocations/ack")?).header(CONTENT_TYPE, "application/json");
         send(self.known(request.body(body))).await.map(|_| ())
     }
 
@@ -106,7 +130,9 @@ impl Connection {
 
     fn known(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.authorization {
-            Some(authorization) => request.header(AUTHORIZATION, authorization.clone()),
+            Some(authorization) => {
+                request.header(AUTHORIZATION, authorization.clone()).header(FOLLOWER, self.follower.clone())
+            }
             None => request,
         }
     }
@@ -161,6 +187,7 @@ impl Session<'_> {
 fn client(roots: Option<&[reqwest::Certificate]>) -> Result<reqwest::Client, Trouble> {
     let mut builder = reqwest::Client::builder()
         .connect_timeout(CONNECT)
+        .pool_idle_timeout(KEPT_OPEN)
         .http2_keep_alive_interval(PATIENCE)
         .http2_keep_alive_timeout(CONNECT)
         .redirect(reqwest::redirect::Policy::none())

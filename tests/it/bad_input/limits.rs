@@ -15,16 +15,27 @@ use crate::support::{GIT, KEYTOOL_CSR, RESPONDER, Stand, Store, VIEWER};
 type Limit = (&'static str, [Case; 2]);
 
 /// What the README calls a limit that no single request meets, the file and the line that it stands in.
-const IN_TIME: [(&str, &str, &str); 10] = [
+const IN_TIME: [(&str, &str, &str); 13] = [
     ("time to send a body", "src/http/extract.rs", "const BODY_DEADLINE: Duration = Duration::from_secs({});"),
     ("time of a connection without a request", "src/http/listen.rs", "const IDLE: Duration = Duration::from_secs({});"),
     ("connections on TCP", "src/serve.rs", "const MOST_TCP: usize = {};"),
     ("connections on the Unix socket", "src/serve.rs", "const MOST_UNIX: usize = {};"),
     ("requests under way on a connection", "src/http/listen.rs", "const MOST_REQUESTS: u32 = {};"),
     ("watches of tasks at a time", "src/broker/follow.rs", "const MOST: usize = {};"),
-    ("followers of the revocation feed at a time", "src/broker/feed.rs", "const MOST: usize = {};"),
+    (
+        "looks of one person at a time: the log, searches, workloads, reports",
+        "src/broker/sight.rs",
+        "const LOOKS: usize = {};",
+    ),
+    ("followers of the revocation feed at a time", "src/revocation/mod.rs", "pub const FOLLOWERS: u32 = {};"),
     ("certificates of a task that are valid", "src/revocation/crl.rs", "const MOST_OF_A_TASK: usize = {};"),
+    (
+        "tokens of a task with places of their own that are valid",
+        "src/revocation/placed.rs",
+        "const MOST_OF_A_TASK: usize = {};",
+    ),
     ("the same in a minute", "src/task/report.rs", "const MAX_A_MINUTE: u32 = {};"),
+    ("locks in force", "src/broker/locks.rs", "const MOST: usize = {};"),
     ("unknown task ids revoked in a minute", "src/broker/revoke.rs", "const UNSEEN_PER_MINUTE: u32 = {};"),
 ];
 

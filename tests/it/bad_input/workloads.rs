@@ -655,7 +655,7 @@ pub(super) fn grants(bench: &Bench) -> Vec<Case> {
 /// Row 61.
 pub(super) fn revoked_again(bench: &Bench) -> Vec<Case> {
     let (task, _) = &bench.over[0];
-    let first = json!({"task": task, "state": "revoked", "known": true, "effective_by": bench.revoke["effective_by"], "reach": bench.revoke["reach"]});
+    let first = json!({"task": task, "state": "revoked", "known": true, "effective_by": bench.revoke["effective_by"]});
     let body = r#"{"reason":"again"}"#;
     vec![
         api("a second time", format!("/v1/tasks/{task}/revoke"), RESPONDER, body, Expected::Fine(200, first.clone())),
@@ -729,10 +729,25 @@ pub(super) fn ids_as_keys(bench: &Bench) -> Vec<Case> {
     cases
 }
 
-/// Rows 61 and 65.
-pub(super) fn no_revocation_endpoint(bench: &Bench) -> Vec<Case> {
-    let token = encode(&[("token", &bench.token), ("token_type_hint", "refresh_token")]);
-    vec![form("there is no such endpoint", "/oauth2/revoke", GIT_TOKEN, token, Expected::OAuth(404, "not_found"))]
+/// Rows 61 and 65: what is none of the caller's is done with, and who may not say so is refused.
+pub(super) fn revocations_of_tokens(bench: &Bench) -> Vec<Case> {
+    let revoke = |what: &str, bearer: &str, token: &str, hint: &str, expected| {
+        let body = encode(&[("token", token), ("token_type_hint", hint)]);
+        form(format!("{what}, `{hint}`"), "/oauth2/revoke", bearer, body, expected)
+    };
+    let mut cases = Vec::new();
+    for hint in ["refresh_token", "nonsense", "", "\u{1f5dd}"] {
+        cases.push(revoke("garbage", &bench.stand.evidence(), "x", hint, Expected::Fine(200, json!({}))));
+        cases.push(revoke(
+            "another's",
+            &bench.stand.other_instance(),
+            &bench.token,
+            hint,
+            Expected::Fine(200, json!({})),
+        ));
+        cases.push(revoke("by a service", GIT_TOKEN, &bench.token, hint, Expected::OAuth(401, "invalid_client")));
+    }
+    cases
 }
 
 /// Row 65.

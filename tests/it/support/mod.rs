@@ -15,11 +15,12 @@ pub(crate) use documented::{codes, operations, response, taken};
 pub(crate) use edited::with_policies;
 pub(crate) use frozen::Frozen;
 pub(crate) use issuer::{ISSUER, Issuer, now, overlaid};
-pub(crate) use people::{SSO, SSO_AUDIENCE, people};
+pub(crate) use people::{SSO, SSO_AUDIENCE, approver, people};
 pub(crate) use process::{Server, free_port, made, mortal_broker, wait_for, written_by};
 pub(crate) use prover::{Body, Prover};
 pub(crate) use redis::Redis;
 
+use remit::clock::Time;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -225,7 +226,15 @@ impl Stand {
 
     /// The lines of the audit log so far that say what was asked for and done. Those that nobody waits for may come any time later.
     pub(crate) fn audit(&self) -> Vec<Value> {
-        let later = ["evidence_refused", "more_evidence_refused", "introspected", "refused_after_end", "settled"];
+        let later = [
+            "evidence_refused",
+            "more_evidence_refused",
+            "caller_refused",
+            "more_callers_refused",
+            "introspected",
+            "refused_after_end",
+            "settled",
+        ];
         let mut lines = self.whole_audit();
         lines.retain(|line| later.iter().all(|event| line["event"] != *event));
         lines
@@ -303,6 +312,22 @@ pub(crate) fn declaration() -> Value {
 #[track_caller]
 pub(crate) fn text(value: &Value, member: &str) -> String {
     value[member].as_str().unwrap_or_else(|| panic!("no `{member}` in {value}")).to_owned()
+}
+
+/// A time that an answer names. Times are compared as such, never as text: a whole second is written without a fraction.
+#[track_caller]
+pub(crate) fn time(value: &Value, member: &str) -> Time {
+    let text = text(value, member);
+    assert!(text.ends_with('Z'), "{text}");
+    text.parse().unwrap_or_else(|error| panic!("{member} is {text}: {error}"))
+}
+
+/// The answer of a revoke without what changes as it arrives.
+pub(crate) fn settled(mut answer: Value) -> Value {
+    for reach in answer["reach"].as_array_mut().expect("classes") {
+        reach.as_object_mut().expect("a class").remove("done");
+    }
+    answer
 }
 
 /// The claims of a token, unverified.

@@ -11,6 +11,12 @@ pub(crate) const SSO: &str = "https://sso.example.com";
 /// What its tokens for the broker have as `aud`.
 pub(crate) const SSO_AUDIENCE: &str = "remit";
 
+/// The end of a configuration with the operator that the usual ones lack.
+pub(crate) fn approver() -> String {
+    let digest = remit::id::sha256_hex(super::APPROVER.as_bytes());
+    format!("[[operator]]\nname = \"otto\"\nroles = [\"approver\"]\ntoken_sha256 = \"{digest}\"")
+}
+
 /// The end of a configuration with that issuer, an operator for every role that the usual ones lack, and two owners.
 pub(crate) fn people() -> String {
     let grants = ["viewer", "responder", "approver", "admin"].map(|role| {
@@ -18,10 +24,7 @@ pub(crate) fn people() -> String {
     });
     format!(
         r##"
-[[operator]]
-name = "otto"
-roles = ["approver"]
-token_sha256 = "{approver}"
+{approver}
 [[operator_issuer]]
 name = "sso"
 issuer = "{SSO}"
@@ -44,7 +47,7 @@ groups = ["others"]
 id = "nobody@example.com"
 workloads = ["/nobody/*"]
 "##,
-        approver = remit::id::sha256_hex(super::APPROVER.as_bytes()),
+        approver = approver(),
         grants = grants.concat(),
         payments = super::OWNER,
     )

@@ -8,7 +8,7 @@ use std::{
     process::Stdio,
     time::Duration,
 };
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
 
 use super::secrets;
 
@@ -22,6 +22,11 @@ pub(crate) fn made(path: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     assert!(path.exists(), "{} is missing: tests/run makes it; run the tests with tests/run", path.display());
     path
+}
+
+/// A file to add to.
+fn append(path: &Path) -> fs::File {
+    fs::OpenOptions::new().append(true).create(true).open(path).expect("a file")
 }
 
 /// Waits until `ready` says so, at most 20 seconds.
@@ -75,6 +80,15 @@ impl Server {
         Self::run(command, config, log).await
     }
 
+    /// The same with a standard output that somebody reads, or does not.
+    pub(crate) async fn start_piped(config: &Path) -> (Self, ChildStdout) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remit"));
+        command.args(["serve", "--config"]).arg(config).env("REMIT_LOG", "remit=trace,info").stdout(Stdio::piped());
+        let mut server = Self::launch(command, config, &config.with_extension("stderr")).await;
+        let stdout = server.child.stdout.take().expect("a pipe");
+        (server, stdout)
+    }
+
     /// The same of a build that dies where the file `armed` says.
     pub(crate) async fn start_mortal(config: &Path, armed: &Path) -> Self {
         Self::run(mortal_broker(config, armed), config, &config.with_extension("stderr")).await
@@ -100,14 +114,17 @@ impl Server {
     }
 
     async fn run(mut command: impl std::borrow::BorrowMut<Command>, config: &Path, log: &Path) -> Self {
+        command.borrow_mut().stdout(append(&config.with_extension("stdout")));
+        Self::launch(command, config, log).await
+    }
+
+    async fn launch(mut command: impl std::borrow::BorrowMut<Command>, config: &Path, log: &Path) -> Self {
         let since = secrets::mark(config.parent().expect("a directory"));
-        let append = |path: &Path| fs::OpenOptions::new().append(true).create(true).open(path).expect("a file");
         let text = std::fs::read_to_string(config).expect("a configuration");
         let listen = text.split_once("\nhttp = \"").and_then(|(_, rest)| rest.split('"').next());
         let url = format!("http://{}", listen.expect("where it listens"));
         let command = command.borrow_mut().stdin(Stdio::null()).kill_on_drop(true);
-        let command = command.stdout(append(&config.with_extension("stdout"))).stderr(append(log));
-        let mut child = command.spawn().expect("remit starts");
+        let mut child = command.stderr(append(log)).spawn().expect("remit starts");
         let client = super::client();
         for attempt in 0.. {
             if let Ok(answer) = client.get(format!("{url}/readyz")).send().await

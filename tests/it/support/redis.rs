@@ -44,9 +44,19 @@ impl Redis {
 
     /// It hangs: connections stay, and nobody answers.
     pub(crate) async fn hang(&self) {
+        self.signal("-STOP").await;
+    }
+
+    /// It goes on after it has hung.
+    pub(crate) async fn go_on(&self) {
+        let pid = self.child.id().expect("it runs").to_string();
+        assert!(Command::new("kill").args(["-CONT", &pid]).status().await.expect("kill").success());
+    }
+
+    async fn signal(&self, signal: &str) {
         let about = self.cli(&["INFO", "server"]).await;
         let pid = about.lines().find_map(|line| line.strip_prefix("process_id:")).expect("its process").trim();
-        assert!(Command::new("kill").args(["-STOP", pid]).status().await.expect("kill").success());
+        assert!(Command::new("kill").args([signal, pid]).status().await.expect("kill").success());
     }
 
     /// Starts again on what is on disk.

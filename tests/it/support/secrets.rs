@@ -237,8 +237,15 @@ impl fmt::Display for Leak {
 /// Everything that is secret of what came up since.
 pub(crate) fn leaks(since: usize, places: &[(String, Vec<u8>)]) -> BTreeSet<Leak> {
     let secrets = known().secrets[since..].to_vec();
-    let parties =
-        [super::GIT_TOKEN, super::REGISTRY_TOKEN, super::RESPONDER, super::VIEWER, super::ADMIN, super::APPROVER];
+    let parties = [
+        super::GIT_TOKEN,
+        super::REGISTRY_TOKEN,
+        super::RESPONDER,
+        super::VIEWER,
+        super::ADMIN,
+        super::APPROVER,
+        crate::signals::RECEIVER_TOKEN,
+    ];
     let parties = parties.map(|token| Secret {
         kind: "the token of an operator or a service".to_owned(),
         octets: token.as_bytes().to_vec(),

@@ -1,0 +1,219 @@
+//! Expanding locks: a lock ends every task that it matches, tree by tree, behind the answer. Verifiers that follow the feed match the lock
+//! itself against what they are shown; for status lists and revocation lists, and for certificates, which do not say whose they are,
+//! each tree needs an end of its own.
+//!
+//! It is done in the background by the broker that took the lock. What it has come to is shown in the store; where nothing has been shown for
+//! a while, because that broker died, any other goes on. Doing it twice does nothing more.
+
+use chrono::TimeDelta;
+use futures_util::future::join_all;
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    Broker,
+    lockout::{is_in_force, state_of},
+    revoke::Stop,
+};
+use crate::{
+    audit::{Actor, Entry, Event},
+    claims::{Lock, LockSubject},
+    clock::Time,
+    id::LockId,
+    lease::{Expansion, InDoubt},
+    notice::Notice,
+    task::{End, State, Task},
+};
+
+/// How often it is looked for locks to expand.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long nothing is heard of whoever expands a lock, before another broker does.
+const ABANDONED: TimeDelta = TimeDelta::seconds(10);
+/// How many tasks are looked at in one step, and how many are ended at a time.
+const LOOK: usize = 200;
+const AT_ONCE: usize = 16;
+
+/// How far locks have been expanded, as far as this broker knows.
+#[derive(Default)]
+pub(super) struct Expansions(Mutex<HashMap<LockId, Expansion>>);
+
+impl Expansions {
+    fn held(&self) -> MutexGuard<'_, HashMap<LockId, Expansion>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn get(&self, id: &LockId) -> Option<Expansion> {
+        self.held().get(id).cloned()
+    }
+
+    fn note(&self, id: &LockId, expansion: Expansion) {
+        self.held().insert(id.clone(), expansion);
+    }
+
+    fn is_done(&self, id: &LockId) -> bool {
+        self.held().get(id).is_some_and(|expansion| expansion.done_at.is_some())
+    }
+}
+
+/// A lock that is being expanded.
+struct Expanding<'a> {
+    notice: &'a Notice,
+    lock: &'a Lock,
+    /// Tasks that were declared later it did not keep out.
+    before: Time,
+    /// Found in this pass.
+    matched: AtomicU64,
+    /// Ended in this pass and in those before.
+    revoked: AtomicU64,
+    before_this_pass: u64,
+}
+
+impl<'a> Expanding<'a> {
+    fn of(notice: &'a Notice, so_far: Option<Expansion>) -> Option<Self> {
+        let state = state_of(notice)?;
+        let released = state.release.as_ref().map_or(notice.until, |release| release.at);
+        let before_this_pass = so_far.map_or(0, |so_far| so_far.revoked);
+        Some(Self {
+            notice,
+            lock: &state.lock,
+            before: notice.until.min(released),
+            matched: AtomicU64::new(0),
+            revoked: AtomicU64::new(before_this_pass),
+            before_this_pass,
+        })
+    }
+
+    /// Whether it kept this task out while it stood: released, it matches nothing any more.
+    fn fits(&self, task: &Task) -> bool {
+        let standing = Lock { released: false, ..self.lock.clone() };
+        task.created_at < self.before && standing.fits(&LockSubject::of_task(task))
+    }
+
+    fn so_far(&self, now: Time, done: bool, broker: &str) -> Expansion {
+        Expansion {
+            matched: self.before_this_pass + self.matched.load(Ordering::Acquire),
+            revoked: self.revoked.load(Ordering::Acquire),
+            done_at: done.then_some(now),
+            at: now,
+            broker: broker.to_owned(),
+        }
+    }
+}
+
+impl Broker {
+    /// Expands locks as they come. Ends with the broker.
+    pub async fn expand_locks(&self) {
+        loop {
+            // Whether it was told or not: there may be one that nobody else goes on with.
+            let _ = tokio::time::timeout(EVERY, self.lockouts.due.notified()).await;
+            if let Err(why) = self.expand_due().await {
+                tracing::warn!(%why, "a lock is not expanded yet, and is tried again");
+                tokio::time::sleep(EVERY).await;
+            }
+        }
+    }
+
+    async fn expand_due(&self) -> Result<(), InDoubt> {
+        let (now, locks) = (self.now(), self.locks());
+        let expansions = &self.lockouts.expansions;
+        let unfinished: Vec<_> = locks
+            .1
+            .iter()
+            .filter_map(|notice| Some((state_of(notice)?.lock.id.clone(), notice)))
+            .filter(|(id, _)| !expansions.is_done(id))
+            .collect();
+        expansions.held().retain(|id, _| locks.1.iter().filter_map(state_of).any(|state| state.lock.id == *id));
+        if unfinished.is_empty() || !self.is_vouched() {
+            return Ok(());
+        }
+        let ids: Vec<_> = unfinished.iter().map(|(id, _)| id.clone()).collect();
+        let (shown, own) = (self.parts.ledger.expansions(&ids).await?, self.revocations.broker().as_str());
+        let mut ours = Vec::new();
+        for ((id, notice), shown) in unfinished.into_iter().zip(shown) {
+            let (broker, heard) = shown.as_ref().map_or((&notice.broker, notice.at), |shown| (&shown.broker, shown.at));
+            let is_done = shown.as_ref().is_some_and(|shown| shown.done_at.is_some());
+            let is_ours = broker == own || now - heard > ABANDONED;
+            if is_ours && !is_done {
+                ours.extend(Expanding::of(notice, shown));
+            } else if let Some(shown) = shown {
+                expansions.note(&id, shown);
+            }
+        }
+        // Whatever was declared before this without having seen the lock is in the store, and is found.
+        for expanding in &ours {
+            self.parts.ledger.keep_lock(expanding.notice, now).await?;
+        }
+        if ours.is_empty() { Ok(()) } else { self.expand(&ours).await }
+    }
+
+    /// Goes through all tasks once, and ends those that these locks match.
+    async fn expand(&self, locks: &[Expanding<'_>]) -> Result<(), InDoubt> {
+        let mut before = None;
+        loop {
+            let (page, next) = self.parts.ledger.tasks(before.as_ref(), LOOK).await?;
+            let now = self.now();
+            let alive = page.into_iter().filter(|held| held.state(now) == State::Active);
+            let hit: Vec<_> =
+                alive.filter_map(|held| Some((locks.iter().find(|lock| lock.fits(&held.task))?, held.task))).collect();
+            for (lock, _) in &hit {
+                lock.matched.fetch_add(1, Ordering::AcqRel);
+            }
+            let mut all = true;
+            for some in hit.chunks(AT_ONCE) {
+                all &= join_all(some.iter().map(|(lock, task)| self.end_for(lock, task)))
+                    .await
+                    .into_iter()
+                    .all(|ended| ended);
+            }
+            if !hit.is_empty() {
+                self.show_expansions(locks, false).await?;
+            }
+            if !all {
+                return Err(InDoubt("not every task that a lock matches could be ended".into()));
+            }
+            before = next;
+            if before.is_none() {
+                break;
+            }
+        }
+        self.show_expansions(locks, true).await
+    }
+
+    /// Whether the task has ended, in the store.
+    async fn end_for(&self, expanding: &Expanding<'_>, task: &Task) -> bool {
+        let Expanding { notice, lock, .. } = expanding;
+        let reason = format!("{}: {}", lock.id, notice.reason.as_deref().unwrap_or_default());
+        let (at, by) = (self.now(), notice.by.clone());
+        let end = End { task: task.id.clone(), state: State::Revoked, at, reason: Some(reason), by };
+        let ended = self.stop(end, false, &Actor::Operator { name: notice.by.clone() }, "").await;
+        let ended = matches!(ended, Ok(Stop::Done(_)));
+        if ended {
+            expanding.revoked.fetch_add(1, Ordering::AcqRel);
+        }
+        ended
+    }
+
+    async fn show_expansions(&self, locks: &[Expanding<'_>], done: bool) -> Result<(), InDoubt> {
+        let (now, broker) = (self.now(), self.revocations.broker().as_str());
+        for expanding in locks {
+            let (id, so_far) = (&expanding.lock.id, expanding.so_far(now, done, broker));
+            self.parts.ledger.show_expansion(id, &so_far).await?;
+            if done {
+                let Expansion { matched, revoked, .. } = so_far;
+                let event = Event::LockExpanded { lock: id.clone(), matched, revoked };
+                let (request, actor) = (String::new(), Actor::Broker);
+                self.parts.audit.note(Entry { time: now, request, actor, task: None, event });
+                let in_force = is_in_force(expanding.notice, now);
+                tracing::info!(lock = %id, matched, revoked, in_force, "a lock was expanded");
+            }
+            self.lockouts.expansions.note(id, so_far);
+        }
+        Ok(())
+    }
+}
