@@ -308,4 +308,61 @@ mod tests {
             }
         }
     }
+
+    /// A service of tonic's with one method, which answers with the task that it was told, and what its caller makes of a refusal.
+    #[cfg(feature = "grpc")]
+    #[tokio::test]
+    async fn tonic_takes_it_and_its_callers_are_told_in_their_words() {
+        use tonic::{Code, body::Body};
+        use tonic_prost::ProstCodec;
+
+        #[derive(Clone)]
+        struct Notes;
+
+        impl tonic::server::UnaryService<()> for Notes {
+            type Response = String;
+            type Future = Ready<Result<tonic::Response<String>, tonic::Status>>;
+
+            fn call(&mut self, request: tonic::Request<()>) -> Self::Future {
+                let verified: &Verified = request.extensions().get().unwrap();
+                ready(Ok(tonic::Response::new(verified.claims().task.id.to_string())))
+            }
+        }
+
+        impl Service<Request<Body>> for Notes {
+            type Response = Response<Body>;
+            type Error = Infallible;
+            type Future = futures_util::future::BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+            fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+                Poll::Ready(Ok(()))
+            }
+
+            fn call(&mut self, request: Request<Body>) -> Self::Future {
+                let notes = self.clone();
+                Box::pin(async move {
+                    let mut grpc = tonic::server::Grpc::new(ProstCodec::<String, ()>::default());
+                    Ok(grpc.unary(notes, request).await)
+                })
+            }
+        }
+
+        let ask = async |door: &Door, authorization: Option<&str>| {
+            let mut client = tonic::client::Grpc::new(door.service.layer.layer(Notes));
+            let mut request = tonic::Request::new(());
+            if let Some(authorization) = authorization {
+                request.metadata_mut().insert("authorization", authorization.parse().unwrap());
+            }
+            client.ready().await.unwrap();
+            let method = http::uri::PathAndQuery::from_static("/notes.v1.Notes/Read");
+            let answer = client.unary(request, method, ProstCodec::<(), String>::default()).await;
+            answer.map(tonic::Response::into_inner).map_err(|status| status.code())
+        };
+        let door = Door::open();
+        let bearer = format!("Bearer {}", door.stand.token(None));
+        assert_eq!(ask(&door, Some(&bearer)).await, Ok(TASK.to_owned()));
+        assert_eq!(ask(&door, None).await, Err(Code::Unauthenticated));
+        assert_eq!(ask(&door, Some("Bearer x")).await, Err(Code::Unauthenticated));
+        assert_eq!(ask(&Door::new(), Some(&bearer)).await, Err(Code::Unavailable), "it cannot tell");
+    }
 }
