@@ -26,8 +26,8 @@
 //!
 //! **Revoke one credential** (`broker/revoke_lease.rs`): the same steps for a lease, whose task goes on.
 //!
-//! **Status lists** (`broker/status.rs`): what other brokers ended is read, for tokens with places of their own (`broker/placed.rs`) → the bits
-//! of the store and of the ends known here → a last look whether the store is still itself → signed.
+//! **Status lists** (`broker/status.rs`): what other brokers ended is read, for tasks below and tokens with places of their own
+//! (`broker/placed.rs`) → the bits of the store and of the ends known here → a last look whether the store is still itself → signed.
 //!
 //! **Task token** (`broker/task_token.rs`): whoever showed a key gets one when declaring and renewing; on its task it stands for the evidence.
 //!

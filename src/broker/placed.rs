@@ -1,9 +1,10 @@
-//! Tokens that have a place of their own in the status lists, because their service wants it (`status = "token"`): so the lists show when
-//! one of them is revoked by itself.
+//! Places in the status lists that an end takes with it: those of the tasks below the one that ended, and of tokens that have a place of
+//! their own, because their service wants it (`status = "token"`), so that the lists show when one of them is revoked by itself.
 //!
 //! A revoke writes nothing for them, however many there are. Whoever signs a list first reads what has ended, and sets the bits of all that
-//! ended with it: from the store, which lists the tokens of a task, and from what this broker minted itself. Where that cannot be told, no
-//! list is signed, and readers deny when the last one is over. So the lists of every broker show an end as soon as those of tasks do.
+//! ended with it: from the store, which lists the tasks of a tree and the tokens of a task, and from what this broker minted itself. Where
+//! that cannot be told, no list is signed, and readers deny when the last one is over. So the lists of every broker show an end as soon as
+//! those of tasks do.
 
 use futures_util::future::try_join_all;
 
@@ -62,8 +63,8 @@ impl Broker {
         Ok(given)
     }
 
-    /// Sets the bits of all tokens with places of their own that have ended, by themselves or with their tasks, as far as any broker has
-    /// told before this.
+    /// Sets the bits of all tasks below those that have ended, and of all tokens with places of their own that have, by themselves or with
+    /// their tasks, as far as any broker has told before this.
     ///
     /// # Errors
     /// When the store is in doubt.
@@ -78,7 +79,7 @@ impl Broker {
         while from < owed.notices.len() {
             let to = owed.notices.len().min(from + AT_ONCE);
             let some = &owed.notices[from..to];
-            // Looked at first: what is told to all is in the store by then, and no token of the task is minted any more.
+            // Looked at first: what is told to all is in the store by then, and nothing is declared or minted below the task any more.
             let mut settled = some.iter().map(|notice| self.is_settled(notice)).collect::<Vec<_>>().into_iter();
             self.mark_ended(some).await?;
             // Whoever asked for the list may be gone while this waits: what is done is taken out when it is, and nothing else.
@@ -114,6 +115,8 @@ impl Broker {
         }
         let own = ended.iter().flat_map(|task| self.own_places.minted.of(task));
         own.for_each(|place| self.status_lists.mark(place));
+        let below = try_join_all(ended.iter().map(|task| ledger.places_below(task))).await?;
+        below.into_iter().flatten().for_each(|place| self.status_lists.mark(place));
         // Where no service wants it, that is all.
         if ledger.any_placed().await? {
             let of_tasks = try_join_all(ended.iter().map(|task| ledger.placed(task))).await?;

@@ -520,7 +520,7 @@ impl Ledger {
     ) -> Result<Option<Stopped>, InDoubt> {
         let record = self.0.sealer.seal(&Key::End(end.task.clone()), end)?;
         // In memory as a rule. What was declared never changes, so neither does the place of its status. The places of tasks below
-        // it are their own, and so far nobody can declare one.
+        // it are their own, and are set by whoever signs a list, however many there are ([`Ledger::places_below`]).
         let status = self.declared(&end.task).await.ok().flatten().map(|task| task.status);
         let mut step = Ending { id: end.task.clone(), end: record, keep_until, unseen, status };
         let Some(Ended { end: standing, task, renewal, tally }) = self.0.store.end(&step).await? else {

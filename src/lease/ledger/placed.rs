@@ -1,4 +1,4 @@
-//! Tokens that have a place of their own in the status lists: which ones a task has, and where.
+//! The places in the status lists that are not those of the task that ended: of the tasks below it, and of tokens that have one of their own.
 //!
 //! What names them is an index, which carries no MAC; where one stands says its sealed lease alone. So nothing that is written into the
 //! index can set a bit that is another's.
@@ -69,6 +69,38 @@ impl Ledger {
             match names.into_iter().next_back() {
                 Some(last) if !is_last => (before, page) = (last, PAGE),
                 _ => return Ok(placed),
+            }
+        }
+    }
+
+    /// Where the tasks below this one stand. A record that is not to be believed names no place, and is logged.
+    ///
+    /// # Errors
+    /// When the store is in doubt.
+    pub async fn places_below(&self, task: &TaskId) -> Result<Vec<StatusIndex>, InDoubt> {
+        let (mut places, mut before, mut page) = (Vec::new(), format!("{task};"), FIRST_PAGE);
+        loop {
+            let names = self.0.store.list(Index::Tasks, Some(&before), page).await?;
+            let is_last = names.len() < page || names.last().is_none_or(|last| last.as_str() <= task.as_str());
+            let below = |id: &TaskId| task.covers(id) && id != task;
+            let ids: Vec<TaskId> = names.iter().filter_map(|name| name.parse().ok()).filter(below).collect();
+            let keys: Vec<Key> = ids.iter().cloned().map(Key::Task).collect();
+            let records = self.0.store.read(&keys).await?;
+            if records.len() != keys.len() {
+                return Err(short());
+            }
+            for (id, record) in ids.iter().zip(records) {
+                let Some(record) = record else { continue };
+                match self.believe(id, &record) {
+                    Ok(below) => places.extend(below.map(|below| below.status)),
+                    Err(why) => {
+                        tracing::error!(%why, task = %id, "whoever goes by status lists does not hear of its end");
+                    }
+                }
+            }
+            match names.into_iter().next_back() {
+                Some(last) if !is_last => (before, page) = (last, PAGE),
+                _ => return Ok(places),
             }
         }
     }

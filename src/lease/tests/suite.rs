@@ -8,6 +8,7 @@ use crate::{
     },
     task::STATUS_LIST_ENTRIES,
 };
+use std::collections::HashSet;
 
 /// Runs every scenario over every store.
 macro_rules! over_both {
@@ -45,6 +46,7 @@ over_both![
     a_full_status_list_is_followed_by_another,
     an_end_stands_in_the_status_list,
     an_end_of_nothing_known_stands_nowhere,
+    the_places_of_a_tree_are_found,
     a_certificate_is_listed_until_it_ends,
     a_list_of_one_broker_is_had_from_another,
     a_timeline_is_of_a_tree_and_all_brokers,
@@ -431,7 +433,7 @@ async fn a_restart_forgets_nothing(world: World) {
 
 async fn no_two_tasks_have_one_place(world: World) {
     let other = world.another(7).await.unwrap();
-    let mut places = std::collections::HashSet::new();
+    let mut places = HashSet::new();
     for _ in 0..100 {
         for ledger in [&world.ledger, &other] {
             let place = ledger.status_index().await.unwrap();
@@ -503,6 +505,34 @@ async fn an_end_of_nothing_known_stands_nowhere(world: World) {
     world.tamper(&key, Some(&record)).await;
     assert_eq!(revoke(&cold, &task.id).await.status, Some(task.status));
     assert!(listed(ledger, &task).await);
+}
+
+async fn the_places_of_a_tree_are_found(world: World) {
+    let ledger = &world.ledger;
+    let (root, _) = declared(ledger, &root()).await;
+    let (child, _) = declared(ledger, &root.id.child().unwrap()).await;
+    let (below, _) = declared(ledger, &child.id.child().unwrap()).await;
+    // Before and after it in the list, and none of it.
+    let (first, last) = (TaskId::root(now() - TimeDelta::hours(1)), TaskId::root(now() + TimeDelta::hours(1)));
+    for other in [first.unwrap(), last.unwrap()] {
+        let (other, _) = declared(ledger, &other).await;
+        declared(ledger, &other.id.child().unwrap()).await;
+    }
+    let mut siblings = Vec::new();
+    for _ in 0..40 {
+        siblings.push(declared(ledger, &root.id.child().unwrap()).await.0.status);
+    }
+    let found =
+        async |task: &Task| world.ledger.places_below(&task.id).await.unwrap().into_iter().collect::<HashSet<_>>();
+    let of_root: HashSet<_> = siblings.into_iter().chain([child.status, below.status]).collect();
+    assert_eq!(found(&root).await, of_root, "more than are asked for at first");
+    assert_eq!(found(&child).await, HashSet::from([below.status]));
+    assert_eq!(found(&below).await, HashSet::new());
+    // A record that is not to be believed hides no other.
+    let (key, cold) = (Key::Task(child.id.clone()), world.another(7).await.unwrap());
+    let record = world.raw(&key).await.unwrap();
+    world.tamper(&key, Some(&record.replace("sb-1", "sb-2"))).await;
+    assert_eq!(cold.places_below(&root.id).await.unwrap().len(), of_root.len() - 1);
 }
 
 const AUTHORITY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
