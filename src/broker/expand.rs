@@ -1,6 +1,6 @@
 //! Expanding locks: a lock ends every task that it matches, tree by tree, behind the answer. Verifiers that follow the feed match the lock
 //! itself against what they are shown; for status lists and revocation lists, and for certificates, which do not say whose they are,
-//! each tree needs an end of its own.
+//! each tree needs an end of its own. That is one for all of the tree: of tasks above each other that are matched, the topmost is ended.
 //!
 //! It is done in the background by the broker that took the lock. What it has come to is shown in the store; where nothing has been shown for
 //! a while, because that broker died, any other goes on. Doing it twice does nothing more.
@@ -8,7 +8,7 @@
 use chrono::TimeDelta;
 use futures_util::future::join_all;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -25,8 +25,8 @@ use crate::{
     audit::{Actor, Entry, Event},
     claims::{Lock, LockSubject},
     clock::Time,
-    id::LockId,
-    lease::{Expansion, InDoubt},
+    id::{LockId, TaskId},
+    lease::{Expansion, Held, InDoubt},
     notice::Notice,
     task::{End, State, Task},
 };
@@ -67,9 +67,8 @@ struct Expanding<'a> {
     lock: &'a Lock,
     /// Tasks that were declared later it did not keep out.
     before: Time,
-    /// Found in this pass.
+    /// Found in this pass, and ended, in this or in those before.
     matched: AtomicU64,
-    /// Ended in this pass and in those before.
     revoked: AtomicU64,
     before_this_pass: u64,
 }
@@ -84,7 +83,7 @@ impl<'a> Expanding<'a> {
             lock: &state.lock,
             before: notice.until.min(released),
             matched: AtomicU64::new(0),
-            revoked: AtomicU64::new(before_this_pass),
+            revoked: AtomicU64::new(0),
             before_this_pass,
         })
     }
@@ -95,10 +94,22 @@ impl<'a> Expanding<'a> {
         task.created_at < self.before && standing.fits(&LockSubject::of_task(task))
     }
 
+    /// Why it ends what it matches.
+    fn reason(&self) -> String {
+        format!("{}: {}", self.lock.id, self.notice.reason.as_deref().unwrap_or_default())
+    }
+
+    /// Whether this was ended for it, by itself or with a task above it.
+    fn has_ended(&self, held: &Held) -> bool {
+        held.end.as_ref().is_some_and(|end| end.state == State::Revoked && end.reason == Some(self.reason()))
+    }
+
     fn so_far(&self, now: Time, done: bool, broker: &str) -> Expansion {
+        // What an earlier pass ended is counted again while the store has it.
+        let so_far = |count: &AtomicU64| count.load(Ordering::Acquire).max(self.before_this_pass);
         Expansion {
-            matched: self.before_this_pass + self.matched.load(Ordering::Acquire),
-            revoked: self.revoked.load(Ordering::Acquire),
+            matched: so_far(&self.matched),
+            revoked: so_far(&self.revoked),
             done_at: done.then_some(now),
             at: now,
             broker: broker.to_owned(),
@@ -158,18 +169,24 @@ impl Broker {
         loop {
             let (page, next) = self.parts.ledger.tasks(before.as_ref(), LOOK).await?;
             let now = self.now();
-            let alive = page.into_iter().filter(|held| held.state(now) == State::Active);
-            let hit: Vec<_> =
-                alive.filter_map(|held| Some((locks.iter().find(|lock| lock.fits(&held.task))?, held.task))).collect();
-            for (lock, _) in &hit {
-                lock.matched.fetch_add(1, Ordering::AcqRel);
+            // What is to be ended, for which lock, and how many tasks of this page end with it.
+            let mut hit: BTreeMap<TaskId, (&Expanding<'_>, u64)> = BTreeMap::new();
+            for held in &page {
+                if let Some(lock) = locks.iter().find(|lock| lock.has_ended(held)) {
+                    lock.matched.fetch_add(1, Ordering::AcqRel);
+                    lock.revoked.fetch_add(1, Ordering::AcqRel);
+                } else if held.state(now) == State::Active {
+                    let fits = |task: &Task| locks.iter().find(|lock| lock.fits(task));
+                    if let Some((lock, top)) = self.topmost(&held.task, fits).await {
+                        lock.matched.fetch_add(1, Ordering::AcqRel);
+                        hit.entry(top).or_insert((lock, 0)).1 += 1;
+                    }
+                }
             }
-            let mut all = true;
+            let (mut all, hit) = (true, Vec::from_iter(hit));
             for some in hit.chunks(AT_ONCE) {
-                all &= join_all(some.iter().map(|(lock, task)| self.end_for(lock, task)))
-                    .await
-                    .into_iter()
-                    .all(|ended| ended);
+                let ends = some.iter().map(|(task, (lock, tasks))| self.end_for(lock, task, *tasks));
+                all &= join_all(ends).await.into_iter().all(|ended| ended);
             }
             if !hit.is_empty() {
                 self.show_expansions(locks, false).await?;
@@ -185,16 +202,27 @@ impl Broker {
         self.show_expansions(locks, true).await
     }
 
-    /// Whether the task has ended, in the store.
-    async fn end_for(&self, expanding: &Expanding<'_>, task: &Task) -> bool {
-        let Expanding { notice, lock, .. } = expanding;
-        let reason = format!("{}: {}", lock.id, notice.reason.as_deref().unwrap_or_default());
-        let (at, by) = (self.now(), notice.by.clone());
-        let end = End { task: task.id.clone(), state: State::Revoked, at, reason: Some(reason), by };
-        let ended = self.stop(end, false, &Actor::Operator { name: notice.by.clone() }, "").await;
-        let ended = matches!(ended, Ok(Stop::Done(_)));
+    /// Of a task and those above it, the topmost that something is found for: that, and its id. What cannot be told of one above does not
+    /// keep the task from being looked at.
+    pub(super) async fn topmost<T>(&self, task: &Task, find: impl Fn(&Task) -> Option<T>) -> Option<(T, TaskId)> {
+        for above in task.id.lineage().filter(|id| *id != task.id) {
+            let declared = self.parts.ledger.declared(&above).await;
+            let declared = declared.inspect_err(|why| tracing::error!(task = %above, %why, "cannot be looked at"));
+            if let Some(found) = declared.ok().flatten().and_then(|declared| find(&declared)) {
+                return Some((found, above));
+            }
+        }
+        find(task).map(|found| (found, task.id.clone()))
+    }
+
+    /// Whether the task has ended, in the store, and with it so many that were found.
+    async fn end_for(&self, expanding: &Expanding<'_>, task: &TaskId, tasks: u64) -> bool {
+        let (at, by) = (self.now(), expanding.notice.by.clone());
+        let actor = Actor::Operator { name: by.clone() };
+        let end = End { task: task.clone(), state: State::Revoked, at, reason: Some(expanding.reason()), by };
+        let ended = matches!(self.stop(end, false, &actor, "").await, Ok(Stop::Done(_)));
         if ended {
-            expanding.revoked.fetch_add(1, Ordering::AcqRel);
+            expanding.revoked.fetch_add(tasks, Ordering::AcqRel);
         }
         ended
     }

@@ -26,7 +26,7 @@ use crate::{
     notice::{LockState, Notice, Release, Subject, SubjectId},
     party::Act,
     revocation::{CRL_LIFE, STATUS_LIST_LIFE},
-    task::{State, check_text},
+    task::{State, Task, check_text},
 };
 
 /// How many locks may be in force at a time: each is held against whatever is verified.
@@ -297,7 +297,12 @@ impl Broker {
         let (mut before, until): (Option<TaskId>, _) = (None, Instant::now() + PATIENCE);
         while Instant::now() < until {
             let (page, next) = self.parts.ledger.tasks(before.as_ref(), LOOK).await.map_err(|why| in_doubt(&why))?;
-            for held in page.iter().filter(|held| lock.fits(&LockSubject::of_task(&held.task))) {
+            for held in &page {
+                // What is below a task ends with it.
+                let fits = |task: &Task| lock.fits(&LockSubject::of_task(task)).then_some(());
+                if self.topmost(&held.task, fits).await.is_none() {
+                    continue;
+                }
                 if held.state(now) == State::Active {
                     weighing.active += 1;
                     *owners.entry(held.task.owner.clone()).or_default() += 1;
