@@ -141,6 +141,8 @@ mod tls;
 #[cfg(test)]
 mod trail;
 #[cfg(test)]
+mod trees;
+#[cfg(test)]
 mod unused;
 #[cfg(test)]
 mod upstream;

@@ -206,7 +206,7 @@ async fn a_revoke_costs_the_same_for_one_credential_and_a_thousand() {
 }
 
 /// Calls by command, without those that the broker's own watch makes at its own pace.
-fn command_counts(stats: &str) -> Vec<(String, u64)> {
+pub(crate) fn command_counts(stats: &str) -> Vec<(String, u64)> {
     let count = |line: &str| {
         let (name, rest) = line.trim().strip_prefix("cmdstat_")?.split_once(":calls=")?;
         let calls = rest.split(',').next()?.parse().ok()?;
