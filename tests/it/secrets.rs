@@ -236,9 +236,13 @@ async fn unlimited(dir: &Path) -> Child {
     child
 }
 
-/// What runs a command as the user of [`unlimited`].
+/// What runs a command as the user of [`unlimited`]. What is started in the background of a shell ignores SIGQUIT, and so would this.
 fn as_them() -> &'static str {
-    if is_root() { "setpriv --reuid=54321 --regid=54321 --clear-groups" } else { "" }
+    if is_root() {
+        "env --default-signal setpriv --reuid=54321 --regid=54321 --clear-groups"
+    } else {
+        "env --default-signal"
+    }
 }
 
 fn is_root() -> bool {
