@@ -50,13 +50,15 @@ local function number(text)
 end
 
 local before, counters = fields(ended), fields(tally)
+-- By how much an id is longer than the one above it. Where nothing of the tree has ended, there is nothing to look for above each task.
+local hop, any_before = 11, next(before) ~= nil
 local tasks, minted, expiry = 0, 0, 0
 for _, member in ipairs(about('SMEMBERS', tree)) do
   if string.sub(member, 1, #id) == id then
-    local active, ancestor = true, member
-    while #ancestor > #id do
-      active = active and not before[ancestor]
-      ancestor = string.match(ancestor, '^(.*)%-') or ''
+    local active, length = true, any_before and #member or 0
+    while active and length > #id do
+      active = not before[string.sub(member, 1, length)]
+      length = length - hop
     end
     tasks = tasks + (active and 1 or 0)
     minted = math.min(minted + number(counters['minted:' .. member]), most)
