@@ -61,7 +61,7 @@ pub(crate) struct Stand {
     /// Where it listens.
     at: SocketAddr,
     /// Removed with it.
-    dir: TempDir,
+    pub(crate) dir: TempDir,
 }
 
 impl Stand {
@@ -181,7 +181,7 @@ instance = "{{run_id}}"
 pub(crate) struct Redis {
     /// Of the bench, beside the broker's.
     pub(crate) connection: redis::aio::MultiplexedConnection,
-    url: String,
+    pub(crate) url: String,
     server: Child,
 }
 
