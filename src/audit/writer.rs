@@ -18,7 +18,8 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    thread::{Builder, JoinHandle},
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Builder, JoinHandle, Thread},
     time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -52,6 +53,9 @@ const RESERVE: u64 = 1 << 20;
 
 /// How long after it did not work another segment is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
+
+/// For how long what nobody waits for waits for others that it can go to disk with, so that it does not cost a sync of its own.
+const LINGER: Duration = Duration::from_millis(20);
 
 /// How much more is taken at a time, where there is room.
 const AHEAD: u64 = 4 << 20;
@@ -449,18 +453,24 @@ impl<M: Medium> Writer<M> {
             let mut keep = None;
             match message {
                 Message::Record(first) => {
+                    let lingers_until = Instant::now() + LINGER;
                     let mut size = first.size();
                     let mut calls = vec![first];
                     // None is longer than half a group.
                     while size <= GROUP / 4 && keep.is_none() {
-                        match messages.try_recv() {
-                            Ok(Message::Record(call)) => {
+                        let is_awaited = |call: &Call| call.done.is_some();
+                        let next = match messages.try_recv() {
+                            Err(_) if !calls.iter().any(is_awaited) => receive_until(&mut messages, lingers_until),
+                            next => next.ok(),
+                        };
+                        match next {
+                            Some(Message::Record(call)) => {
                                 size += call.size();
                                 calls.push(call);
                             }
-                            Ok(Message::Keep(keeping, done)) => keep = Some((keeping, done)),
-                            Ok(Message::Tick) => {}
-                            Err(_) => break,
+                            Some(Message::Keep(keeping, done)) => keep = Some((keeping, done)),
+                            Some(Message::Tick) => {}
+                            None => break,
                         }
                     }
                     self.take(calls);
@@ -750,6 +760,24 @@ impl<M: Medium> Writer<M> {
             witness.sync();
         }
         Ok(())
+    }
+}
+
+/// The next message, if there is one before `until`.
+fn receive_until(messages: &mut mpsc::Receiver<Message>, until: Instant) -> Option<Message> {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    loop {
+        if let Poll::Ready(message) = messages.poll_recv(&mut Context::from_waker(&waker)) {
+            return message;
+        }
+        let left = until.checked_duration_since(Instant::now())?;
+        thread::park_timeout(left);
     }
 }
 

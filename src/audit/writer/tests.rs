@@ -250,6 +250,40 @@ async fn callers_share_syncs_and_none_is_split() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_waits_for_goes_with_what_somebody_waits_for_and_does_not_wait_for_long() {
+    let (_root, dir) = log();
+    let (audit, faults) = faulty(&dir, DEADLINE);
+    audit.note(entry("a"));
+    audit.record(&[entry("b")]).await.unwrap();
+    assert_eq!(whys(&dir), ["a", "b"]);
+    let before = faults.syncs.load(Ordering::SeqCst);
+    audit.note(entry("c"));
+    while whys(&dir).len() < 3 || faults.syncs.load(Ordering::SeqCst) == before {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Nor does the end of the log.
+    audit.note(entry("d"));
+    drop(audit);
+    assert_eq!(whys(&dir), ["a", "b", "c", "d"]);
+}
+
+#[tokio::test]
+async fn a_message_is_waited_for_no_longer_than_until_then() {
+    let (queue, mut messages) = mpsc::channel(1);
+    let now = Instant::now();
+    assert!(receive_until(&mut messages, now).is_none());
+    assert!(receive_until(&mut messages, now + Duration::from_millis(10)).is_none());
+    assert!(now.elapsed() >= Duration::from_millis(10));
+    let long = now + Duration::from_secs(3600);
+    let waiter = Builder::new().name("waiter".to_owned()).spawn(move || receive_until(&mut messages, long)).unwrap();
+    queue.send(Message::Tick).await.unwrap();
+    assert!(matches!(waiter.join().unwrap(), Some(Message::Tick)));
+    let (queue, mut messages) = mpsc::channel::<Message>(1);
+    drop(queue);
+    assert!(receive_until(&mut messages, long).is_none());
+}
+
 #[tokio::test]
 async fn what_a_crash_left_incomplete_is_cut_off() {
     let whole = written(&["a", "b"]);
