@@ -4,7 +4,7 @@
 //! and what finds no room is counted and left out; the audit logs stay the truth. How far the log was told is noted beside it, so that
 //! a broker tells what the one before did not live to tell.
 
-use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt as _};
 use quick_cache::sync::Cache;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -31,8 +31,11 @@ use crate::{
 
 /// How many records may wait to be told.
 const QUEUE: usize = 8192;
-/// How many are told in one go.
-const BATCH: usize = 256;
+/// How many are told in one go, and of how many trees at a time.
+const BATCH: usize = 1024;
+const TREES_AT_ONCE: usize = 64;
+/// For how long after some were told more are gathered, unless a reader waits: so of one tree many are told in one step of the store.
+const GATHERED: Duration = Duration::from_millis(100);
 /// How often it is tried where the store is there.
 const TRIES: u32 = 3;
 /// How long after a failure it is tried again.
@@ -68,6 +71,8 @@ pub(super) struct Untold {
     queue: mpsc::Sender<Message>,
     /// What was on record before, and what comes; until somebody tells.
     messages: Mutex<Option<(VecDeque<Message>, mpsc::Receiver<Message>)>>,
+    /// Told when a reader waits.
+    asked: Notify,
     short: Arc<Short>,
     /// `None` where it cannot be noted.
     told: Option<Told>,
@@ -130,7 +135,7 @@ impl Untold {
             VecDeque::new()
         });
         let messages = Mutex::new(Some((before, messages)));
-        let untold = Self { queue: queue.clone(), messages, short: short.clone(), told };
+        let untold = Self { queue: queue.clone(), messages, asked: Notify::new(), short: short.clone(), told };
         audit.tell(move |record| {
             let tree = tree_of(&record.task);
             let Some(news) = heard.news(&tree, &record.line) else { return };
@@ -173,6 +178,7 @@ impl Broker {
     pub(super) async fn all_told(&self) {
         let (told, answer) = oneshot::channel();
         if self.untold.queue.try_send(Message::Reader(told)).is_ok() {
+            self.untold.asked.notify_one();
             // What is told later is in the next answer.
             let _ = timeout(PATIENCE, answer).await;
         }
@@ -197,6 +203,9 @@ impl Broker {
             if stopping && received == 0 {
                 return;
             }
+            if received < BATCH {
+                let _ = timeout(GATHERED, stop.run_until_cancelled(self.untold.asked.notified())).await;
+            }
         }
     }
 
@@ -216,7 +225,8 @@ impl Broker {
                 Message::Reader(reader) => readers.push(reader),
             }
         }
-        join_all(trees.into_iter().map(|(tree, events)| self.tell_of(tree, events, stop))).await;
+        let each = |(tree, events)| self.tell_of(tree, events, stop);
+        stream::iter(trees).for_each_concurrent(TREES_AT_ONCE, each).await;
         if let Some(last) = last {
             self.untold.note(last);
         }
@@ -351,7 +361,10 @@ fn event(record: Recorded, (after, times): (Option<u64>, Option<u32>), log: &str
     for elsewhere in ["task", "sequence", "previous"] {
         said.remove(elsewhere);
     }
-    shorten(&mut said);
+    // Each member is in the line as it is in the event.
+    if line.len() > EVENT {
+        shorten(&mut said);
+    }
     if let Some(times) = times {
         said.insert("times".to_owned(), times.into());
     }

@@ -8,17 +8,26 @@
 local keep, first, newest = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
 -- What is no list can hold no timeline: it makes room.
-for _, list in ipairs(KEYS) do
-  local kind = redis.call('TYPE', list).ok
-  if kind ~= 'list' and kind ~= 'none' then
-    redis.call('DEL', list)
+local function length(list)
+  local length = redis.pcall('LLEN', list)
+  if type(length) == 'number' then
+    return length
+  end
+  redis.call('DEL', list)
+  return 0
+end
+
+local told, since = length(KEYS[1]), length(KEYS[2])
+for at = 4, #ARGV do
+  if told < first then
+    told = redis.call('RPUSH', KEYS[1], ARGV[at])
+  else
+    since = redis.call('RPUSH', KEYS[2], ARGV[at])
   end
 end
-for at = 4, #ARGV do
-  local list = redis.call('LLEN', KEYS[1]) < first and KEYS[1] or KEYS[2]
-  redis.call('RPUSH', list, ARGV[at])
+if since > newest then
+  redis.call('LTRIM', KEYS[2], -newest, -1)
 end
-redis.call('LTRIM', KEYS[2], -newest, -1)
 for _, list in ipairs(KEYS) do
   redis.call('EXPIREAT', list, keep)
 end
