@@ -1,6 +1,7 @@
 //! Notices: what is dead or locked out, as brokers keep it in their journals and tell each other through the store's log. A verifier hears of
 //! each as one entry of the feed ([`crate::claims::RevocationEntry`]).
 
+use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -41,6 +42,8 @@ pub enum Subject {
         unseen: bool,
         /// When all its credentials have expired, where its declaration says so: verifiers need not be told for longer.
         over_by: Option<Time>,
+        /// How long each of them lived at most, in seconds, where its declaration says so.
+        credentials_live: Option<u32>,
     },
     /// One credential is dead.
     Lease {
@@ -130,10 +133,36 @@ impl Notice {
     #[must_use]
     pub fn of_end(end: End, (until, over_by): (Time, Option<Time>), unseen: bool, broker: String) -> Self {
         let End { task, state, at, reason, by } = end;
-        Self { subject: Subject::Task { task, state, unseen, over_by }, at, until, reason, by, broker }
+        let subject = Subject::Task { task, state, unseen, over_by, credentials_live: None };
+        Self { subject, at, until, reason, by, broker }
     }
 
-    /// Until when verifiers have to know of it.
+    /// The same of a task whose credentials each live for so many seconds at most, where that is known.
+    #[must_use]
+    pub fn of_short_lived(mut self, seconds: Option<u32>) -> Self {
+        if let Subject::Task { credentials_live, .. } = &mut self.subject {
+            *credentials_live = seconds;
+        }
+        self
+    }
+
+    /// The same, of which verifiers have to know no longer than until then.
+    #[must_use]
+    pub fn mattering_until(mut self, until: Time) -> Self {
+        if let Subject::Task { over_by, .. } = &mut self.subject {
+            *over_by = Some(over_by.map_or(until, |over_by| over_by.min(until)));
+        }
+        self
+    }
+
+    /// How long each credential that it concerns lived at most, where it is the end of a task and that is known.
+    #[must_use]
+    pub fn credentials_live(&self) -> Option<TimeDelta> {
+        let Subject::Task { credentials_live, .. } = &self.subject else { return None };
+        credentials_live.map(|seconds| TimeDelta::seconds(seconds.into()))
+    }
+
+    /// Until when verifiers have to know of it, whenever it was that the store took it.
     #[must_use]
     pub fn matters_until(&self) -> Time {
         let over_by = match &self.subject {
@@ -169,8 +198,13 @@ impl Notice {
         let until = if matches!(self.subject, Subject::Lock(_)) { self.until } else { self.until.max(other.until) };
         let subject = match (self.subject, other.subject) {
             // Where one of them does not know, nobody does.
-            (Subject::Task { task, state, unseen, over_by }, Subject::Task { over_by: other, .. }) => {
-                Subject::Task { task, state, unseen, over_by: over_by.zip(other).map(|(one, other)| one.max(other)) }
+            (
+                Subject::Task { task, state, unseen, over_by, credentials_live },
+                Subject::Task { over_by: other, credentials_live: others, .. },
+            ) => {
+                let over_by = over_by.zip(other).map(|(one, other)| one.max(other));
+                let credentials_live = credentials_live.zip(others).map(|(one, other)| one.max(other));
+                Subject::Task { task, state, unseen, over_by, credentials_live }
             }
             (subject, _) => subject,
         };
@@ -206,6 +240,8 @@ struct WrittenEnd {
     until: Time,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     over_by: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    credentials_live: Option<u32>,
     broker: String,
     unseen: bool,
 }
@@ -234,9 +270,9 @@ impl From<Notice> for Written {
     fn from(notice: Notice) -> Self {
         let Notice { subject, at, until, reason, by, broker } = notice;
         let about = match subject {
-            Subject::Task { task, state, unseen, over_by } => {
+            Subject::Task { task, state, unseen, over_by, credentials_live } => {
                 let end = End { task, state, at, reason, by };
-                return Self::Task(WrittenEnd { end, until, over_by, broker, unseen });
+                return Self::Task(WrittenEnd { end, until, over_by, credentials_live, broker, unseen });
             }
             Subject::Lease { lease, task } => WrittenSubject::Lease { id: lease, task },
             Subject::Key(kid) => WrittenSubject::Key(kid),
@@ -250,8 +286,8 @@ impl TryFrom<Written> for Notice {
     type Error = &'static str;
     fn try_from(written: Written) -> Result<Self, &'static str> {
         let WrittenOther { about, at, until, reason, by, broker } = match written {
-            Written::Task(WrittenEnd { end, until, over_by, broker, unseen }) => {
-                return Ok(Self::of_end(end, (until, over_by), unseen, broker));
+            Written::Task(WrittenEnd { end, until, over_by, credentials_live, broker, unseen }) => {
+                return Ok(Self::of_end(end, (until, over_by), unseen, broker).of_short_lived(credentials_live));
             }
             Written::Other(other) => *other,
         };
@@ -317,6 +353,10 @@ pub(crate) mod tests {
         assert_eq!(told(end(None).united(end(Some(at(20))))), at(50));
         let text = serde_json::to_string(&end(Some(at(20)))).unwrap();
         assert_eq!(serde_json::from_str::<Notice>(&text).unwrap(), end(Some(at(20))));
+        let short = |seconds| end(None).of_short_lived(seconds);
+        let united = |one, other| short(one).united(short(other)).credentials_live().map(|life| life.num_seconds());
+        assert_eq!([united(Some(5), Some(7)), united(Some(5), None), united(None, Some(7))], [Some(7), None, None]);
+        assert_eq!([at(20), at(55)].map(|until| told(end(Some(at(30))).mattering_until(until))), [at(20), at(30)]);
     }
 
     #[test]
@@ -327,7 +367,13 @@ pub(crate) mod tests {
         let as_lock = |released| lock(&id, 1, released, at(0), at(9)).subject;
         for (subject, kind) in [
             (
-                Subject::Task { task: task.clone(), state: State::Completed, unseen: false, over_by: Some(at(9)) },
+                Subject::Task {
+                    task: task.clone(),
+                    state: State::Completed,
+                    unseen: false,
+                    over_by: Some(at(9)),
+                    credentials_live: Some(9),
+                },
                 "task",
             ),
             (Subject::Lease { lease, task }, "lease"),

@@ -15,7 +15,7 @@ use crate::{
     attest::Attested,
     audit::{Actor, Entry, Event},
     clock::{Time, after},
-    credential::Credential,
+    credential::{self, Credential},
     error::{Denied, Error, Input, Limit, Sought},
     id::{TaskId, sha256_hex},
     lease::{Held, Lease, Remembered, Written},
@@ -65,6 +65,8 @@ pub(super) struct Weighed {
     pub(super) refused: Vec<Refused>,
     pub(super) policies: Vec<String>,
     pub(super) limits: Limits,
+    /// How long a credential of it may live at most, in seconds.
+    pub(super) credentials_live: u32,
 }
 
 impl Broker {
@@ -135,6 +137,7 @@ impl Broker {
         let status = self.parts.ledger.status_index().await.map_err(|why| in_doubt(&why))?;
         let lives_until = longest_life(&weighed.limits, by.now)?;
         let mut task = self.new_task(by, declaration, authority, (status, expires_at, lives_until))?;
+        task.credentials_live = Some(weighed.credentials_live);
         task.policies = weighed.policies;
         let call = Call { request: &by.request, task: None, now: by.now };
         self.keep_out(&task, Action::Declare, &call, &by.actor).await?;
@@ -179,11 +182,14 @@ impl Broker {
             served
         });
         let Some(served) = served else {
-            return Ok(Weighed { authority: None, refused, policies: Vec::new(), limits: Limits::default() });
+            let (policies, limits) = (Vec::new(), Limits::default());
+            return Ok(Weighed { authority: None, refused, policies, limits, credentials_live: 0 });
         };
         let grant = rules.policies.declare(attested, words, &served, now).map_err(|why| undecided(&why))?;
         refused.extend(grant.denied.into_iter().map(|denied| Refused { limit: Limit::Policy, denied }));
-        Ok(Weighed { authority: grant.authority, refused, policies: grant.policies, limits: grant.limits })
+        let credentials_live = rules.policies.longest_ttl().unwrap_or_default().max(credential::MAX_TTL);
+        let (authority, policies, limits) = (grant.authority, grant.policies, grant.limits);
+        Ok(Weighed { authority, refused, policies, limits, credentials_live })
     }
 
     /// Counts a decision on a task.
@@ -229,6 +235,7 @@ impl Broker {
             created_at: by.now,
             expires_at,
             lives_until: Some(lives_until),
+            credentials_live: None,
         })
     }
 

@@ -9,7 +9,7 @@ use futures_util::future::try_join_all;
 use std::{
     sync::{
         Arc, OnceLock, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -34,6 +34,7 @@ use crate::{
     lease::{Hint, InDoubt, Position, Use},
     notice::{Notice, Subject},
     revocation::FeedTerms,
+    verify::MAX_STATE,
 };
 
 /// How many states a reader may be behind. One that is slower is dropped, goes stale, and asks again.
@@ -59,6 +60,8 @@ pub(super) struct Feed {
     vouching: OneLook<Option<Time>>,
     /// The longest window that any state had, in seconds: none that was signed before a configuration changed lives longer.
     longest: AtomicU32,
+    /// Whether it was said that a whole state is more than half as long as verifiers take.
+    is_long: AtomicBool,
 }
 
 impl Feed {
@@ -76,6 +79,7 @@ impl Feed {
             readers: Arc::default(),
             vouching: OneLook::default(),
             longest: AtomicU32::new(0),
+            is_long: AtomicBool::new(false),
         }
     }
 
@@ -409,8 +413,11 @@ impl Broker {
             let is_taint = |notice: &Notice| matches!(&notice.subject, Subject::Key(kid) if !self.knows_taint(kid));
             let brings_taint = notices.iter().any(is_taint);
             // All at once, so that they share the disk's sync.
-            let learnt = try_join_all(notices.into_iter().map(|notice| self.revocations.learn(notice))).await;
+            let learnt = try_join_all(notices.iter().map(|notice| self.revocations.learn(notice.clone()))).await;
             learnt.map_err(|why| InDoubt(why.to_string()))?;
+            // An end is logged after the store took it.
+            let now = self.now();
+            notices.iter().for_each(|notice| self.revocations.shut(notice, now));
             if brings_taint {
                 Box::pin(self.keep_taints()).await.map_err(|why| InDoubt(why.to_string()))?;
             }
@@ -426,6 +433,21 @@ impl Broker {
         self.revocations.none_logged();
         *self.feed.read.lock().await = Position::default();
         self.learn_notices().await
+    }
+
+    /// Warns, once as it grows, of a whole state that verifiers will soon take no more.
+    fn measure(&self, state: &str) {
+        let is_long = state.len() > MAX_STATE / 2;
+        if is_long && !self.feed.is_long.swap(true, Ordering::AcqRel) {
+            let (octets, most) = (state.len(), MAX_STATE);
+            tracing::warn!(
+                octets,
+                most,
+                "a whole state of the revocation feed is more than half as long as verifiers take"
+            );
+        } else if state.len() < MAX_STATE / 4 {
+            self.feed.is_long.store(false, Ordering::Release);
+        }
     }
 
     /// A state, signed: what is newer than `previous`, or all there is, up to `sequence`; fresh from `vouched` on.
@@ -468,6 +490,9 @@ impl Broker {
             tracing::error!(why, "a state of the revocation feed was not signed");
             Error::Unavailable(Input::Keys)
         })?;
+        if previous.is_none() {
+            self.measure(&state);
+        }
         let fresh = Duration::from_secs(freshness.into());
         Ok(Push { id: format!("{broker}:{sequence}"), state, written: OnceLock::new(), fresh })
     }

@@ -97,6 +97,9 @@ impl Broker {
             tracing::error!("somebody has changed what this broker says of itself in the store");
             return Err(InDoubt("the store does not have what this broker said of itself".into()));
         }
+        if let Some(furthest) = others.iter().map(|(_, member)| member.at).max() {
+            self.revocations.read_clock(furthest);
+        }
         let recalled = self.revocations.place();
         let mut state = self.members.lock();
         // Where the clock was set back since an earlier process said it.

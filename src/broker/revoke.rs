@@ -159,9 +159,11 @@ impl Broker {
         let intent = self.intend(vec![line(requested)]).await?;
         let ended_before = self.revocations.covers(&task);
         // From memory: those that follow this broker hear of it whatever the store does.
-        let over_by = self.parts.ledger.seen(&task).and_then(|task| task.lives_until);
+        let seen = self.parts.ledger.seen(&task);
+        let over_by = seen.as_ref().and_then(|task| task.lives_until);
         let (until, broker) = (lives_until(asked), self.revocations.broker().to_string());
-        let notice = Notice::of_end(end.clone(), (until, over_by), allow_unseen, broker);
+        let notice = Notice::of_end(end.clone(), (until, over_by), allow_unseen, broker)
+            .of_short_lived(seen.and_then(|task| task.credentials_live));
         let journaled = self.revocations.record(notice).await;
         if let Ok(notice) = &journaled {
             // Those that follow this broker need no store to hear of it.

@@ -78,7 +78,8 @@ impl Draft {
     /// nothing is left of the task or the evidence.
     pub fn prepare(permit: Permit, bounds: &Bounds<'_>, now: Time) -> Result<Self, Error> {
         let task = bounds.task;
-        let expires_at = expiry(permit.max_ttl(), bounds.ttl, bounds.deadline, bounds.evidence, now)?;
+        let most = longest(permit.max_ttl(), task);
+        let expires_at = expiry(most, bounds.ttl, bounds.deadline, bounds.evidence, now)?;
         let lease = Lease {
             id: LeaseId::random().map_err(|_| Error::Unavailable(Input::Store))?,
             task: task.id.clone(),
@@ -194,15 +195,14 @@ pub fn task_claim(task: &Task, deadline: Time) -> Result<TaskClaim, Error> {
     })
 }
 
-/// When a credential expires for which policy says `most` and the workload asked for `ttl` seconds.
-fn expiry(
-    most: Option<u32>,
-    ttl: Option<u32>,
-    deadline: Time,
-    evidence: Option<Time>,
-    now: Time,
-) -> Result<Time, Error> {
-    let most = most.unwrap_or(MAX_TTL);
+/// How long a credential of this task may live at most, in seconds, where policy says `most` now. Who is told of the task's end is told for
+/// as long as was the longest when it was declared.
+fn longest(most: Option<u32>, task: &Task) -> u32 {
+    most.unwrap_or(MAX_TTL).min(task.credentials_live.unwrap_or(u32::MAX))
+}
+
+/// When a credential expires that may live for `most` seconds, and for which the workload asked for `ttl`.
+fn expiry(most: u32, ttl: Option<u32>, deadline: Time, evidence: Option<Time>, now: Time) -> Result<Time, Error> {
     if ttl.is_some_and(|ttl| ttl > most) {
         return Err(Error::invalid(format!(
             "a credential may live at most {most} seconds here: ask for a `ttl` up to that"

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{
     Authority, Keyring, RequestedKey,
     authority::{BACKDATED, Leaf, Whose},
-    expiry, renew_at,
+    expiry, longest, renew_at,
 };
 use crate::{
     clock::{Time, whole_second},
@@ -64,7 +64,7 @@ impl CertificateDraft {
         if permits.is_empty() {
             return Err(Error::Unavailable(Input::Policy));
         }
-        let until = expiry(most, bounds.ttl, bounds.deadline, bounds.evidence, now)?;
+        let until = expiry(longest(most, bounds.task), bounds.ttl, bounds.deadline, bounds.evidence, now)?;
         let (authority, expires_at) = keys.authority(until).map_err(|_| Error::Unavailable(Input::Keys))?;
         if expires_at <= now {
             return Err(Error::Unavailable(Input::Keys));

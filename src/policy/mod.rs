@@ -229,6 +229,12 @@ impl Policies {
         self.limits.keys().map(String::as_str)
     }
 
+    /// The longest `@max_ttl` of all policies, in seconds, where one has any.
+    #[must_use]
+    pub fn longest_ttl(&self) -> Option<u32> {
+        self.limits.values().filter_map(|limits| limits.max_ttl).max()
+    }
+
     /// Which policies these are: the SHA-256, in lower-case hexadecimal, over the sorted SHA-256 of the files' texts.
     /// The names of the files do not matter.
     #[must_use]

@@ -97,6 +97,12 @@ fn each_pair_is_decided_on_its_own() {
 }
 
 #[test]
+fn nothing_is_allowed_for_longer_than_the_longest() {
+    assert_eq!(policies(LAYERS).longest_ttl(), Some(900));
+    assert_eq!(policies(r#"@id("all") permit(principal, action, resource);"#).longest_ttl(), None);
+}
+
+#[test]
 fn what_is_granted_whole_is_what_was_asked() {
     let asked = serde_json::json!([
         {"type": "remit:access", "locations": ["https://b", GIT], "privileges": ["read"], "identifier": "x"},

@@ -142,6 +142,16 @@ impl Revocations {
         Ok(())
     }
 
+    /// The store was found to have this notice at `now`, so nothing is minted any more that it concerns.
+    pub fn shut(&self, notice: &Notice, now: Time) {
+        self.set.shut(notice, now, Instant::now());
+    }
+
+    /// The clock of another broker said `time` a moment ago, or later than that.
+    pub fn read_clock(&self, time: Time) {
+        self.set.read_clock(time, Instant::now());
+    }
+
     /// In which store this broker was last; `None`: it never was in one.
     #[must_use]
     pub fn place(&self) -> Option<Place> {

@@ -3,6 +3,15 @@
 //! Entries are only ever added, and go when nothing that they are about can be alive by any clock: the wall clock has passed the last
 //! expiry by [`GRACE`], *and* the monotonic clock has counted the whole life of the entry since it was loaded. So a wall clock that
 //! jumps ahead un-revokes nothing.
+//!
+//! **When the last credential of an ended task expires.** From when the store has the end nothing is minted for the task: a mint is one
+//! step with the look whether there is one. An end is in the log of notices after that, so when this broker has read it there (`shut`)
+//! all credentials of the task were minted that ever will be; but for those of a broker that has not noticed yet that the store lost
+//! the end again, and [`LATE`] is for them: after that such a broker has read the log, and refuses from memory, or it is not vouched for,
+//! and mints nothing until it has been told. Each credential lives no longer than the declaration of the task says, sealed in its record:
+//! every broker holds every mint to that, whatever policy says by then. So none expires later than that long after `shut`, by the clock of
+//! whichever broker was ahead by the most (`latest`). Nor does any expire later than the task could have lived, which is sealed as well:
+//! the last expiry is what comes first of both. Of an end that only a journal has, the store out of reach, the second alone is known.
 
 use chrono::TimeDelta;
 use std::{
@@ -20,6 +29,9 @@ use crate::{
 
 /// How long after the last expiry an entry is kept.
 const GRACE: TimeDelta = TimeDelta::seconds(60);
+/// By when every broker has noticed that the store lost something, or is not the one that was opened: more than half of the longest
+/// freshness window.
+const LATE: TimeDelta = TimeDelta::seconds(60);
 
 /// Notices that this broker knows of, one for each subject, numbered in the order in which verifiers are told of them.
 #[derive(Debug, Default)]
@@ -34,6 +46,8 @@ struct Entries {
     locks: BTreeSet<LockId>,
     /// The last number that was given out.
     last: u64,
+    /// What the clock of a broker said, and when: of all that was heard, the one that is furthest ahead.
+    latest: Option<(Time, Instant)>,
 }
 
 #[derive(Debug)]
@@ -46,6 +60,8 @@ struct Held {
     is_journaled: bool,
     /// Whether the other brokers were told, by this run of the store.
     is_logged: bool,
+    /// When it was last found in the store's log: since then nothing is minted that it concerns.
+    shut: Option<(Time, Instant)>,
 }
 
 impl Held {
@@ -54,15 +70,43 @@ impl Held {
         self.is_past(self.notice.until, now, at)
     }
 
+    /// By when the last credential expires that it concerns, where the store was found to have it; and the moment by the monotonic clock
+    /// from which that has to have been counted, with how long it is.
+    fn last_expiry(&self, latest: Option<(Time, Instant)>) -> Option<(Time, Instant, TimeDelta)> {
+        let ((now, shut), life) = (self.shut?, self.notice.credentials_live()? + LATE);
+        let until = reckoned(latest?, shut).max(now).checked_add_signed(life)?.max(self.notice.at);
+        Some((until, shut, until - now))
+    }
+
     /// Whether verifiers can do without it.
-    fn is_moot(&self, now: Time, at: Instant) -> bool {
-        self.is_past(self.notice.matters_until(), now, at)
+    fn is_moot(&self, latest: Option<(Time, Instant)>, now: Time, at: Instant) -> bool {
+        let is_over = |(until, shut, life)| now > until + GRACE && has_counted(life, shut, at);
+        self.last_expiry(latest).is_some_and(is_over) || self.is_past(self.notice.matters_until(), now, at)
+    }
+
+    /// As verifiers are told of it.
+    fn told(&self, latest: Option<(Time, Instant)>) -> Notice {
+        match self.last_expiry(latest) {
+            Some((until, ..)) => self.notice.clone().mattering_until(until),
+            None => self.notice.clone(),
+        }
     }
 
     fn is_past(&self, until: Time, now: Time, at: Instant) -> bool {
         let life = (until - self.notice.at).max(TimeDelta::zero());
-        now > until + GRACE && TimeDelta::from_std(at.duration_since(self.loaded)).is_ok_and(|since| since > life)
+        now > until + GRACE && has_counted(life, self.loaded, at)
     }
+}
+
+fn has_counted(life: TimeDelta, from: Instant, at: Instant) -> bool {
+    TimeDelta::from_std(at.duration_since(from)).is_ok_and(|since| since > life)
+}
+
+/// What a clock says at a moment that said `time` at another.
+fn reckoned((time, read): (Time, Instant), at: Instant) -> Time {
+    let since = TimeDelta::from_std(at.duration_since(read)).unwrap_or(TimeDelta::MAX);
+    let before = TimeDelta::from_std(read.duration_since(at)).unwrap_or(TimeDelta::MAX);
+    time.checked_add_signed(since).and_then(|time| time.checked_sub_signed(before)).unwrap_or(Time::MAX_UTC)
 }
 
 impl Entries {
@@ -85,7 +129,8 @@ impl Set {
         if let SubjectId::Lock(lock) = &id {
             set.locks.insert(lock.clone());
         }
-        let fresh = |notice, loaded| Held { notice, loaded, number: None, is_journaled: false, is_logged: false };
+        let fresh =
+            |notice, loaded| Held { notice, loaded, number: None, is_journaled: false, is_logged: false, shut: None };
         let Some(held) = set.held.get_mut(&id) else {
             set.held.insert(id, fresh(notice, at));
             return;
@@ -150,19 +195,41 @@ impl Set {
 
     /// What was numbered after `number`, up to `last`, in order.
     pub(super) fn numbered(&self, number: u64, last: u64) -> Vec<Notice> {
-        self.numbered_if(number, last, |_| true)
+        self.numbered_as(number, last, |_, held| Some(held.notice.clone()))
     }
 
-    /// The same, but for what verifiers can do without.
+    /// The same, but for what verifiers can do without, and as they are told of it.
     pub(super) fn mattering(&self, number: u64, last: u64, (now, at): (Time, Instant)) -> Vec<Notice> {
-        self.numbered_if(number, last, |held| !held.is_moot(now, at))
+        self.read_clock(now, at);
+        self.numbered_as(number, last, |latest, held| (!held.is_moot(latest, now, at)).then(|| held.told(latest)))
     }
 
-    fn numbered_if(&self, number: u64, last: u64, wanted: impl Fn(&Held) -> bool) -> Vec<Notice> {
+    fn numbered_as(
+        &self,
+        number: u64,
+        last: u64,
+        told: impl Fn(Option<(Time, Instant)>, &Held) -> Option<Notice>,
+    ) -> Vec<Notice> {
         let set = self.lock();
         let last = Bound::Included(last.max(number));
         let ids = set.numbered.range((Bound::Excluded(number), last)).map(|(_, id)| id);
-        ids.filter_map(|id| set.held.get(id)).filter(|held| wanted(held)).map(|held| held.notice.clone()).collect()
+        ids.filter_map(|id| told(set.latest, set.held.get(id)?)).collect()
+    }
+
+    /// The clock of a broker, of this one or another, said `time` at this moment.
+    pub(super) fn read_clock(&self, time: Time, at: Instant) {
+        let mut set = self.lock();
+        if set.latest.is_none_or(|latest| time > reckoned(latest, at)) {
+            set.latest = Some((time, at));
+        }
+    }
+
+    /// The store was found to have this notice.
+    pub(super) fn shut(&self, notice: &Notice, now: Time, at: Instant) {
+        self.read_clock(now, at);
+        if let Some(held) = self.lock().of(notice) {
+            held.shut = Some((now, at));
+        }
     }
 
     /// The last number that was given out.
@@ -302,6 +369,36 @@ pub(super) mod tests {
         assert_eq!(told(71, 11), 0);
         assert_eq!(set.forget(now() + TimeDelta::seconds(71), at + Duration::from_secs(11)), 0);
         assert!(set.covers(&task) && set.numbered(0, 9).len() == 1);
+    }
+
+    #[test]
+    fn what_the_store_has_is_told_until_the_last_credential_is_over_by_every_clock() {
+        const LAST: i64 = 3600 + 60;
+        let task = TaskId::root(now()).unwrap();
+        let (set, at) = (Set::default(), Instant::now());
+        let notice = ending(&task, now(), 86_400).of_short_lived(Some(3600));
+        set.insert(notice.clone(), at);
+        set.number(&notice);
+        let moment = |wall, monotonic| (now() + TimeDelta::seconds(wall), at + Duration::from_secs(monotonic));
+        let told = |wall, monotonic| {
+            let told = set.mattering(0, 9, moment(wall, monotonic));
+            told.first().map(|told| (told.matters_until() - now()).num_seconds())
+        };
+        // Of what the journal alone has, there is no saying what is still minted.
+        assert_eq!([told(0, 0), told(9, 9)], [Some(86_400); 2]);
+        set.shut(&notice, moment(10, 10).0, moment(10, 10).1);
+        assert_eq!(told(10, 10), Some(10 + LAST));
+        // A minute more, and by both clocks.
+        assert_eq!([told(3730, 3730), told(20, 80_000)], [Some(10 + LAST); 2]);
+        assert_eq!(told(3731, 3731), None);
+        let (wall, monotonic) = moment(80_000, 80_000);
+        assert_eq!(set.forget(wall, monotonic), 0, "a store that forgot is told again");
+        // Another broker is two hours ahead: so are the credentials that it minted.
+        set.read_clock(moment(7210, 10).0, moment(7210, 10).1);
+        assert_eq!(told(3731, 3731), Some(7210 + LAST));
+        assert_eq!(told(7210 + LAST + 61, 10_931), None);
+        // The wall clock jumps ahead, before the monotonic one has counted that.
+        assert!(told(80_000, 10_000).is_some());
     }
 
     #[test]

@@ -78,6 +78,9 @@ pub struct Task {
     /// it was declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lives_until: Option<Time>,
+    /// How long a credential of it may live at most, in seconds, whatever policy says by then; `None`: nobody said so when it was declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_live: Option<u32>,
 }
 
 /// The state of a task. The last three are final.

@@ -133,6 +133,22 @@ both! {
         assert!(!keys("/jwks").await.iter().chain(&keys("/spiffe/bundle").await).any(|key| key["kid"] == kid));
     }
 
+    /// Though the task could have lived for a day: an end matters for as long as a credential lives, which is an hour where no policy says more.
+    async fn an_end_is_told_for_no_longer_than_a_credential_lives(stand) {
+        let (task, _) = stand.task_with_token().await;
+        let (done, _) = stand.task_with_token().await;
+        stand.revoke(&task).await.expect(StatusCode::OK);
+        stand.post(&format!("/v1/tasks/{done}/complete"), &stand.evidence(), json!({})).await.expect(StatusCode::OK);
+        let told = async || {
+            let state = snapshot(&stand, &stand.broker, "n").await;
+            let entries = state["entries"].as_array().unwrap().clone();
+            assert_eq!(entries.len(), 2, "{state}");
+            entries.iter().map(|entry| seconds(entry, "until") - seconds(entry, "at")).collect::<Vec<_>>()
+        };
+        wait_for("both ends in the store's log", || async { told().await.iter().all(|life| *life < 4000.0) }).await;
+        assert!(told().await.iter().all(|life| *life >= 3660.0));
+    }
+
     async fn a_follower_hears_of_every_end_at_once_and_that_there_is_none(stand) {
         let (task, _) = stand.task_with_token().await;
         let (earlier, _) = stand.task_with_token().await;

@@ -88,6 +88,42 @@ fn replace(path: &Path, text: &str) {
     fs::rename(&new, path).unwrap();
 }
 
+/// Who hears of its end goes by what was the longest when a task was declared: policy that allows more by then is for other tasks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_of_a_task_live_no_longer_than_when_it_was_declared() {
+    let place = Place::new().await;
+    let stand = &place.stand;
+    let declare = async || {
+        let mut declaration = declaration();
+        declaration["ttl"] = json!(7200);
+        text(&stand.declare(declaration).await.expect(StatusCode::CREATED), "task")
+    };
+    let mint = async |task: &str| {
+        let wanted = json!({"credentials": [{"resource": GIT, "privilege": "read", "ttl": 5000}]});
+        stand.post(&format!("/v1/tasks/{task}/credentials"), &stand.evidence(), wanted).await
+    };
+    let task = declare().await;
+    mint(&task).await.refused(400, "invalid_request");
+    place.policy(r#"@id("all") @max_ttl("7200") @max_lifetime("80000") permit (principal, action, resource);"#);
+    place.adopted(1).await;
+    mint(&task).await.refused(400, "invalid_request");
+    let later = declare().await;
+    mint(&later).await.expect(StatusCode::CREATED);
+    // And so it is told for longer, when it ends.
+    stand.revoke(&task).await.expect(StatusCode::OK);
+    stand.revoke(&later).await.expect(StatusCode::OK);
+    wait_for("both ends in the store's log", || async {
+        let state = crate::feed::snapshot(stand, &stand.broker, "n").await;
+        let life = |task: &str| {
+            let mut entries = state["entries"].as_array().unwrap().iter();
+            let entry = entries.find(|entry| entry["task"] == task).unwrap();
+            entry["until"].as_f64().unwrap() - entry["at"].as_f64().unwrap()
+        };
+        life(&task) < 4000.0 && (7200.0..9000.0).contains(&life(&later))
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn policies_follow_their_files() {
     let place = Place::new().await;
