@@ -44,6 +44,8 @@ pub enum Subject {
         over_by: Option<Time>,
         /// How long each of them lived at most, in seconds, where its declaration says so.
         credentials_live: Option<u32>,
+        /// Who revoked it though its own instance had completed it.
+        overruled: Option<Box<Overruled>>,
     },
     /// One credential is dead.
     Lease {
@@ -56,6 +58,20 @@ pub enum Subject {
     Key(String),
     /// What a lock keeps out.
     Lock(Box<LockState>),
+}
+
+/// A revoke of a task that its own instance had completed. Nothing lives by that any less; but who is told of revokes alone has not heard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Overruled {
+    /// When.
+    pub at: Time,
+    /// The words of whoever revoked it.
+    pub reason: Option<String>,
+    /// Who that is: not its holder.
+    pub by: String,
+    /// The broker that recorded it.
+    pub broker: String,
 }
 
 /// A lock as it stands.
@@ -133,7 +149,7 @@ impl Notice {
     #[must_use]
     pub fn of_end(end: End, (until, over_by): (Time, Option<Time>), unseen: bool, broker: String) -> Self {
         let End { task, state, at, reason, by } = end;
-        let subject = Subject::Task { task, state, unseen, over_by, credentials_live: None };
+        let subject = Subject::Task { task, state, unseen, over_by, credentials_live: None, overruled: None };
         Self { subject, at, until, reason, by, broker }
     }
 
@@ -180,11 +196,39 @@ impl Notice {
         Some(End { task, state: *state, at: self.at, reason, by })
     }
 
-    /// Whether it takes the place of the other one, which is about the same: a lock changes. Of all else the first notice stands.
+    /// The revoke of the task that it is about, where its own instance had completed it; and the broker that recorded it.
+    #[must_use]
+    pub fn overruling(&self) -> Option<(End, &str)> {
+        let Subject::Task { task, overruled: Some(overruled), .. } = &self.subject else { return None };
+        let Overruled { at, reason, by, broker } = &**overruled;
+        let (task, state, reason, by) = (task.clone(), State::Revoked, reason.clone(), by.clone());
+        Some((End { task, state, at: *at, reason, by }, broker))
+    }
+
+    /// The same revoke, where this is one, and `standing` says that somebody else had completed the task, whose credentials may still live.
+    fn overrules(&self, standing: &Self) -> Option<Box<Overruled>> {
+        match (&self.subject, &standing.subject) {
+            (Subject::Task { state: State::Completed, overruled, .. }, _) => overruled.clone(),
+            (Subject::Task { state: State::Revoked, .. }, _)
+                if self.by != standing.by && self.at <= standing.matters_until() =>
+            {
+                let Self { at, reason, by, broker, .. } = self.clone();
+                Some(Box::new(Overruled { at, reason, by, broker }))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it takes the place of the other one, which is about the same: a lock changes, and a task that was completed can be revoked.
+    /// Of all else the first notice stands.
     #[must_use]
     pub fn follows(&self, other: &Self) -> bool {
         match (&self.subject, &other.subject) {
             (Subject::Lock(state), Subject::Lock(standing)) => state.follows(standing),
+            (
+                Subject::Task { state: State::Completed, overruled: Some(_), .. },
+                Subject::Task { state: State::Completed, overruled: None, .. },
+            ) => true,
             _ => false,
         }
     }
@@ -192,19 +236,21 @@ impl Notice {
     /// What stands when there comes another one about the same. What does not change matters for as long as either says.
     #[must_use]
     pub fn united(self, other: Self) -> Self {
-        if other.follows(&self) {
+        if matches!(self.subject, Subject::Lock(_)) && other.follows(&self) {
             return other;
         }
+        let overrules = other.overrules(&self);
         let until = if matches!(self.subject, Subject::Lock(_)) { self.until } else { self.until.max(other.until) };
         let subject = match (self.subject, other.subject) {
             // Where one of them does not know, nobody does.
             (
-                Subject::Task { task, state, unseen, over_by, credentials_live },
+                Subject::Task { task, state, unseen, over_by, credentials_live, overruled },
                 Subject::Task { over_by: other, credentials_live: others, .. },
             ) => {
                 let over_by = over_by.zip(other).map(|(one, other)| one.max(other));
                 let credentials_live = credentials_live.zip(others).map(|(one, other)| one.max(other));
-                Subject::Task { task, state, unseen, over_by, credentials_live }
+                let overruled = overruled.or(overrules.filter(|_| state == State::Completed));
+                Subject::Task { task, state, unseen, over_by, credentials_live, overruled }
             }
             (subject, _) => subject,
         };
@@ -242,6 +288,8 @@ struct WrittenEnd {
     over_by: Option<Time>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     credentials_live: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    overruled: Option<Box<Overruled>>,
     broker: String,
     unseen: bool,
 }
@@ -270,9 +318,9 @@ impl From<Notice> for Written {
     fn from(notice: Notice) -> Self {
         let Notice { subject, at, until, reason, by, broker } = notice;
         let about = match subject {
-            Subject::Task { task, state, unseen, over_by, credentials_live } => {
+            Subject::Task { task, state, unseen, over_by, credentials_live, overruled } => {
                 let end = End { task, state, at, reason, by };
-                return Self::Task(WrittenEnd { end, until, over_by, credentials_live, broker, unseen });
+                return Self::Task(WrittenEnd { end, until, over_by, credentials_live, overruled, broker, unseen });
             }
             Subject::Lease { lease, task } => WrittenSubject::Lease { id: lease, task },
             Subject::Key(kid) => WrittenSubject::Key(kid),
@@ -286,8 +334,15 @@ impl TryFrom<Written> for Notice {
     type Error = &'static str;
     fn try_from(written: Written) -> Result<Self, &'static str> {
         let WrittenOther { about, at, until, reason, by, broker } = match written {
-            Written::Task(WrittenEnd { end, until, over_by, credentials_live, broker, unseen }) => {
-                return Ok(Self::of_end(end, (until, over_by), unseen, broker).of_short_lived(credentials_live));
+            Written::Task(WrittenEnd { overruled: Some(_), end: End { state: State::Revoked, .. }, .. }) => {
+                return Err("what was revoked is not revoked again");
+            }
+            Written::Task(WrittenEnd { end, until, over_by, credentials_live, overruled: by, broker, unseen }) => {
+                let mut notice = Self::of_end(end, (until, over_by), unseen, broker).of_short_lived(credentials_live);
+                if let Subject::Task { overruled, .. } = &mut notice.subject {
+                    *overruled = by;
+                }
+                return Ok(notice);
             }
             Written::Other(other) => *other,
         };
@@ -360,6 +415,34 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn whoever_completed_a_task_can_be_overruled_once_by_somebody_else() {
+        let task: TaskId = "task_01jd0000000000000000000000".parse().unwrap();
+        let said = |state, second, by: &str| {
+            let end = End { task: task.clone(), state, at: at(second), reason: None, by: by.into() };
+            Notice::of_end(end, (at(50), None), false, format!("broker_{by}"))
+        };
+        let (done, revoked) = (said(State::Completed, 1, "agent"), said(State::Revoked, 2, "rita"));
+        let united = done.clone().united(revoked.clone());
+        let (end, broker) = united.overruling().unwrap();
+        assert_eq!((end.state, end.at, &*end.by, broker), (State::Revoked, at(2), "rita", "broker_rita"));
+        // The task stays completed, and whoever comes later adds nothing.
+        assert_eq!((united.end(), united.follows(&done)), (done.end(), true));
+        let again = united.clone().united(said(State::Revoked, 3, "bob"));
+        assert_eq!((&again, again.follows(&united)), (&united, false));
+        assert_eq!(
+            (united.clone().united(done.clone()), done.clone().united(united.clone())),
+            (united.clone(), united)
+        );
+        // Its holder said nothing new, and of what is long over nobody has to hear.
+        for nothing in
+            [said(State::Revoked, 2, "agent"), said(State::Revoked, 51, "rita"), said(State::Completed, 2, "rita")]
+        {
+            assert!(done.clone().united(nothing).overruling().is_none());
+        }
+        assert!(revoked.united(done).overruling().is_none());
+    }
+
+    #[test]
     fn every_kind_is_read_as_it_was_written_and_told_as_one_entry() {
         let lease: LeaseId = "0123456789abcdef0123456789abcdef".parse().unwrap();
         let task: TaskId = "task_01jd0000000000000000000000".parse().unwrap();
@@ -373,6 +456,12 @@ pub(crate) mod tests {
                     unseen: false,
                     over_by: Some(at(9)),
                     credentials_live: Some(9),
+                    overruled: Some(Box::new(Overruled {
+                        at: at(3),
+                        reason: None,
+                        by: "rita".into(),
+                        broker: "b".into(),
+                    })),
                 },
                 "task",
             ),

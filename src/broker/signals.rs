@@ -28,7 +28,7 @@ use crate::{
     party::Act,
     revocation::Revocations,
     signal::{Answer, Fate, Item, Next, Receiver, SET_TYP, SecurityEvent, Signal, Sort, Stream, What, code, open},
-    task::{End, Task},
+    task::{End, State, Task},
 };
 
 /// For how long after it was signed what a receiver is told can be verified: the key stays published.
@@ -98,7 +98,10 @@ impl Signals {
         revocations: &Revocations,
         now: Time,
     ) -> Result<Self, String> {
-        let known: Vec<TaskId> = revocations.all().iter().filter_map(Notice::end).map(|end| end.task).collect();
+        let all = revocations.all();
+        let overruling = all.iter().filter_map(Notice::overruling).map(|(end, _)| end);
+        let ends = all.iter().filter_map(Notice::end).chain(overruling);
+        let known: Vec<(TaskId, State)> = ends.map(|end| (end.task, end.state)).collect();
         let (lock, streams) = open(receivers, dir, &known, now)?;
         Ok(Self { streams: streams.into_iter().map(Arc::new).collect(), _lock: lock })
     }
@@ -425,7 +428,8 @@ impl Broker {
     pub fn delivered(&self, task: &TaskId) -> Vec<Delivered> {
         let of = |stream: &Arc<Stream>| {
             let (receiver, sort) = (stream.receiver().name().to_owned(), stream.receiver().sort());
-            let (state, at) = match (stream.done(task), stream.pending(task)) {
+            let how = self.told_as(task, stream);
+            let (state, at) = match (stream.done(task, how), stream.pending(task, how)) {
                 (Some(done), _) if matches!(done.fate, Fate::Before | Fate::NotConcerned) => return None,
                 (Some(done), _) => (done.fate.as_str(), Some(done.at)),
                 (None, Some(true)) => ("heard", None),
@@ -435,6 +439,20 @@ impl Broker {
             Some(Delivered { receiver, sort, state, at })
         };
         self.signals.streams.iter().filter_map(of).collect()
+    }
+
+    /// As what a receiver hears of the end of a task: of one that was completed and then revoked, of both, and that is the last of it.
+    fn told_as(&self, task: &TaskId, stream: &Stream) -> State {
+        let notice = self.revocations.get(&SubjectId::Task(task.clone()));
+        let is_revoked = match notice {
+            Some(notice) => {
+                notice.overruling().is_some() || notice.end().is_some_and(|end| end.state == State::Revoked)
+            }
+            // It is over, and forgotten.
+            None => stream.done(task, State::Revoked).is_some(),
+        };
+        let hears = stream.receiver().signal_of(State::Revoked).is_some();
+        if is_revoked && hears { State::Revoked } else { State::Completed }
     }
 
     /// The classes of receivers that are told of an end, each with how many there are.
@@ -447,9 +465,10 @@ impl Broker {
             let told = |stream: &&Arc<Stream>| {
                 let receiver = stream.receiver();
                 let is_bound = || task.is_some_and(|task| bound_to(receiver, task).is_some());
-                let before = stream.done(&end.task).is_some_and(|done| done.fate == Fate::Before);
+                let how = if end.state == State::Completed { self.told_as(&end.task, stream) } else { end.state };
+                let before = stream.done(&end.task, how).is_some_and(|done| done.fate == Fate::Before);
                 let is_its = receiver.sort() == sort && (sort == Sort::Caep || is_bound());
-                is_its && receiver.signal_of(end.state).is_some() && !before
+                is_its && receiver.signal_of(how).is_some() && !before
             };
             let of = self.signals.streams.iter().filter(told).count() as u64;
             (of > 0).then_some((class, of))

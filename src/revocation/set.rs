@@ -135,14 +135,15 @@ impl Set {
             set.held.insert(id, fresh(notice, at));
             return;
         };
-        if notice.follows(&held.notice) {
+        let stands = held.notice.clone().united(notice);
+        if stands.follows(&held.notice) {
             let number = held.number;
-            *held = fresh(notice, held.loaded);
+            *held = fresh(stands, held.loaded);
             if let Some(number) = number {
                 set.numbered.remove(&number);
             }
         } else {
-            held.notice = held.notice.clone().united(notice);
+            held.notice = stands;
         }
     }
 

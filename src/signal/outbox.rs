@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::{clock::Time, id::TaskId, own_dir};
+use crate::{clock::Time, id::TaskId, own_dir, task::State};
 
 /// A file is written anew when it has this many lines more than twice what still counts.
 const SLACK: usize = 1024;
@@ -56,10 +56,19 @@ impl Fate {
 pub struct Done {
     /// The task that ended.
     pub task: TaskId,
+    /// How: one that was completed can be revoked besides. `None`: nobody said so, and it was told of everything there was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
     /// What became of it.
     pub fate: Fate,
     /// When.
     pub at: Time,
+}
+
+impl Done {
+    fn about(&self) -> About {
+        (self.task.clone(), self.state)
+    }
 }
 
 /// The file, and what is in it.
@@ -71,20 +80,24 @@ struct Inner {
     path: PathBuf,
     file: File,
     lines: usize,
-    done: HashMap<TaskId, Done>,
+    done: HashMap<About, Done>,
 }
+
+/// Which task it is that ended, and how.
+type About = (TaskId, Option<State>);
 
 impl Outbox {
     /// Opens the file `name` in `dir`. Where there is none, it says of all these tasks that they ended before.
     ///
     /// # Errors
     /// When it cannot be read or written.
-    pub(super) fn open(dir: &Path, name: &str, ended: &[TaskId], now: Time) -> io::Result<Self> {
+    pub(super) fn open(dir: &Path, name: &str, ended: &[(TaskId, State)], now: Time) -> io::Result<Self> {
         let path = dir.join(format!("{name}.told"));
         let text = match std::fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let before = ended.iter().map(|task| Done { task: task.clone(), fate: Fate::Before, at: now });
+                let (fate, at) = (Fate::Before, now);
+                let before = ended.iter().cloned().map(|(task, how)| Done { task, state: Some(how), fate, at });
                 let (file, done) = write_anew(dir, &path, before.collect())?;
                 return Ok(Self::of(Inner { path, file, lines: done.len(), done }));
             }
@@ -107,7 +120,7 @@ impl Outbox {
             );
         }
         let lines = read.len();
-        let done = read.into_iter().flatten().map(|done| (done.task.clone(), done)).collect();
+        let done = read.into_iter().flatten().map(|done| (done.about(), done)).collect();
         Ok(Self::of(Inner { path, file, lines, done }))
     }
 
@@ -119,9 +132,10 @@ impl Outbox {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What became of telling this receiver of the end of a task.
-    pub(super) fn get(&self, task: &TaskId) -> Option<Done> {
-        self.lock().done.get(task).cloned()
+    /// What became of telling this receiver that a task ended like this.
+    pub(super) fn get(&self, task: &TaskId, how: State) -> Option<Done> {
+        let inner = self.lock();
+        [Some(how), None].into_iter().find_map(|how| inner.done.get(&(task.clone(), how)).cloned())
     }
 
     /// Notes what became of it, and returns once that is on disk.
@@ -136,7 +150,7 @@ impl Outbox {
             let mut inner = this.lock();
             // What concerns nobody is found out again as easily.
             let synced = done.fate != Fate::NotConcerned;
-            inner.done.insert(done.task.clone(), done);
+            inner.done.insert(done.about(), done);
             inner.lines += 1;
             inner.file.write_all(&line)?;
             let file = if synced { Some(inner.file.try_clone()?) } else { None };
@@ -166,9 +180,12 @@ impl Outbox {
 }
 
 /// Puts a file with these lines in the place of another, whole.
-fn write_anew(dir: &Path, path: &Path, done: Vec<Done>) -> io::Result<(File, HashMap<TaskId, Done>)> {
+fn write_anew(dir: &Path, path: &Path, done: Vec<Done>) -> io::Result<(File, HashMap<About, Done>)> {
     // In an order that says nothing of how they are kept.
-    let sorted: BTreeMap<_, _> = done.into_iter().map(|done| ((done.at, done.task.clone()), done)).collect();
+    let sorted: BTreeMap<_, _> = done
+        .into_iter()
+        .map(|done| ((done.at, done.task.clone(), done.state != Some(State::Completed)), done))
+        .collect();
     let mut text = Vec::new();
     for done in sorted.values() {
         serde_json::to_writer(&mut text, done)?;
@@ -183,7 +200,7 @@ fn write_anew(dir: &Path, path: &Path, done: Vec<Done>) -> io::Result<(File, Has
     file.sync_all()?;
     std::fs::rename(&aside, path)?;
     own_dir::sync(dir)?;
-    Ok((file, sorted.into_values().map(|done| (done.task.clone(), done)).collect()))
+    Ok((file, sorted.into_values().map(|done| (done.about(), done)).collect()))
 }
 
 #[cfg(test)]
@@ -199,19 +216,28 @@ mod tests {
     }
 
     fn done(task: &TaskId, fate: Fate) -> Done {
-        Done { task: task.clone(), fate, at: now() }
+        Done { task: task.clone(), state: Some(State::Revoked), fate, at: now() }
     }
 
     #[tokio::test]
     async fn what_was_told_is_known_again_and_what_ended_before_is_not_told() {
         let dir = tempfile::tempdir().unwrap();
         let (before, told, later) = (task(), task(), task());
-        let outbox = Outbox::open(dir.path(), "siem", std::slice::from_ref(&before), now()).unwrap();
+        let outbox = Outbox::open(dir.path(), "siem", &[(before.clone(), State::Revoked)], now()).unwrap();
         outbox.note(done(&told, Fate::Delivered)).await.unwrap();
         drop(outbox);
-        let outbox = Outbox::open(dir.path(), "siem", std::slice::from_ref(&later), now()).unwrap();
-        let fate = |task| outbox.get(task).map(|done| done.fate);
+        let outbox = Outbox::open(dir.path(), "siem", &[(later.clone(), State::Revoked)], now()).unwrap();
+        let fate = |task| outbox.get(task, State::Revoked).map(|done| done.fate);
         assert_eq!((fate(&before), fate(&told), fate(&later)), (Some(Fate::Before), Some(Fate::Delivered), None));
+        // That it was completed is another matter; and what was written before that was told apart is about all there was.
+        assert!(outbox.get(&told, State::Completed).is_none());
+        drop(outbox);
+        let path = dir.path().join("siem.told");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace(r#""state":"revoked","#, "")).unwrap();
+        let outbox = Outbox::open(dir.path(), "siem", &[], now()).unwrap();
+        let told = [State::Completed, State::Revoked].map(|how| outbox.get(&told, how).unwrap().fate);
+        assert_eq!(told, [Fate::Delivered; 2]);
     }
 
     #[tokio::test]
@@ -230,7 +256,7 @@ mod tests {
             outbox.note(done(&third, Fate::Refused)).await.unwrap();
             drop(outbox);
             let outbox = Outbox::open(dir.path(), "siem", &[], now()).unwrap();
-            let fate = |task| outbox.get(task).map(|done| done.fate);
+            let fate = |task| outbox.get(task, State::Revoked).map(|done| done.fate);
             assert_eq!((fate(&first), fate(&third)), (Some(Fate::Delivered), Some(Fate::Refused)), "{cut}");
             // Without its line feed alone it is a whole one.
             assert_eq!(fate(&second).is_some(), cut == 1);
@@ -247,7 +273,7 @@ mod tests {
             outbox.note(done(&task(), Fate::NotConcerned)).await.unwrap();
         }
         outbox.forget(|task| *task == kept);
-        assert_eq!(outbox.get(&kept).map(|done| done.fate), Some(Fate::Delivered));
+        assert_eq!(outbox.get(&kept, State::Revoked).map(|done| done.fate), Some(Fate::Delivered));
         outbox.note(done(&task(), Fate::Delivered)).await.unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("siem.told")).unwrap().lines().count(), 2);
     }

@@ -2,7 +2,7 @@
 //! done is asked again later, and keeps nobody waiting meanwhile.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     fs::File,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -20,7 +20,7 @@ use crate::{
     id::{TaskId, random},
     notice::Notice,
     own_dir,
-    task::End,
+    task::{End, State as How},
 };
 
 /// How long after the first failure it is tried again; twice as long after each that follows, up to the longest.
@@ -91,7 +91,7 @@ pub enum Next {
 pub fn open(
     receivers: Vec<Receiver>,
     dir: &Path,
-    known: &[TaskId],
+    known: &[(TaskId, How)],
     now: Time,
 ) -> Result<(Option<File>, Vec<Stream>), String> {
     if receivers.is_empty() {
@@ -126,15 +126,20 @@ impl Stream {
 
     /// Takes what ended after the number `after`, up to `last`, as the broker `own`. Nothing, where that was taken meanwhile.
     pub fn take(&self, notices: &[Notice], (after, last): (u64, u64), own: &str) {
-        let news = |notice: &Notice| {
-            let end = notice.end().filter(|end| self.receiver.hears_of(end, notice.broker == own))?;
-            self.outbox.get(&end.task).is_none().then(|| self.item(end))
+        let ends =
+            |notice| Notice::end(notice).map(|end| (end, &*notice.broker)).into_iter().chain(notice.overruling());
+        let news = |(end, broker): (End, &str)| {
+            let hears = self.receiver.hears_of(&end, broker == own);
+            (hears && self.outbox.get(&end.task, end.state).is_none()).then(|| self.item(end))
         };
-        let mut new: Vec<Item> = notices.iter().filter_map(news).collect();
+        let mut new: Vec<Item> = notices.iter().flat_map(ends).filter_map(news).collect();
         let mut state = self.lock();
         if state.read != after {
             return;
         }
+        // Of what was completed, and then revoked, the one may be waiting already.
+        let waiting: HashSet<&str> = state.queue.iter().map(|item| &*item.jti).collect();
+        new.retain(|item| !waiting.contains(&*item.jti));
         if after == 0 {
             // Out of a journal that was written anew they come in any order.
             new.sort_by_key(|item| item.since);
@@ -145,7 +150,9 @@ impl Stream {
 
     fn item(&self, end: End) -> Item {
         let since = end.at;
-        let jti = jti(self.receiver.name(), end.task.as_str());
+        // What was completed can be revoked, which is something else to hear of.
+        let completed = if end.state == How::Completed { " completed" } else { "" };
+        let jti = jti(self.receiver.name(), &format!("{}{completed}", end.task));
         Item { what: What::End(Box::new(end)), jti, since, attempts: 0, due: None, heard: false }
     }
 
@@ -242,24 +249,24 @@ impl Stream {
     pub async fn settle(&self, item: &Item, fate: Fate, now: Time) {
         self.lock().queue.retain(|other| other.jti != item.jti);
         if let What::End(end) = &item.what {
-            let done = Done { task: end.task.clone(), fate, at: now };
+            let done = Done { task: end.task.clone(), state: Some(end.state), fate, at: now };
             if let Err(error) = self.outbox.note(done).await {
                 tracing::error!(receiver = self.receiver.name(), %error, "what a receiver was told is not on disk: a broker that dies tells it again");
             }
         }
     }
 
-    /// What became of telling it of the end of a task.
+    /// What became of telling it that a task ended like this.
     #[must_use]
-    pub fn done(&self, task: &TaskId) -> Option<Done> {
-        self.outbox.get(task)
+    pub fn done(&self, task: &TaskId, how: How) -> Option<Done> {
+        self.outbox.get(task, how)
     }
 
-    /// Whether it is still to be told of the end of a task, and whether it has heard.
+    /// Whether it is still to be told that a task ended like this, and whether it has heard.
     #[must_use]
-    pub fn pending(&self, task: &TaskId) -> Option<bool> {
+    pub fn pending(&self, task: &TaskId, how: How) -> Option<bool> {
         let state = self.lock();
-        let is = |item: &&Item| matches!(&item.what, What::End(end) if end.task == *task);
+        let is = |item: &&Item| matches!(&item.what, What::End(end) if end.task == *task && end.state == how);
         state.queue.iter().find(is).map(|item| item.heard)
     }
 
@@ -331,7 +338,27 @@ mod tests {
         assert!(matches!(stream.next(now() + chrono::TimeDelta::days(1), at), Next::GiveUp(_)));
         stream.settle(&item, Fate::Expired, now()).await;
         assert!(matches!(stream.next(now(), at), Next::Wait(None)));
-        assert_eq!(stream.done(&second.end().unwrap().task).unwrap().fate, Fate::Expired);
+        assert_eq!(stream.done(&second.end().unwrap().task, Ended::Revoked).unwrap().fate, Fate::Expired);
+    }
+
+    #[tokio::test]
+    async fn what_was_completed_and_then_revoked_is_told_as_both_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let stream = stream(dir.path(), "type = 'webhook'\nurl = 'https://a/'");
+        let done = notice("me", Ended::Completed, now());
+        let revoked = End { state: Ended::Revoked, by: "bob".into(), ..done.end().unwrap() };
+        let both = done.clone().united(Notice::of_end(revoked.clone(), (done.until, None), false, "me".into()));
+        stream.take(&[done], (0, 1), "me");
+        stream.take(std::slice::from_ref(&both), (1, 2), "me");
+        assert_eq!(stream.backlog().0, 2);
+        let at = Instant::now();
+        let (first, second) = (told(stream.next(now(), at)), stream.first(2).0.remove(1));
+        assert!(first.jti != second.jti && matches!(&second.what, What::End(end) if **end == revoked));
+        for item in [&first, &second] {
+            stream.settle(item, Fate::Confirmed, now()).await;
+        }
+        stream.take(&[both], (2, 3), "me");
+        assert_eq!(stream.backlog().0, 0);
     }
 
     #[tokio::test]
@@ -344,14 +371,14 @@ mod tests {
         let at = Instant::now();
         let item = told(stream.next(now(), at));
         stream.heard(&item.jti, at);
-        assert_eq!(stream.pending(&first.end().unwrap().task), Some(true));
+        assert_eq!(stream.pending(&first.end().unwrap().task, Ended::Revoked), Some(true));
         let next = told(stream.next(now(), at));
         assert!(matches!(&next.what, What::End(end) if Some(&**end) == second.end().as_ref()));
         stream.failed(&next.jti, at);
         let again = told(stream.next(now(), at + Duration::from_secs(10)));
         assert_eq!(again.jti, item.jti);
         stream.settle(&again, Fate::Confirmed, now()).await;
-        assert_eq!((stream.pending(&first.end().unwrap().task), stream.backlog().0), (None, 1));
+        assert_eq!((stream.pending(&first.end().unwrap().task, Ended::Revoked), stream.backlog().0), (None, 1));
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub struct Task {
 }
 
 /// The state of a task. The last three are final.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "broker", derive(utoipa::ToSchema), schema(as = TaskState))]
 #[serde(rename_all = "snake_case")]
 pub enum State {

@@ -220,7 +220,38 @@ on_both! {
         // Of what is done nobody has to hear who only denies.
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(receiver.tasks(), [gone]);
-        assert!(reach(&stand.revoke(&done).await.expect(StatusCode::OK), "shared_signals").is_none());
+        // But whoever is done with it first does not escape.
+        let late = stand.revoke(&done).await.expect(StatusCode::OK);
+        assert_eq!((&late["state"], reach(&late, "shared_signals").is_some()), (&json!("completed"), true));
+        assert_eq!(receiver.hears(2).await[1]["claims"]["sub_id"]["sub"], done);
+    }
+
+    /// A rogue agent may say first that it is done: whoever is told of revokes alone hears of the revoke, once, and the task stays completed.
+    async fn whoever_completes_a_task_does_not_escape_its_revoke(store) {
+        let receiver = Receiver::start().await;
+        receiver.answer(json!({"status": 204}));
+        let mut stand = with_sandboxes(&receiver, store, "events = [\"task.revoked\"]").await;
+        let (rogue, evidence) = (declared_in(&stand, &json!("sb-1")).await, in_sandbox(&stand, &json!("sb-1")));
+        stand.post(&format!("/v1/tasks/{rogue}/complete"), &evidence, json!({})).await.expect(StatusCode::OK);
+        // Its own revoke says nothing that is new.
+        let own = stand.post(&format!("/v1/tasks/{rogue}/revoke"), &evidence, json!({"reason": "r"})).await;
+        assert!(reach(&own.expect(StatusCode::OK), "sandbox").is_none());
+        let answer = stand.revoke(&rogue).await.expect(StatusCode::OK);
+        assert_eq!((&answer["state"], &reach(&answer, "sandbox").unwrap()["of"]), (&json!("completed"), &json!(1)));
+        let said = receiver.hears(1).await.remove(0);
+        assert_eq!(said["claims"]["events"]["urn:remit:event:task.revoked"]["sandbox"], "sb-1", "{said}");
+        is_signalled(&stand, 1).await;
+        for _ in 0..2 {
+            let told = reach(&stand.revoke(&rogue).await.expect(StatusCode::OK), "sandbox").unwrap();
+            assert_eq!((&told["acknowledged"], &told["done"]), (&json!(1), &json!(true)));
+            stand.restart_broker().await;
+        }
+        let other = declared_in(&stand, &json!("sb-2")).await;
+        stand.revoke(&other).await.expect(StatusCode::OK);
+        is_signalled(&stand, 2).await;
+        assert_eq!(receiver.tasks(), [rogue.clone(), other]);
+        let shown = stand.get(&format!("/v1/tasks/{rogue}"), VIEWER).await.expect(StatusCode::OK);
+        assert_eq!(shown["state"], "completed");
     }
 
     /// What is told while nobody hears is not lost; neither is what a broker died over.
@@ -571,15 +602,21 @@ async fn two_brokers_tell_of_an_end_once() {
         .call_at(&second, Method::POST, &path, Some(RESPONDER), Some(json!({"reason": "r"})))
         .await
         .expect(StatusCode::OK);
-    receiver.hears(2).await;
-    // Whoever repeats it at the other one tells nobody again.
+    // Completed at one, and revoked at the other.
+    let rogue = task(&stand).await;
+    stand.post(&format!("/v1/tasks/{rogue}/complete"), &stand.evidence(), json!({})).await.expect(StatusCode::OK);
+    let path = format!("/v1/tasks/{rogue}/revoke");
+    let answer = stand.call_at(&second, Method::POST, &path, Some(RESPONDER), Some(json!({"reason": "r"}))).await;
+    assert_eq!(answer.expect(StatusCode::OK)["state"], "completed");
+    receiver.hears(3).await;
+    // Whoever repeats it at the other one tells nobody again, once that knows.
     stand.revoke(&two).await.expect(StatusCode::OK);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut told = receiver.tasks();
     told.sort();
-    let mut both = vec![one.clone(), two.clone()];
-    both.sort();
-    assert_eq!(told, both);
+    let mut all = vec![one.clone(), two.clone(), rogue.clone()];
+    all.sort();
+    assert_eq!(told, all);
     let mut ids = Vec::new();
     for at in [&stand.broker, &second] {
         let mut found = Value::Null;
@@ -589,14 +626,14 @@ async fn two_brokers_tell_of_an_end_once() {
                 .call_at(at, Method::POST, "/ssf/v1/poll", Some(RECEIVER_TOKEN), Some(body))
                 .await
                 .expect(StatusCode::OK);
-            if found["sets"].as_object().unwrap().len() == 2 {
+            if found["sets"].as_object().unwrap().len() == 3 {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         ids.push(found["sets"].as_object().unwrap().keys().cloned().collect::<Vec<_>>());
     }
-    assert!(ids[0].len() == 2 && ids[0] == ids[1], "{ids:?}");
+    assert!(ids[0].len() == 3 && ids[0] == ids[1], "{ids:?}");
 }
 
 /// Evidence of a job in a sandbox.
