@@ -140,7 +140,7 @@ use crate::{
 pub use certify::Certified;
 pub use crl::Crl;
 pub use declare::{Declared, IdempotencyKey};
-pub use feed::{Follower, FollowerRoom, Left, Push};
+pub use feed::{Follower, FollowerRoom, Left, Push, Sent};
 pub use follow::{Following, Turn};
 pub use identify::Presented;
 pub use inventory::{Inventory, Workload};

@@ -14,8 +14,10 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    runtime::{Handle, RuntimeFlavor},
     sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast},
-    time::{Instant, sleep_until},
+    task::block_in_place,
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{
@@ -39,8 +41,15 @@ use crate::{
 
 /// How many states a reader may be behind. One that is slower is dropped, goes stale, and asks again.
 const BEHIND: usize = 256;
-/// How many whole sets may be put together at a time.
+/// How many whole sets may be put together, or be on their way to whoever asked for them, at a time. Strangers have half of that.
 const SNAPSHOTS: usize = 8;
+/// How long a stranger waits for room for one, and how long whoever is known does: they all come again after a start.
+const STRANGERS_WAIT: Duration = Duration::from_secs(2);
+const WAIT: Duration = Duration::from_secs(20);
+/// What is no longer than this, in octets, is on its way at once: a connection takes it whole.
+const SHORT: usize = 16 * 1024;
+/// From how many entries on a state is put together apart from what serves requests.
+const MANY: usize = 4_096;
 
 /// What is pushed, and to whom.
 pub(super) struct Feed {
@@ -51,7 +60,9 @@ pub(super) struct Feed {
     followers: Arc<Semaphore>,
     /// Those of them who are no services.
     strangers: Arc<Semaphore>,
-    snapshots: Semaphore,
+    snapshots: Arc<Semaphore>,
+    /// Those of them that are for strangers.
+    strange_snapshots: Arc<Semaphore>,
     /// The last whole state that was told to those who begin to follow, and as of what.
     whole: std::sync::Mutex<Option<Whole>>,
     /// Who holds what was told.
@@ -74,7 +85,8 @@ impl Feed {
             read: Mutex::default(),
             followers: Arc::new(Semaphore::new(followers)),
             strangers: Arc::new(Semaphore::new(followers.div_ceil(2))),
-            snapshots: Semaphore::new(SNAPSHOTS),
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS)),
+            strange_snapshots: Arc::new(Semaphore::new(SNAPSHOTS / 2)),
             whole: std::sync::Mutex::default(),
             readers: Arc::default(),
             vouching: OneLook::default(),
@@ -89,6 +101,18 @@ impl Feed {
         let of_strangers = stranger.then(|| self.strangers.clone().try_acquire_owned()).transpose().map_err(full)?;
         let one = self.followers.clone().try_acquire_owned().map_err(full)?;
         Ok(Arc::new(FollowerRoom { _one: one, _of_strangers: of_strangers }))
+    }
+
+    /// Room for one more whole state, once there is some. Those that strangers do not take up no room of those who are known.
+    async fn snapshot_room(&self, stranger: bool) -> Result<SnapshotRoom, Error> {
+        let room = async {
+            let of_strangers =
+                if stranger { Some(self.strange_snapshots.clone().acquire_owned().await.ok()?) } else { None };
+            Some(SnapshotRoom { _one: self.snapshots.clone().acquire_owned().await.ok()?, _of_strangers: of_strangers })
+        };
+        let room = timeout(if stranger { STRANGERS_WAIT } else { WAIT }, room).await;
+        let busy = "too many read all of the revocations: ask again in a moment, or another broker";
+        room.map_err(|_| Error::QuotaExceeded(busy))?.ok_or(Error::Unavailable(Input::Keys))
     }
 }
 
@@ -120,9 +144,36 @@ pub struct Push {
     fresh: Duration,
 }
 
+/// Room for a whole state, as long as this is held.
+#[derive(Debug)]
+struct SnapshotRoom {
+    _one: OwnedSemaphorePermit,
+    _of_strangers: Option<OwnedSemaphorePermit>,
+}
+
+/// A state on its way to somebody. To be held until they have it: until then it takes up the room that a long one has.
+#[derive(Debug)]
+pub struct Sent {
+    push: Arc<Push>,
+    _room: Option<SnapshotRoom>,
+}
+
+impl Sent {
+    fn new(push: Arc<Push>, room: Option<SnapshotRoom>) -> Self {
+        let is_long = push.state.len() > SHORT;
+        Self { push, _room: room.filter(|_| is_long) }
+    }
+
+    /// The state.
+    #[must_use]
+    pub fn push(&self) -> &Push {
+        &self.push
+    }
+}
+
 /// Somebody who follows the feed.
 pub struct Follower {
-    first: Option<Arc<Push>>,
+    first: Option<Sent>,
     pushes: broadcast::Receiver<Arc<Push>>,
     /// Who it is, where that is said.
     reader: Option<Reader>,
@@ -152,13 +203,13 @@ impl Follower {
     }
 
     /// The next state; `None`: they were too slow, and have to begin again.
-    pub async fn next(&mut self) -> Option<Arc<Push>> {
-        let push = match self.first.take() {
+    pub async fn next(&mut self) -> Option<Sent> {
+        let sent = match self.first.take() {
             Some(first) => first,
-            None => self.pushes.recv().await.ok()?,
+            None => Sent::new(self.pushes.recv().await.ok()?, None),
         };
-        self.readers.sent(self.reader.as_ref(), push.fresh);
-        Some(push)
+        self.readers.sent(self.reader.as_ref(), sent.push.fresh);
+        Some(sent)
     }
 }
 
@@ -186,7 +237,7 @@ impl Broker {
         let service = self.reads_feed(request).await?;
         self.hear(witness).await?;
         let room = self.feed.room(service.is_none())?;
-        let taken = self.feed.snapshots.acquire().await.map_err(|_| Error::Unavailable(Input::Keys))?;
+        let taken = self.feed.snapshot_room(service.is_none()).await?;
         // Nothing is pushed while this is held, so what is pushed next goes on where this ends.
         let (sequence, vouched, pushes) = {
             let mut pushed = self.feed.pushed.lock().await;
@@ -206,9 +257,9 @@ impl Broker {
             Some(_) => Arc::new(self.state(previous, sequence, None, vouched)?),
             None => self.whole(sequence, vouched)?,
         };
-        drop(taken);
+        let first = Some(Sent::new(first, Some(taken)));
         let reader = service.map(|service| Reader { service, replica });
-        Ok(Follower { first: Some(first), pushes, reader, readers: self.feed.readers.clone(), room })
+        Ok(Follower { first, pushes, reader, readers: self.feed.readers.clone(), room })
     }
 
     /// All that has ended, in one signed state. With a nonce it is as of after it was asked for.
@@ -220,21 +271,22 @@ impl Broker {
         request: Request,
         replica: Option<String>,
         (witness, nonce): (Option<&str>, Option<String>),
-    ) -> Result<Push, Error> {
+    ) -> Result<Sent, Error> {
         let service = self.reads_feed(request).await?;
         self.hear(witness).await?;
-        let taken = self.feed.snapshots.acquire().await.map_err(|_| Error::Unavailable(Input::Keys))?;
+        let taken = self.feed.snapshot_room(service.is_none()).await?;
         let vouched = match &nonce {
             Some(_) => self.vouch().await,
             None => self.last_vouched().await,
         };
         let vouched = vouched.ok_or(Error::Unavailable(Input::Store))?;
         let sequence = self.revocations.last();
-        let state = self.state(None, sequence, nonce, Some(vouched));
-        drop(taken);
-        let state = state?;
+        let state = match nonce {
+            Some(nonce) => Arc::new(self.state(None, sequence, Some(nonce), Some(vouched))?),
+            None => self.whole(sequence, Some(vouched))?,
+        };
         self.feed.readers.sent(service.map(|service| Reader { service, replica }).as_ref(), state.fresh);
-        Ok(state)
+        Ok(Sent::new(state, Some(taken)))
     }
 
     async fn hear(&self, witness: Option<&str>) -> Result<(), Error> {
@@ -283,7 +335,7 @@ impl Broker {
         }
     }
 
-    /// All there is, for those who begin to follow: the same for all who come before there is news.
+    /// All there is, for those who begin to follow, or ask without a nonce: the same for all who come before there is news.
     fn whole(&self, sequence: u64, vouched: Option<Time>) -> Result<Arc<Push>, Error> {
         let of = (self.parts.ledger.generation(), sequence, vouched);
         if let Some(whole) = &*self.feed.whole.lock().unwrap_or_else(PoisonError::into_inner)
@@ -468,24 +520,27 @@ impl Broker {
             return Err(Error::Unavailable(Input::Keys));
         }
         let notices = self.revocations.mattering(previous.unwrap_or(0), sequence, now);
-        let entries =
-            notices.iter().map(Notice::entry).collect::<Option<_>>().ok_or(Error::Unavailable(Input::Keys))?;
         let broker = self.revocations.broker().clone();
         let date = |time| NumericDate::of(time).ok_or(Error::Unavailable(Input::Keys));
-        let claims = RevocationClaims {
-            iss: self.issuer.clone(),
-            broker: broker.clone(),
-            iat: date(iat)?,
-            exp: date(exp)?,
-            generation: self.parts.ledger.generation(),
-            sequence,
-            previous,
-            nonce,
-            entries,
-        };
-        // Needed for as long as the state is worth anything, in whole seconds.
-        let until = whole_second(exp).timestamp() + 1;
-        let signed = self.parts.keys.sign(Use::Revocations, REVOCATIONS_TYP, until, &claims);
+        let (iat, ends) = (date(iat)?, date(exp)?);
+        let signed = apart(notices.len() >= MANY, || {
+            let entries =
+                notices.iter().map(Notice::entry).collect::<Option<_>>().ok_or(Error::Unavailable(Input::Keys))?;
+            let claims = RevocationClaims {
+                iss: self.issuer.clone(),
+                broker: broker.clone(),
+                iat,
+                exp: ends,
+                generation: self.parts.ledger.generation(),
+                sequence,
+                previous,
+                nonce,
+                entries,
+            };
+            // Needed for as long as the state is worth anything, in whole seconds.
+            let until = whole_second(exp).timestamp() + 1;
+            Ok(self.parts.keys.sign(Use::Revocations, REVOCATIONS_TYP, until, &claims))
+        })?;
         let state = signed.map_err(|Invalid(why)| {
             tracing::error!(why, "a state of the revocation feed was not signed");
             Error::Unavailable(Input::Keys)
@@ -495,5 +550,29 @@ impl Broker {
         }
         let fresh = Duration::from_secs(freshness.into());
         Ok(Push { id: format!("{broker}:{sequence}"), state, written: OnceLock::new(), fresh })
+    }
+}
+
+/// Does what takes long on a thread that serves nothing else meanwhile, where the runtime has more than one.
+fn apart<T>(takes_long: bool, work: impl FnOnce() -> T) -> T {
+    let has_others = Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if takes_long && has_others { block_in_place(work) } else { work() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn strangers_leave_room_for_whoever_is_known() {
+        let feed = Feed::new(None);
+        let mut strangers = Vec::new();
+        for _ in 0..SNAPSHOTS / 2 {
+            strangers.push(feed.snapshot_room(true).await.unwrap());
+        }
+        assert!(matches!(feed.snapshot_room(true).await, Err(Error::QuotaExceeded(_))));
+        drop(feed.snapshot_room(false).await.unwrap());
+        strangers.pop();
+        drop(feed.snapshot_room(true).await.unwrap());
     }
 }

@@ -22,7 +22,7 @@ use super::{
     watch,
 };
 use crate::{
-    broker::{Broker, Left, Push},
+    broker::{Broker, Left, Push, Sent},
     claims::Purpose,
     error::Error,
     lease::Use,
@@ -84,12 +84,12 @@ pub(super) async fn follow(
     let replica = replica(&headers)?;
     let request = called.request;
     if !watch::wanted(&headers) {
-        let state = broker.revocations(request, replica, (witness(&headers), nonce)).await?.state;
+        let sent = broker.revocations(request, replica, (witness(&headers), nonce)).await?;
         let headers = [
             (header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE)),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         ];
-        return Ok((headers, state).into_response());
+        return Ok((headers, Body::from(Bytes::from_owner(Whole(sent)))).into_response());
     }
     if nonce.is_some() {
         return Err(Error::invalid("a stream has no `nonce`: ask for one state with it first").into());
@@ -107,20 +107,29 @@ pub(super) async fn follow(
 }
 
 /// A state as an event, in pieces of which each is soon read by whoever reads at all. All who follow share its octets.
-fn pieces(push: Arc<Push>) -> impl Stream<Item = Result<Bytes, Infallible>> {
-    let event = Bytes::from_owner(Written(push));
+fn pieces(sent: Sent) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    let event = Bytes::from_owner(Written(sent));
     let starts = (0..event.len()).step_by(PIECE);
     stream::iter(starts.map(move |start| Ok(event.slice(start..event.len().min(start + PIECE)))))
 }
 
 /// A state as an event.
-struct Written(Arc<Push>);
+struct Written(Sent);
 
 impl AsRef<[u8]> for Written {
     fn as_ref(&self) -> &[u8] {
         let write =
             |Push { id, state, .. }: &Push| format!("event: state\nid: {id}\nretry: {RETRY}\ndata: {state}\n\n");
-        self.0.written(write).as_bytes()
+        self.0.push().written(write).as_bytes()
+    }
+}
+
+/// A state by itself.
+struct Whole(Sent);
+
+impl AsRef<[u8]> for Whole {
+    fn as_ref(&self) -> &[u8] {
+        self.0.push().state.as_bytes()
     }
 }
 

@@ -425,7 +425,7 @@ async fn who_stops_reading_is_cut_off() {
     };
     let mut first = slow(FOLLOW.as_bytes()).await;
     // HTTP/2 with a window of nothing for answers: preface, SETTINGS_INITIAL_WINDOW_SIZE = 0, and the request (RFC 9113).
-    let mut second = slow(&without_window()).await;
+    let mut second = slow(&without_window(PATH, "text/event-stream")).await;
     let mut follower = Follower::new(&stand, &stand.broker, None).await;
     follower.next().await;
     let another = || async {
@@ -459,19 +459,70 @@ async fn who_stops_reading_is_cut_off() {
     follower.next().await;
 }
 
+/// Every whole state that is asked for is a copy until it is read: strangers who ask and do not read leave room for services, and are cut off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_who_do_not_read_whole_states_keep_no_service_waiting() {
+    let stand = Stand::new(Store::Embedded).await;
+    let ask = |nonce: &'static str, token: Option<&'static str>| {
+        let mut request = stand.client.get(stand.url(&format!("{PATH}{nonce}")));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        async move { request.send().await.unwrap() }
+    };
+    // More than is handed to a connection at once.
+    let mut longest = 0;
+    while longest <= 24 * 1024 {
+        for _ in 0..20 {
+            let (task, _) = stand.task_with_token().await;
+            stand.revoke(&task).await.expect(StatusCode::OK);
+        }
+        longest = ask("?nonce=n", None).await.text().await.unwrap().len();
+    }
+    let mut slow = Vec::new();
+    // Two are sent one whole state each, and two begin to follow.
+    for (path, accept) in [("?nonce=a", "*/*"), ("", "*/*"), ("", "text/event-stream"), ("", "text/event-stream")] {
+        let mut stream = tokio::net::TcpStream::connect(address(&stand)).await.unwrap();
+        stream.write_all(&without_window(&format!("{PATH}{path}"), accept)).await.unwrap();
+        // The head of the answer: the state was put together.
+        let mut read = Vec::new();
+        while !has_head(&read) {
+            let mut part = [0; 1024];
+            let count = timeout(Duration::from_secs(10), stream.read(&mut part)).await.unwrap().unwrap();
+            assert!(count > 0, "the connection ended");
+            read.extend(&part[..count]);
+        }
+        slow.push(stream);
+    }
+    let refused = ask("?nonce=n", None).await;
+    assert!(refused.headers().contains_key(header::RETRY_AFTER));
+    crate::support::Answer::of(refused).await.refused(429, "quota_exceeded");
+    for nonce in ["?nonce=n", ""] {
+        assert_eq!(ask(nonce, Some(GIT_TOKEN)).await.status(), StatusCode::OK);
+    }
+    wait_for("room", || async { ask("", None).await.status() == StatusCode::OK }).await;
+    drop(slow);
+}
+
+/// Whether what was read in HTTP/2 holds the head of an answer: a frame HEADERS (RFC 9113 section 4.1).
+fn has_head(mut octets: &[u8]) -> bool {
+    while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = octets {
+        if *kind == 1 {
+            return true;
+        }
+        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        octets = rest.get(length..).unwrap_or_default();
+    }
+    false
+}
+
 /// A request in HTTP/2 for the feed by somebody who takes no octet of the answer.
-fn without_window() -> Vec<u8> {
+fn without_window(path: &str, accept: &str) -> Vec<u8> {
     let mut octets = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     octets.extend(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x00");
     // HPACK (RFC 7541), every name literal: without index, and without Huffman's code.
     let mut block = Vec::new();
-    let fields = [
-        (":method", "GET"),
-        (":scheme", "http"),
-        (":path", PATH),
-        (":authority", "x"),
-        ("accept", "text/event-stream"),
-    ];
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", path), (":authority", "x"), ("accept", accept)];
     for text in fields.into_iter().flat_map(|(name, value)| [name, value]).enumerate() {
         let (at, text) = text;
         if at % 2 == 0 {
