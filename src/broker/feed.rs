@@ -238,6 +238,8 @@ impl Broker {
         self.hear(witness).await?;
         let room = self.feed.room(service.is_none())?;
         let taken = self.feed.snapshot_room(service.is_none()).await?;
+        let reader = service.map(|service| Reader { service, replica });
+        self.note_reader(reader.as_ref());
         // Nothing is pushed while this is held, so what is pushed next goes on where this ends.
         let (sequence, vouched, pushes) = {
             let mut pushed = self.feed.pushed.lock().await;
@@ -258,7 +260,6 @@ impl Broker {
             None => self.whole(sequence, vouched)?,
         };
         let first = Some(Sent::new(first, Some(taken)));
-        let reader = service.map(|service| Reader { service, replica });
         Ok(Follower { first, pushes, reader, readers: self.feed.readers.clone(), room })
     }
 
@@ -275,6 +276,8 @@ impl Broker {
         let service = self.reads_feed(request).await?;
         self.hear(witness).await?;
         let taken = self.feed.snapshot_room(service.is_none()).await?;
+        let reader = service.map(|service| Reader { service, replica });
+        self.note_reader(reader.as_ref());
         let vouched = match &nonce {
             Some(_) => self.vouch().await,
             None => self.last_vouched().await,
@@ -285,8 +288,13 @@ impl Broker {
             Some(nonce) => Arc::new(self.state(None, sequence, Some(nonce), Some(vouched))?),
             None => self.whole(sequence, Some(vouched))?,
         };
-        self.feed.readers.sent(service.map(|service| Reader { service, replica }).as_ref(), state.fresh);
+        self.feed.readers.sent(reader.as_ref(), state.fresh);
         Ok(Sent::new(state, Some(taken)))
+    }
+
+    /// Before a state is put together for somebody: what ends from here on may not be in it, and is not with all before they have heard.
+    fn note_reader(&self, reader: Option<&Reader>) {
+        self.feed.readers.sent(reader, Duration::from_secs(self.rules().parties.freshness().into()));
     }
 
     async fn hear(&self, witness: Option<&str>) -> Result<(), Error> {

@@ -425,7 +425,7 @@ async fn who_stops_reading_is_cut_off() {
     };
     let mut first = slow(FOLLOW.as_bytes()).await;
     // HTTP/2 with a window of nothing for answers: preface, SETTINGS_INITIAL_WINDOW_SIZE = 0, and the request (RFC 9113).
-    let mut second = slow(&without_window(PATH, "text/event-stream")).await;
+    let mut second = slow(&without_window(PATH, "text/event-stream", None)).await;
     let mut follower = Follower::new(&stand, &stand.broker, None).await;
     follower.next().await;
     let another = || async {
@@ -482,17 +482,7 @@ async fn strangers_who_do_not_read_whole_states_keep_no_service_waiting() {
     let mut slow = Vec::new();
     // Two are sent one whole state each, and two begin to follow.
     for (path, accept) in [("?nonce=a", "*/*"), ("", "*/*"), ("", "text/event-stream"), ("", "text/event-stream")] {
-        let mut stream = tokio::net::TcpStream::connect(address(&stand)).await.unwrap();
-        stream.write_all(&without_window(&format!("{PATH}{path}"), accept)).await.unwrap();
-        // The head of the answer: the state was put together.
-        let mut read = Vec::new();
-        while !has_head(&read) {
-            let mut part = [0; 1024];
-            let count = timeout(Duration::from_secs(10), stream.read(&mut part)).await.unwrap().unwrap();
-            assert!(count > 0, "the connection ended");
-            read.extend(&part[..count]);
-        }
-        slow.push(stream);
+        slow.push(begun(&stand, &without_window(&format!("{PATH}{path}"), accept, None)).await);
     }
     let refused = ask("?nonce=n", None).await;
     assert!(refused.headers().contains_key(header::RETRY_AFTER));
@@ -502,6 +492,32 @@ async fn strangers_who_do_not_read_whole_states_keep_no_service_waiting() {
     }
     wait_for("room", || async { ask("", None).await.status() == StatusCode::OK }).await;
     drop(slow);
+}
+
+/// A connection on which this was asked, and the answer has begun: what it is about was put together.
+async fn begun(stand: &Stand, request: &[u8]) -> tokio::net::TcpStream {
+    let mut stream = tokio::net::TcpStream::connect(address(stand)).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut read = Vec::new();
+    while !has_head(&read) {
+        let mut part = [0; 1024];
+        let count = timeout(Duration::from_secs(10), stream.read(&mut part)).await.unwrap().unwrap();
+        assert!(count > 0, "the connection ended");
+        read.extend(&part[..count]);
+    }
+    stream
+}
+
+/// Whoever was told something may go by it from then on, though they have read nothing of it yet: nobody says before that all have heard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_counts_before_its_state_is_sent() {
+    let stand = Stand::new(Store::Embedded).await;
+    let (task, _) = stand.task_with_token().await;
+    let stream = begun(&stand, &without_window(PATH, "text/event-stream", Some(GIT_TOKEN))).await;
+    let answer = stand.revoke(&task).await.expect(StatusCode::OK);
+    let feed = answer["reach"].as_array().unwrap().iter().find(|reach| reach["class"] == "feed").unwrap();
+    assert_eq!((&feed["acknowledged"], &feed["of"]), (&json!(0), &json!(1)));
+    drop(stream);
 }
 
 /// Whether what was read in HTTP/2 holds the head of an answer: a frame HEADERS (RFC 9113 section 4.1).
@@ -517,13 +533,20 @@ fn has_head(mut octets: &[u8]) -> bool {
 }
 
 /// A request in HTTP/2 for the feed by somebody who takes no octet of the answer.
-fn without_window(path: &str, accept: &str) -> Vec<u8> {
+fn without_window(path: &str, accept: &str, token: Option<&str>) -> Vec<u8> {
     let mut octets = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     octets.extend(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x00");
     // HPACK (RFC 7541), every name literal: without index, and without Huffman's code.
     let mut block = Vec::new();
-    let fields = [(":method", "GET"), (":scheme", "http"), (":path", path), (":authority", "x"), ("accept", accept)];
-    for text in fields.into_iter().flat_map(|(name, value)| [name, value]).enumerate() {
+    let mut fields = vec![
+        (":method", "GET".to_owned()),
+        (":scheme", "http".to_owned()),
+        (":path", path.to_owned()),
+        (":authority", "x".to_owned()),
+        ("accept", accept.to_owned()),
+    ];
+    fields.extend(token.map(|token| ("authorization", format!("Bearer {token}"))));
+    for text in fields.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).enumerate() {
         let (at, text) = text;
         if at % 2 == 0 {
             block.push(0);
