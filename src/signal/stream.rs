@@ -1,5 +1,6 @@
-//! What one receiver is still to be told: in order, the next one once the one before is settled. A webhook that has heard and is not
-//! done is asked again later, and keeps nobody waiting meanwhile.
+//! What one receiver is still to be told. A receiver of Shared Signals: in order, the next one once the one before is settled. A webhook: of
+//! each task in order, and of all tasks side by side, those first that it was not told of yet: one that fails keeps no other sandbox
+//! from being taken down. One that has heard and is not done is asked again later.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -11,7 +12,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    Receiver,
+    Receiver, Sort,
     outbox::{Done, Fate, Outbox},
     token::jti,
 };
@@ -107,6 +108,21 @@ pub fn open(
     streams.map(|streams| (Some(lock), streams)).map_err(failed)
 }
 
+impl State {
+    /// What waits for nothing but its time.
+    fn in_turn(&self, sort: Sort) -> Vec<&Item> {
+        if sort == Sort::Caep {
+            return self.queue.front().into_iter().collect();
+        }
+        let mut waited_for = HashSet::new();
+        let is_first = |item: &&Item| match &item.what {
+            What::End(end) => item.heard || waited_for.insert(&end.task),
+            What::Verify(_) => true,
+        };
+        self.queue.iter().filter(is_first).collect()
+    }
+}
+
 impl Stream {
     /// Whose it is.
     #[must_use]
@@ -193,12 +209,12 @@ impl Stream {
         if self.receiver.polls() {
             return Next::Wait(None);
         }
-        let head = state.queue.iter().find(|item| !item.heard);
-        let mut waiting = state.queue.iter().filter(|item| item.heard).chain(head);
-        if let Some(item) = waiting.clone().find(|item| item.due.is_none_or(|due| due <= at)) {
-            return Next::Tell(item.clone());
+        let in_turn = state.in_turn(self.receiver.sort());
+        let due = in_turn.iter().filter(|item| item.due.is_none_or(|due| due <= at));
+        if let Some(item) = due.min_by_key(|item| (item.attempts > 0, item.due)) {
+            return Next::Tell((*item).clone());
         }
-        let soonest = waiting.by_ref().filter_map(|item| item.due).min();
+        let soonest = in_turn.iter().filter_map(|item| item.due).min();
         Next::Wait(soonest.map(|due| due.saturating_duration_since(at)))
     }
 
@@ -293,10 +309,7 @@ fn pause(first: Duration, attempts: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        signal::{ReceiverConfig, Sort},
-        task::State as Ended,
-    };
+    use crate::{signal::ReceiverConfig, task::State as Ended};
 
     fn now() -> Time {
         "2026-11-20T10:00:00Z".parse().unwrap()
@@ -342,6 +355,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_webhook_fails_keeps_no_other_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let stream = stream(dir.path(), "type = 'webhook'\nurl = 'https://a/'");
+        let notices: Vec<_> = (0..3).map(|_| notice("me", Ended::Completed, now())).collect();
+        let end = notices[0].end().unwrap();
+        let revoked = End { state: Ended::Revoked, by: "bob".into(), ..end.clone() };
+        let revoked = Notice::of_end(revoked, (notices[0].until, None), false, "me".into());
+        let both = notices[0].clone().united(revoked);
+        stream.take(&[&[both][..], &notices[1..]].concat(), (0, 3), "me");
+        let (at, later) = (Instant::now(), Instant::now() + Duration::from_secs(5));
+        let is = |item: &Item, notice: &Notice| matches!(&item.what, What::End(end) if Some(&**end) == notice.end().as_ref());
+        let failing = told(stream.next(now(), at));
+        assert!(is(&failing, &notices[0]));
+        stream.failed(&failing.jti, at);
+        for notice in &notices[1..] {
+            let item = told(stream.next(now(), later));
+            assert!(is(&item, notice), "what was not tried yet comes first");
+            stream.settle(&item, Fate::Confirmed, now()).await;
+        }
+        // That it was revoked waits for that it was completed.
+        assert!(matches!(stream.next(now(), at), Next::Wait(Some(_))));
+        assert_eq!(told(stream.next(now(), later)).jti, failing.jti);
+        stream.heard(&failing.jti, at);
+        let item = told(stream.next(now(), at));
+        assert!(matches!(&item.what, What::End(said) if said.state == Ended::Revoked && said.task == end.task));
+    }
+
+    #[tokio::test]
     async fn what_was_completed_and_then_revoked_is_told_as_both_once() {
         let dir = tempfile::tempdir().unwrap();
         let stream = stream(dir.path(), "type = 'webhook'\nurl = 'https://a/'");
@@ -374,7 +415,10 @@ mod tests {
         assert_eq!(stream.pending(&first.end().unwrap().task, Ended::Revoked), Some(true));
         let next = told(stream.next(now(), at));
         assert!(matches!(&next.what, What::End(end) if Some(&**end) == second.end().as_ref()));
-        stream.failed(&next.jti, at);
+        // Of what was tried before, that which has waited for longest.
+        assert_eq!(stream.failed(&next.jti, at), 1);
+        assert_eq!(told(stream.next(now(), at + Duration::from_secs(10))).jti, next.jti);
+        assert_eq!(stream.failed(&next.jti, at + Duration::from_secs(10)), 2);
         let again = told(stream.next(now(), at + Duration::from_secs(10)));
         assert_eq!(again.jti, item.jti);
         stream.settle(&again, Fate::Confirmed, now()).await;
