@@ -56,7 +56,17 @@ async fn every_proxy_passes_all_headers_on() {
     assert_eq!(asked["trustForwardHeader"], false);
     assert_eq!(asked["address"], "http://127.0.0.1:8421/auth");
     assert_eq!(names(&asked["authRequestHeaders"], ""), BTreeSet::from(["authorization", "dpop"].map(str::to_owned)));
-    assert_eq!(traefik["http"]["routers"]["git"]["middlewares"][0], "remit");
+    // What reads an underscore as a hyphen must find none of the client's, either.
+    assert_eq!(
+        traefik["http"]["routers"]["git"]["middlewares"],
+        json!(["no-lookalikes", "remit", "without-token"]),
+        "in this order"
+    );
+    let emptied =
+        traefik["http"]["middlewares"]["no-lookalikes"]["headers"]["customRequestHeaders"].as_object().unwrap();
+    assert!(emptied.values().all(|value| value == ""), "{emptied:?}");
+    let emptied: BTreeSet<_> = emptied.keys().map(|name| name.to_ascii_lowercase()).collect();
+    assert_eq!(emptied, all.iter().map(|name| name.replace('-', "_")).collect());
 
     let filter = configured("envoy-http.yaml").await["typed_config"].clone();
     let http = &filter["http_service"];
