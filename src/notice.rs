@@ -239,7 +239,7 @@ impl Notice {
         if matches!(self.subject, Subject::Lock(_)) && other.follows(&self) {
             return other;
         }
-        let overrules = other.overrules(&self);
+        let revoke = other.overrules(&self);
         let until = if matches!(self.subject, Subject::Lock(_)) { self.until } else { self.until.max(other.until) };
         let subject = match (self.subject, other.subject) {
             // Where one of them does not know, nobody does.
@@ -249,7 +249,7 @@ impl Notice {
             ) => {
                 let over_by = over_by.zip(other).map(|(one, other)| one.max(other));
                 let credentials_live = credentials_live.zip(others).map(|(one, other)| one.max(other));
-                let overruled = overruled.or(overrules.filter(|_| state == State::Completed));
+                let overruled = overruled.or(revoke.filter(|_| state == State::Completed));
                 Subject::Task { task, state, unseen, over_by, credentials_live, overruled }
             }
             (subject, _) => subject,

@@ -477,7 +477,9 @@ impl Broker {
             learnt.map_err(|why| InDoubt(why.to_string()))?;
             // An end is logged after the store took it.
             let now = self.now();
-            notices.iter().for_each(|notice| self.revocations.shut(notice, now));
+            for notice in &notices {
+                self.revocations.shut(notice, now);
+            }
             if brings_taint {
                 Box::pin(self.keep_taints()).await.map_err(|why| InDoubt(why.to_string()))?;
             }

@@ -114,12 +114,15 @@ impl State {
         if sort == Sort::Caep {
             return self.queue.front().into_iter().collect();
         }
-        let mut waited_for = HashSet::new();
-        let is_first = |item: &&Item| match &item.what {
-            What::End(end) => item.heard || waited_for.insert(&end.task),
-            What::Verify(_) => true,
-        };
-        self.queue.iter().filter(is_first).collect()
+        let (mut in_turn, mut waited_for) = (Vec::new(), HashSet::new());
+        for item in &self.queue {
+            let is_first = match &item.what {
+                What::End(end) => item.heard || waited_for.insert(&end.task),
+                What::Verify(_) => true,
+            };
+            in_turn.extend(is_first.then_some(item));
+        }
+        in_turn
     }
 }
 
