@@ -58,6 +58,10 @@ pub struct Doubt {
     pub sequence: u64,
     /// `tail_unwitnessed` or `earlier_log_gone`.
     pub event: String,
+    /// The first record that it is about, where it is about some of this log.
+    pub first: Option<u64>,
+    /// The last record that it is about.
+    pub last: u64,
     /// What it says, in a sentence.
     pub what: String,
 }
@@ -344,12 +348,15 @@ impl Walk {
         let Self { log, first, head, file, good_to, unsigned, dropped, doubts, unsettled } = self;
         let head = head.unwrap_or(Head::NONE);
         let fault = |sequence, what| Fault { sequence, file: file.clone(), what };
-        // Anybody could have written the others.
-        let signed = dropped.iter().filter(|(sequence, _)| *sequence <= good_to);
-        let dropped_to = signed.map(|(_, last)| *last).max().unwrap_or_default();
+        // Anybody could have written the others; and those that a broker found when it was started, and signed with a word about them. Its
+        // own it knows, because it removes nothing before it is noted elsewhere that it will.
+        let is_found =
+            |at: u64| doubts.iter().any(|found| found.first.is_some_and(|first| first <= at && at <= found.last));
+        let known = dropped.iter().filter(|(sequence, _)| *sequence <= good_to && !is_found(*sequence));
+        let dropped_to = known.map(|(_, last)| *last).max().unwrap_or_default();
         if first > 1 && dropped_to + 1 < first {
             let what = format!(
-                "the records before {first} are missing, and nothing that was signed says that they were removed"
+                "the records before {first} are missing, and nothing that the broker signed as its own says that they were removed"
             );
             return Err(fault(dropped_to + 1, what).into());
         }
@@ -394,19 +401,19 @@ impl Walk {
 }
 
 fn doubt(record: &Record, event: &str) -> Doubt {
-    let number = |member| record.members.get(member).and_then(serde_json::Value::as_u64).unwrap_or_default();
-    let what = if event == "tail_unwitnessed" {
-        format!(
-            "the broker was started, and nothing showed the records from {} to {} to be its own",
-            number("first"),
-            number("last")
-        )
+    let number = |member| record.members.get(member).and_then(serde_json::Value::as_u64);
+    let last = number("last").unwrap_or_default();
+    let (first, what) = if event == "tail_unwitnessed" {
+        let first = number("first").unwrap_or_default();
+        let what =
+            format!("the broker was started, and nothing showed the records from {first} to {last} to be its own");
+        (Some(first), what)
     } else {
         let log = record.text("log").unwrap_or_default();
-        format!(
-            "the log that this broker wrote before, {log}, with {} records or more, was not there any more",
-            number("last")
-        )
+        let what = format!(
+            "the log that this broker wrote before, {log}, with {last} records or more, was not there any more"
+        );
+        (None, what)
     };
-    Doubt { sequence: record.sequence, event: event.to_owned(), what }
+    Doubt { sequence: record.sequence, event: event.to_owned(), first, last, what }
 }

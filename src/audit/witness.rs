@@ -136,15 +136,18 @@ pub(super) fn judge(
     let elsewhere = remembered.elsewhere.clone();
     known.extend(elsewhere.map(|ending| ("the store".to_owned(), ending, is_new || is_known)));
 
+    let refused = |place: &str, what: &str| {
+        format!(
+            "the audit log in {} is not the one that this broker wrote: {what}, says {place}. Records were altered or taken away, or an \
+             old copy was put back. Move the log away, and keep it: the next one will say that it is gone",
+            dir.display()
+        )
+    };
     let (mut judged, mut good_to) = (Judged::default(), 0);
+    // Whether a record that is remembered is there, and one that is not.
+    let (mut is_found, mut missing) = (false, None);
     for (place, ending, may_be_another) in known {
-        let refused = |what: &str| {
-            Err(format!(
-                "the audit log in {} is not the one that this broker wrote: {what}, says {place}. Records were altered or taken away, or an \
-                 old copy was put back. Move the log away, and keep it: the next one will say that it is gone",
-                dir.display()
-            ))
-        };
+        let refused = |what: &str| Err(refused(&place, what));
         let Ending { log: name, head } = &ending;
         if log != Some(name) {
             if !may_be_another {
@@ -161,11 +164,17 @@ pub(super) fn judge(
                 Some(there) if there != *head => {
                     return refused(&format!("its record {} is not the one that was written", head.sequence));
                 }
-                Some(_) => good_to = good_to.max(head.sequence),
-                // It was removed because it had been kept for long enough.
-                None => {}
+                Some(_) => {
+                    is_found = true;
+                    good_to = good_to.max(head.sequence);
+                }
+                // It was removed because it had been kept for long enough: then something newer is remembered.
+                None => missing = Some((place, head.sequence)),
             }
         }
+    }
+    if !is_found && let Some((place, sequence)) = missing {
+        return Err(refused(&place, &format!("it begins after record {sequence}, the last that was written")));
     }
     if remembered.here.is_some() && log.is_some() && good_to < end.sequence {
         judged.unwitnessed = Some((good_to + 1, end.sequence));

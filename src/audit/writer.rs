@@ -323,7 +323,7 @@ impl Audit {
         if length == 0 {
             writer.open_segment(judged)?;
         } else {
-            writer.tell_of(judged);
+            writer.tell_of(judged)?;
         }
         // What was not signed when the last broker died is before anything is added to it: a tail is never old.
         if let Err(why) = writer.sign() {
@@ -670,14 +670,14 @@ impl<M: Medium> Writer<M> {
         Ok(())
     }
 
-    /// Says in a log how it was found.
-    fn tell_of(&mut self, Judged { gone, unwitnessed }: Judged) {
+    /// Says in a log how it was found. What cannot be said of it is not signed either.
+    fn tell_of(&mut self, Judged { gone, unwitnessed }: Judged) -> Result<(), Unrecorded> {
         let unwitnessed = unwitnessed.map(|(first, last)| Event::TailUnwitnessed { first, last });
         let events: Vec<_> = unwitnessed.into_iter().chain(gone.map(is_gone)).collect();
-        if let Err(why) = self.own(self.clock.now(), events) {
-            tracing::error!(%why, "how the audit log was found is not on record");
-        }
+        let told = self.own(self.clock.now(), events);
+        told.map_err(|Unrecorded(why)| Unrecorded(format!("how the audit log was found cannot be recorded: {why}")))?;
         self.reach(self.end);
+        Ok(())
     }
 
     /// Goes by other terms, which are on record first; but what removes less does not wait for that.

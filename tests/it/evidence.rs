@@ -525,6 +525,10 @@ both! {
 
         rewrite(&dir, |line| line.replace("acme/payments", "acme/secrets"));
         refused(&[&format!("its record {written} is not the one that was written"), &by_note]).await;
+        // One that begins later in its place, which says that all before was kept for long enough.
+        put_back(&whole);
+        put_later_one(&dir);
+        refused(&[&format!("it begins after record {written}, the last that was written")]).await;
         put_back(&whole);
         let segment = only_segment(&dir);
         let all = fs::read_to_string(&segment).unwrap();
@@ -611,6 +615,27 @@ fn rewrite(dir: &Path, edit: impl Fn(&str) -> String) {
     assert_ne!(rewritten, all);
     fs::write(&segment, rewritten).unwrap();
     fs::write(dir.join("checkpoints"), "").unwrap();
+}
+
+/// Takes a log of one segment away, and puts one of the same name in its place that begins with record 2000; its checkpoints stay.
+fn put_later_one(dir: &Path) {
+    let segment = only_segment(dir);
+    let all = fs::read_to_string(&segment).unwrap();
+    let log = text(&serde_json::from_str(all.lines().next().unwrap()).unwrap(), "log");
+    fs::remove_file(&segment).unwrap();
+    let mut head = Head { sequence: 1999, ..Head::NONE };
+    let said = [format!(r#""segment_opened","log":"{log}""#), r#""segment_dropped","first":1,"last":1999"#.to_owned()];
+    let mut line = |said: &String| {
+        let Head { sequence, digest } = head;
+        let line = format!(
+            r#"{{"actor":{{"as":"broker"}},"event":{said},"previous":"{digest}","request":"","sequence":{},"time":"2026-01-01T00:00:00Z"}}"#,
+            sequence + 1
+        );
+        head = head.followed_by(&Record::read(line.as_bytes()).unwrap()).unwrap();
+        line + "\n"
+    };
+    let later: String = said.iter().map(&mut line).collect();
+    fs::write(dir.join(format!("audit-{:020}.jsonl", 2000)), later).unwrap();
 }
 
 /// What a broker says that does not start.

@@ -640,8 +640,8 @@ async fn how_old_a_segment_is_the_log_says() {
 
 #[tokio::test]
 async fn what_was_removed_only_a_signed_record_says() {
-    let (_root, dir) = log();
-    segmented(&dir, terms(), clock(), 2).await;
+    let (root, dir) = log();
+    let key = segmented(&dir, terms(), clock(), 2).await;
     // As good as it can be done without the key: the log says so, at its end.
     let last = Segment::list(&dir).unwrap().pop().unwrap().path;
     let text = std::fs::read_to_string(&last).unwrap();
@@ -653,6 +653,37 @@ async fn what_was_removed_only_a_signed_record_says() {
     assert_eq!(first_bad(&dir), None);
     std::fs::remove_file(file(&dir)).unwrap();
     assert_eq!(first_bad(&dir), Some(1));
+    // Nor does one that a broker found when it was started, and signed with everything else.
+    drop(witnessed(root.path(), &dir, &key).unwrap());
+    assert!(checkpoints(&dir).iter().any(|(sequence, _)| *sequence > head.sequence));
+    assert_eq!(first_bad(&dir), Some(1));
+}
+
+/// A log that is noted outside it as well.
+fn witnessed(journal: &Path, dir: &Path, key: &SigningKey) -> Result<Audit, Unrecorded> {
+    let remembered = Remembered { here: Some(Witness::open(journal).unwrap()), elsewhere: None };
+    Found::open(dir)?.go_on(Terms { key: key.clone(), ..terms() }, clock(), remembered)
+}
+
+#[tokio::test]
+async fn another_log_of_the_same_name_that_begins_later_is_not_written_on() {
+    let (root, dir) = log();
+    let key = segmented(&dir, terms(), clock(), 2).await;
+    drop(witnessed(root.path(), &dir, &key).unwrap());
+    let opening = std::fs::read_to_string(file(&dir)).unwrap();
+    let name = Record::read(opening.lines().next().unwrap().as_bytes()).unwrap().text("log").unwrap().to_owned();
+    for segment in Segment::list(&dir).unwrap() {
+        std::fs::remove_file(segment.path).unwrap();
+    }
+    let mut head = Head { sequence: 1999, ..Head::NONE };
+    let events = [Event::SegmentOpened { log: name }, Event::SegmentDropped { first: 1, last: 1999 }];
+    let entries = events.map(|event| Entry { actor: Actor::Broker, event, ..entry("") }).into_iter();
+    let text: String =
+        entries.chain([entry("forged")]).map(|entry| Unplaced::of(&entry).unwrap().place(&mut head) + "\n").collect();
+    std::fs::write(Segment::of(&dir, 2000).path, text).unwrap();
+    let refused = witnessed(root.path(), &dir, &key).err().unwrap();
+    assert!(refused.0.contains("it begins after record 9, the last that was written"), "{refused}");
+    assert_eq!(checkpoints(&dir).last().unwrap().0, 9, "nothing of it is signed");
 }
 
 #[tokio::test]
