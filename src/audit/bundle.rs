@@ -2,7 +2,8 @@
 //!
 //! A run goes from any record to a signed checkpoint. What was asked for stands in it whole, everything else by its content alone
 //! ([`super::chain`]): enough to compute the digest that was signed, and nothing to read. So a bundle proves that what it shows was
-//! written, then and there. That it shows everything, only a bundle without a filter can prove.
+//! written, then and there. That it shows everything between the first and the last record that it proves, only a bundle without a
+//! filter can prove; that nothing was before or after these, none can.
 //!
 //! Whose a task is that was declared at another broker, what is minted for it and its end say here: they name owner and workload.
 
@@ -192,6 +193,10 @@ pub struct Proven {
     pub log: String,
     /// What was asked for.
     pub selection: Selection,
+    /// The first record that it proves, shown or not; `None` where it proves none.
+    pub first: Option<u64>,
+    /// The last one.
+    pub last: Option<u64>,
     /// How many records are shown.
     pub records: usize,
     /// How many others stand between them.
@@ -266,7 +271,7 @@ impl Bundle {
     /// Proves it, and hands every record that is shown to `each`.
     ///
     /// # Errors
-    /// The first record that is not what was signed, or was not signed at all.
+    /// The first record that is not what was signed, or was not signed at all; or that is missing where every record was asked for.
     pub fn verify(&self, keys: &CheckpointKeys, mut each: impl FnMut(&Record)) -> Result<Proven, Verdict> {
         let mut proven = Proven {
             log: self.log.clone(),
@@ -275,12 +280,21 @@ impl Bundle {
             unattributed: self.unattributed,
             ..Proven::default()
         };
-        let mut last = 0;
         for run in &self.runs {
             let mut head = run.after;
             let bad = |sequence, what: String| Fault { sequence, file: Path::new("").into(), what };
-            if head.sequence < last {
-                return Err(bad(head.sequence + 1, format!("record {} stands twice", head.sequence + 1)).into());
+            if let Some(last) = proven.last {
+                if head.sequence < last {
+                    return Err(bad(head.sequence + 1, format!("record {} stands twice", head.sequence + 1)).into());
+                }
+                if head.sequence > last && self.selection == Selection::default() {
+                    let what = format!(
+                        "the records from {} to {} are missing: every one was asked for",
+                        last + 1,
+                        head.sequence
+                    );
+                    return Err(bad(last + 1, what).into());
+                }
             }
             let mut shown = Vec::new();
             for item in &run.records {
@@ -313,7 +327,10 @@ impl Bundle {
                 return Err(bad(first, what).into());
             }
             shown.iter().for_each(&mut each);
-            last = head.sequence;
+            if !run.records.is_empty() {
+                proven.first = proven.first.or(Some(first));
+                proven.last = Some(head.sequence);
+            }
             proven.records += shown.len();
             proven.others += run.records.len() - shown.len();
         }

@@ -309,11 +309,15 @@ fn examined_text(examined: &Examined, pinned: bool) -> String {
 }
 
 fn proven_text(proven: &Proven) -> String {
+    let span = proven.first.zip(proven.last).map(|(first, last)| format!(", from record {first} to record {last}"));
     let mut found = vec![
         ("good", "yes".to_owned()),
         ("log", clean(&proven.log)),
         ("asked for", clean(&json!(proven.selection).to_string())),
-        ("records", format!("{} shown, with {} others between them", proven.records, proven.others)),
+        (
+            "records",
+            format!("{} shown, with {} others between them{}", proven.records, proven.others, span.unwrap_or_default()),
+        ),
     ];
     if proven.unsigned > 0 {
         found.push(("left out", format!("{} more, which no checkpoint covered yet, says the bundle", proven.unsigned)));

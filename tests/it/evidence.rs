@@ -253,6 +253,45 @@ async fn a_bundle_proves_what_it_shows() {
     assert_eq!(audit(&["show", as_text(&dir), "--task", "task_1"]).1, 2);
 }
 
+/// One without a filter leaves nothing out between its first record and its last, and says which these are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bundle_without_a_filter_has_no_gaps() {
+    let stand = Stand::with(Store::Embedded, OFTEN).await;
+    let dir = directory(&stand);
+    let (key, file) = (dir.join("checkpoints.jwks"), stand.dir.path().join("evidence.json"));
+    let prove = |bundle: &Value| {
+        fs::write(&file, bundle.to_string()).unwrap();
+        audit(&["verify", as_text(&file), "--key", as_text(&key)])
+    };
+    for _ in 0..2 {
+        stand.task_with_token().await;
+        signed_to(&dir, stand.whole_audit().len() as u64).await;
+    }
+    let everything = audit(&["export", as_text(&dir)]).0;
+    let runs = everything["runs"].as_array().unwrap().len();
+    assert!(runs >= 3, "{runs} runs");
+    let without = |run: usize| {
+        let mut cut = everything.clone();
+        cut["runs"].as_array_mut().unwrap().remove(run);
+        prove(&cut)
+    };
+    let (cut, code) = without(1);
+    let missing = everything["runs"][1]["after"]["sequence"].as_u64().unwrap() + 1;
+    assert_eq!((code, &cut["sequence"]), (5, &json!(missing)), "{cut}");
+    assert!(text(&cut, "what").contains("every one was asked for"), "{cut}");
+    let (cut, code) = without(0);
+    assert_eq!((code, &cut["first"]), (0, &json!(missing)), "{cut}");
+    let (proven, code) = prove(&everything);
+    let last = proven["records"].clone();
+    assert_eq!((code, &proven["first"], &proven["last"]), (0, &json!(1), &last), "{proven}");
+    let told = Command::new(env!("CARGO_BIN_EXE_remit"))
+        .args(["audit", "verify", as_text(&file), "--key", as_text(&key)])
+        .output()
+        .unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert!(told.contains(&format!("from record 1 to record {last}")), "{told}");
+}
+
 /// What this broker did for tasks that were declared at another one is in the bundle of their owner and of their workload, too; of what
 /// nothing here says whose it is, the bundle says how much there is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
