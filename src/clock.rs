@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use std::{
-    sync::atomic::{AtomicI64, Ordering},
+    sync::atomic::{AtomicI64, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -13,6 +13,9 @@ pub type Time = DateTime<Utc>;
 pub trait Clock: Send + Sync {
     /// The current wall-clock time. Never used to measure durations.
     fn now(&self) -> Time;
+
+    /// How long a clock has run that never jumps, since a beginning that is the same as long as the process runs.
+    fn running(&self) -> Duration;
 }
 
 /// The machine's clock.
@@ -25,28 +28,45 @@ impl Clock for SystemClock {
         let now = Utc::now();
         now.duration_trunc(TimeDelta::milliseconds(1)).unwrap_or(now)
     }
+
+    fn running(&self) -> Duration {
+        monotonic()
+    }
 }
 
 /// A clock that a test moves by hand.
 #[derive(Debug)]
-pub struct ManualClock(AtomicI64);
+pub struct ManualClock {
+    wall: AtomicI64,
+    running: AtomicU64,
+}
 
 impl ManualClock {
     /// A clock that stands at `at`.
     #[must_use]
     pub fn at(at: Time) -> Self {
-        Self(AtomicI64::new(at.timestamp_millis()))
+        Self { wall: AtomicI64::new(at.timestamp_millis()), running: AtomicU64::new(0) }
     }
 
-    /// Moves the clock, forwards or backwards.
+    /// Lets so much time pass; backwards it is the wall clock alone that goes.
     pub fn advance(&self, by: TimeDelta) {
-        self.0.fetch_add(by.num_milliseconds(), Ordering::SeqCst);
+        self.running.fetch_add(u64::try_from(by.num_milliseconds()).unwrap_or_default(), Ordering::SeqCst);
+        self.set(by);
+    }
+
+    /// Sets the wall clock, forwards or backwards, and no time passes.
+    pub fn set(&self, by: TimeDelta) {
+        self.wall.fetch_add(by.num_milliseconds(), Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Time {
-        DateTime::from_timestamp_millis(self.0.load(Ordering::SeqCst)).unwrap_or_default()
+        DateTime::from_timestamp_millis(self.wall.load(Ordering::SeqCst)).unwrap_or_default()
+    }
+
+    fn running(&self) -> Duration {
+        Duration::from_millis(self.running.load(Ordering::SeqCst))
     }
 }
 
@@ -88,7 +108,7 @@ fn monotonic() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::MAX, Duration::from)
 }
 
-#[cfg(all(feature = "verify", not(target_os = "linux")))]
+#[cfg(not(all(feature = "verify", target_os = "linux")))]
 fn monotonic() -> Duration {
     static BEGINNING: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
     BEGINNING.get_or_init(std::time::Instant::now).elapsed()

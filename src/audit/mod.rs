@@ -13,6 +13,7 @@ mod config;
 pub mod examine;
 mod past;
 mod reader;
+mod retention;
 pub mod segment;
 mod stream;
 mod witness;

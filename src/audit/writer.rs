@@ -30,6 +30,7 @@ use super::{
     checkpoint::Signer,
     past::{self, Told},
     reader::began,
+    retention::{Steady, kept_for},
     segment::{self, GROUP, Medium, Opened, Segment, Unturned, is_full},
     stream::Stream,
     witness::{Ending, Judged, Remembered, Witness, judge},
@@ -309,6 +310,9 @@ impl Audit {
             unturned: None,
             signer,
             signed: (Instant::now(), clock.now()),
+            steady: Steady::new(&*clock),
+            cleared: None,
+            clear_again: false,
             signatures,
             head: Arc::clone(&reached),
             witness: remembered.here.map(|(witness, _)| witness),
@@ -430,6 +434,12 @@ struct Writer<M> {
     signer: Signer,
     /// When it signed last, and by the clock that the records go by.
     signed: (Instant, Time),
+    /// Whether the clock can be gone by.
+    steady: Steady,
+    /// When it last looked for what was kept for long enough, by the clock that never jumps.
+    cleared: Option<Duration>,
+    /// Whether it is to look again soon.
+    clear_again: bool,
     signatures: watch::Sender<Option<String>>,
     /// The last record that is durable, for others.
     head: Arc<Mutex<Head>>,
@@ -612,6 +622,10 @@ impl<M: Medium> Writer<M> {
                 Err(why) => tracing::error!(%why, "the audit log goes on in the segment that it has"),
             }
         }
+        let since = |at: Duration| self.clock.running().saturating_sub(at);
+        if self.clear_again && self.cleared.is_none_or(|at| since(at) >= AGAIN) {
+            self.clear();
+        }
     }
 
     fn sign_if_due(&mut self) {
@@ -625,10 +639,10 @@ impl<M: Medium> Writer<M> {
 
     fn is_segment_over(&self) -> bool {
         let age = self.end.since.map(|since| (self.clock.now() - since).num_seconds());
-        // A segment of one record would be over as soon as it began.
+        // A segment of one record would be over as soon as it began. One that begins far in the future was begun while the clock was wrong.
         self.end.head.sequence > self.end.first
             && (self.end.length >= self.terms.keeping.segment_bytes
-                || age.is_some_and(|age| age >= i64::from(self.terms.keeping.segment_age)))
+                || age.is_some_and(|age| age.unsigned_abs() >= u64::from(self.terms.keeping.segment_age)))
     }
 
     /// Begins another segment, whole, with its first record and its reserve; or changes nothing, so that the one that there is grows on.
@@ -694,6 +708,7 @@ impl<M: Medium> Writer<M> {
 
     /// Removes what has been kept for long enough.
     fn clear(&mut self) {
+        (self.cleared, self.clear_again) = (Some(self.clock.running()), false);
         if let Err(why) = self.drop_segments() {
             tracing::error!(%why, "the audit log keeps more than it has to");
         }
@@ -701,16 +716,21 @@ impl<M: Medium> Writer<M> {
 
     fn drop_segments(&mut self) -> Result<(), Unrecorded> {
         let Keeping { retention: Some(retention), legal_hold: false, .. } = self.terms.keeping else { return Ok(()) };
+        if !self.steady.is_believed(&*self.clock) {
+            self.clear_again = true;
+            return Ok(());
+        }
         let failed = |error: io::Error| Unrecorded(format!("an old segment could not be removed: {error}"));
         let now = self.clock.now();
         let segments = Segment::list(&self.dir).map_err(failed)?;
-        for pair in segments.windows(2) {
+        // By what is chained and signed; when a file was written, anybody can set who can write it.
+        let mut begins = Vec::new();
+        for segment in &segments {
+            let Some(time) = began(segment).map_err(failed)? else { break };
+            begins.push(time);
+        }
+        for pair in segments.windows(2).take(kept_for(&begins, now, retention)) {
             let [old, next] = pair else { continue };
-            // By what is chained and signed; when a file was written, anybody can set who can write it.
-            let Some(ended) = began(next).map_err(failed)? else { break };
-            if u64::try_from((now - ended).num_seconds()).unwrap_or_default() < retention {
-                break;
-            }
             // On record, and signed, before it is gone; and how the rest goes on is in the rest.
             self.own(now, [Event::SegmentDropped { first: old.first, last: next.first - 1 }])?;
             self.sign()?;

@@ -426,6 +426,10 @@ async fn segmented(dir: &Path, terms: Terms, clock: Arc<ManualClock>, segments: 
     let key = terms.key.clone();
     let audit = Audit::open(dir, terms, clock.clone()).unwrap();
     let newest = || Segment::list(dir).unwrap().pop().unwrap().first;
+    if retention.is_some() {
+        // Nothing is removed before.
+        clock.advance(TimeDelta::hours(1));
+    }
     for segment in 0..segments {
         let last = newest();
         for record in 0..3 {
@@ -475,6 +479,7 @@ async fn what_the_log_says_of_itself_is_sent_on_too() {
     let audit = Audit::open(&dir, terms, clock.clone()).unwrap();
     let (send, copied) = std::sync::mpsc::channel();
     audit.copy(move |copy| send.send((copy.sequence, copy.line.to_owned())).unwrap());
+    clock.advance(TimeDelta::hours(1));
     for segment in 0..3 {
         audit.record(&[entry(&format!("{segment}"))]).await.unwrap();
         clock.advance(TimeDelta::seconds(5));
@@ -636,6 +641,56 @@ async fn how_old_a_segment_is_the_log_says() {
     let kept = firsts(TimeDelta::hours(1)).await;
     assert_eq!((kept.len(), kept[0]), (3, 1), "nothing is a day old");
     assert_eq!(firsts(TimeDelta::hours(24)).await[0], kept[2], "what ended a day ago is gone");
+}
+
+/// The first records of the segments, once the writer has done what is due and taken another record.
+async fn firsts_after(audit: &Audit, dir: &Path) -> Vec<u64> {
+    audit.tick();
+    audit.record(&[entry("a")]).await.unwrap();
+    audit.record(&[entry("b")]).await.unwrap();
+    Segment::list(dir).unwrap().iter().map(|segment| segment.first).collect()
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_for_a_while_removes_nothing() {
+    let (_root, dir) = log();
+    let (terms, clock) = (kept(terms(), 3600, Some(10 * 86_400)), clock());
+    let open = || Audit::open(&dir, terms.clone(), clock.clone()).unwrap();
+    let audit = open();
+    let mut whole = firsts_after(&audit, &dir).await;
+    for _ in 0..2 {
+        clock.advance(TimeDelta::days(1));
+        whole = firsts_after(&audit, &dir).await;
+    }
+    assert_eq!(whole.len(), 3);
+    let far = TimeDelta::days(26_000);
+    clock.set(far);
+    let after = firsts_after(&audit, &dir).await;
+    assert_eq!((after.len(), &after[..3]), (4, &whole[..]), "another segment begins, and none is gone");
+    clock.set(-far);
+    let after = firsts_after(&audit, &dir).await;
+    assert_eq!((after.len(), &after[..3]), (5, &whole[..]));
+    // Wrong when it was started as well, and started twice.
+    drop(audit);
+    clock.set(far);
+    for started in 1..=2 {
+        let audit = open();
+        let after = firsts_after(&audit, &dir).await;
+        assert_eq!(&after[..3], &whole[..], "start {started}");
+        clock.advance(TimeDelta::minutes(40));
+        assert_eq!(&firsts_after(&audit, &dir).await[..3], &whole[..], "start {started}");
+    }
+    clock.set(-far);
+    // What began in the future is as old as what came after it.
+    let audit = open();
+    firsts_after(&audit, &dir).await;
+    let newest = firsts_after(&audit, &dir).await.pop().unwrap();
+    clock.advance(TimeDelta::days(11));
+    firsts_after(&audit, &dir).await;
+    let after = firsts_after(&audit, &dir).await;
+    assert!(after[0] >= newest, "{after:?} after {newest}");
+    drop(audit);
+    assert_eq!(first_bad(&dir), None);
 }
 
 #[tokio::test]
