@@ -15,7 +15,7 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-use super::chain::Head;
+use super::{chain::Head, segment::hold};
 use crate::{
     clock::Time,
     failpoint::{Step, reached},
@@ -29,6 +29,9 @@ const TYP: &str = "remit-audit-checkpoint+jwt";
 pub(super) const FILE: &str = "checkpoints";
 /// The public keys of the checkpoints, in the same directory.
 pub const KEYS: &str = "checkpoints.jwks";
+
+/// Room on the disk that is taken before it is needed, in bytes: what is on record on a full disk is signed too.
+const AHEAD: u64 = 64 << 10;
 
 /// The log ended here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +125,11 @@ pub(super) fn append(file: &mut File, checkpoint: &str) -> io::Result<()> {
     written
 }
 
+/// Takes the room for checkpoints to come. Where there is none, what was taken before lasts for a while, and the next one tries again.
+fn take_room(file: &File) {
+    let _ = file.metadata().and_then(|about| hold(file, about.len() + AHEAD));
+}
+
 /// Signs checkpoints and keeps them beside the log.
 pub(super) struct Signer {
     key: SigningKey,
@@ -164,6 +172,7 @@ impl Signer {
     pub(super) fn sign(&mut self, log: &str, head: Head, now: Time) -> Result<String, String> {
         let checkpoint = Checkpoint { log: log.to_owned(), head, iat: now.timestamp() };
         let text = self.key.sign(TYP, &checkpoint).map_err(|why| why.to_string())?;
+        take_room(&self.file);
         append(&mut self.file, &text).map_err(|error| error.to_string())?;
         reached(Step::CheckpointKept);
         self.last = Some(checkpoint);

@@ -167,7 +167,7 @@ impl Medium for Growing {
 }
 
 /// Takes the room that a file needs to grow to `length`.
-fn hold(file: &File, length: u64) -> io::Result<()> {
+pub(super) fn hold(file: &File, length: u64) -> io::Result<()> {
     let length = i64::try_from(length).map_err(io::Error::other)?;
     fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length).map_err(io::Error::from)
 }

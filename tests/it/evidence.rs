@@ -16,7 +16,7 @@ use std::{
 
 use crate::{
     both,
-    support::{GIT, OWNER, RESPONDER, Server, Stand, Store, VIEWER, declaration, text, wait_for},
+    support::{GIT, OWNER, RESPONDER, Server, Stand, Store, VIEWER, claims, declaration, text, wait_for},
 };
 
 /// Asserts that every intent is settled by a record of its own, or listed as one that is not.
@@ -466,9 +466,9 @@ both! {
     /// On a full disk nothing is minted, and a task is still revoked.
     async fn a_revoke_is_recorded_on_a_full_disk(stand) {
         let mut stand = stand;
-        let (dir, _disk) = on_a_small_disk(&mut stand, "").await;
+        let (dir, _disk) = on_a_small_disk(&mut stand, OFTEN).await;
         let mut tasks = Vec::new();
-        for _ in 0..3 {
+        for _ in 0..16 {
             tasks.push(stand.task_with_token().await.0);
         }
         // Somebody else fills the disk, and the log what it had taken ahead.
@@ -476,11 +476,19 @@ both! {
         fill(&stand).await;
         wait_for("no room for a mint", || async { stand.mint(&tasks[0]).await.status.as_u16() == 503 }).await;
         stand.mint(&tasks[0]).await.refused(503, "temporarily_unavailable");
+        // Each of these is signed, by more checkpoints than there was room for where the last one stood.
+        let length = || fs::metadata(dir.join("checkpoints")).unwrap().len();
+        let before = length();
         for task in &tasks {
             assert_eq!(text(&stand.revoke(task).await.expect(StatusCode::OK), "state"), "revoked");
+            let written = stand.whole_audit().len() as u64;
+            wait_for("a checkpoint", || async { newest_signed(&dir) >= written }).await;
         }
+        assert!(length() - before > 4096, "{} octets", length() - before);
+        let (found, code) = audit(&["verify", as_text(&dir)]);
+        assert_eq!((code, &found["signed_to"]), (0, &found["last"]), "{found}");
         let ended = stand.whole_audit().iter().filter(|line| line["event"] == "task_ended").count();
-        assert_eq!(ended, 3);
+        assert_eq!(ended, tasks.len());
         fs::remove_file(dir.join("filler")).unwrap();
         let again = || async { stand.declare(declaration()).await.status == StatusCode::CREATED };
         wait_for("room", again).await;
@@ -699,6 +707,13 @@ async fn on_a_small_disk(stand: &mut Stand, extra: &str) -> (PathBuf, Unmount) {
     assert!(Command::new("mount").args(arguments).status().unwrap().success());
     stand.broker = Server::start(&config).await;
     (dir.clone(), Unmount(dir))
+}
+
+/// The last record that a checkpoint beside a log names.
+fn newest_signed(dir: &Path) -> u64 {
+    let all = fs::read_to_string(dir.join("checkpoints")).unwrap();
+    let whole = &all[..all.rfind('\n').unwrap_or_default()];
+    claims(whole.lines().next_back().unwrap())["sequence"].as_u64().unwrap()
 }
 
 /// Has a broker record what it refuses until nothing is recorded any more.
