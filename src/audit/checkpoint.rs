@@ -33,6 +33,9 @@ pub const KEYS: &str = "checkpoints.jwks";
 /// Room on the disk that is taken before it is needed, in bytes: what is on record on a full disk is signed too.
 const AHEAD: u64 = 64 << 10;
 
+/// How much of the end of the checkpoints is looked at before the rest of them, in bytes: every one of them takes a while to verify.
+const TAIL: u64 = 64 << 10;
+
 /// The log ended here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -125,6 +128,38 @@ pub(super) fn append(file: &mut File, checkpoint: &str) -> io::Result<()> {
     written
 }
 
+/// The last checkpoint that one of these keys signed, looked for from the end, and what is wrong with the lines behind it. What a crash
+/// left of a line is cut off.
+fn find_last(file: &mut File, keys: &CheckpointKeys) -> io::Result<(Option<Checkpoint>, Vec<Invalid>)> {
+    let size = file.metadata()?.len();
+    let mut bad = Vec::new();
+    // Almost always it is the very last line; where there is none, all of them are looked at.
+    for start in [size.saturating_sub(TAIL), 0] {
+        let mut octets = Vec::new();
+        file.seek(SeekFrom::Start(start))?;
+        file.read_to_end(&mut octets)?;
+        let whole = whole(&octets);
+        if whole.is_empty() && start > 0 {
+            continue;
+        }
+        let end = start + whole.len() as u64;
+        if end < size {
+            file.set_len(end)?;
+        }
+        bad.clear();
+        let text = String::from_utf8_lossy(whole);
+        // The first of them may be a part of one.
+        let begin = if start == 0 { 0 } else { text.find('\n').map_or(text.len(), |at| at + 1) };
+        for line in text.get(begin..).unwrap_or_default().lines().rev() {
+            match keys.verify(line) {
+                Ok(checkpoint) => return Ok((Some(checkpoint), bad)),
+                Err(why) => bad.push(why),
+            }
+        }
+    }
+    Ok((None, bad))
+}
+
 /// Takes the room for checkpoints to come. Where there is none, what was taken before lasts for a while, and the next one tries again.
 fn take_room(file: &File) {
     let _ = file.metadata().and_then(|about| hold(file, about.len() + AHEAD));
@@ -147,23 +182,13 @@ impl Signer {
         let path = dir.join(FILE);
         let keys = publish(&dir.join(KEYS), &key)?;
         let failed = |error: io::Error| format!("{} cannot be opened: {error}", path.display());
-        let file = open(&path).map_err(failed)?;
-        let octets = std::fs::read(&path).map_err(failed)?;
-        let whole = whole(&octets);
-        if whole.len() < octets.len() {
-            file.set_len(whole.len() as u64).map_err(failed)?;
-        }
-        let mut last: Option<Checkpoint> = None;
-        let bad = parse(&path, whole, &keys, |checkpoint, _| {
-            if last.as_ref().is_none_or(|last| last.head.sequence <= checkpoint.head.sequence) {
-                last = Some(checkpoint);
-            }
-        });
-        if let Some(why) = bad.last() {
+        let mut file = open(&path).map_err(failed)?;
+        let (last, bad) = find_last(&mut file, &keys).map_err(failed)?;
+        if let Some(why) = bad.first() {
             if last.is_none() {
-                return Err(format!("no checkpoint is this broker's: {why}"));
+                return Err(format!("no checkpoint is this broker's: {}, its last line: {why}", path.display()));
             }
-            tracing::error!(why, lines = bad.len(), "lines among the checkpoints of the audit log are none");
+            tracing::error!(%why, lines = bad.len(), "the last lines among the checkpoints of the audit log are none");
         }
         Ok(Self { key, file, last })
     }

@@ -573,6 +573,27 @@ async fn a_part_of_a_checkpoint_takes_no_other_with_it() {
     assert!(open().err().unwrap().0.contains("ends at record 1, and record 2 was signed"));
 }
 
+/// However many checkpoints there are, and whatever stands among them.
+#[tokio::test]
+async fn the_last_checkpoint_is_found_from_the_end() {
+    let (_root, dir) = log();
+    let (terms, path) = (terms(), dir.join(checkpoint::FILE));
+    let open = || Audit::open(&dir, terms.clone(), clock());
+    let audit = open().unwrap();
+    audit.record(&[entry("a")]).await.unwrap();
+    drop(audit);
+    let signed = std::fs::read_to_string(&path).unwrap();
+    let bad = |lines: usize| format!("{}\n", "x.y".repeat(50)).repeat(lines);
+    for (before, after) in [(0, 0), (2000, 0), (0, 2000), (2000, 2000)] {
+        for torn in ["", "x", &*"x".repeat(200_000)] {
+            let text = [&bad(before), &*signed, &bad(after)].concat();
+            std::fs::write(&path, format!("{text}{torn}")).unwrap();
+            drop(open().unwrap());
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "the end is signed, and what is torn is cut off");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_bundle_holds_nothing_that_is_not_signed() {
     let (_root, dir) = log();
