@@ -607,7 +607,8 @@ impl Event {
         )
     }
 
-    /// Whether it is recorded on a full disk too: that a revoke was asked for, and how any end that is on record went.
+    /// Whether it is recorded on a full disk too: that a revoke was asked for, and how any end that is on record went; and what the log
+    /// says of itself where that makes room, or says how it was found.
     #[must_use]
     pub fn is_urgent(&self) -> bool {
         matches!(
@@ -621,6 +622,10 @@ impl Event {
                 | Self::CredentialRevocationRequested { .. }
                 | Self::CredentialRevoked { .. }
                 | Self::CredentialRevocationReplayed { .. }
+                | Self::LogTermsAdopted(_)
+                | Self::SegmentDropped { .. }
+                | Self::TailUnwitnessed { .. }
+                | Self::EarlierLogGone { .. }
         )
     }
 }

@@ -313,6 +313,7 @@ impl Audit {
             steady: Steady::new(&*clock),
             cleared: None,
             clear_again: false,
+            dropping: None,
             signatures,
             head: Arc::clone(&reached),
             witness: remembered.here.map(|(witness, _)| witness),
@@ -440,6 +441,8 @@ struct Writer<M> {
     cleared: Option<Duration>,
     /// Whether it is to look again soon.
     clear_again: bool,
+    /// The first record of the segment of which it was last recorded that it is about to be removed.
+    dropping: Option<u64>,
     signatures: watch::Sender<Option<String>>,
     /// The last record that is durable, for others.
     head: Arc<Mutex<Head>>,
@@ -575,6 +578,7 @@ impl<M: Medium> Writer<M> {
                 Ok(())
             }
             Err(error) if is_full(&error) => {
+                self.clear_again = true;
                 tracing::error!(%error, "the disk of the audit log is full: only the end of a task is recorded now");
                 Err(Unrecorded(format!("the disk of the audit log is full: {error}")))
             }
@@ -619,7 +623,10 @@ impl<M: Medium> Writer<M> {
             self.unturned = turned.is_err().then(Instant::now);
             match turned {
                 Ok(()) => self.clear(),
-                Err(why) => tracing::error!(%why, "the audit log goes on in the segment that it has"),
+                Err(why) => {
+                    tracing::error!(%why, "the audit log goes on in the segment that it has");
+                    self.clear_again = true;
+                }
             }
         }
         let since = |at: Duration| self.clock.running().saturating_sub(at);
@@ -731,8 +738,11 @@ impl<M: Medium> Writer<M> {
         }
         for pair in segments.windows(2).take(kept_for(&begins, now, retention)) {
             let [old, next] = pair else { continue };
-            // On record, and signed, before it is gone; and how the rest goes on is in the rest.
-            self.own(now, [Event::SegmentDropped { first: old.first, last: next.first - 1 }])?;
+            // On record, and signed, before it is gone; and how the rest goes on is in the rest. On record once, however often it is tried.
+            if self.dropping != Some(old.first) {
+                self.own(now, [Event::SegmentDropped { first: old.first, last: next.first - 1 }])?;
+                self.dropping = Some(old.first);
+            }
             self.sign()?;
             std::fs::remove_file(&old.path).map_err(failed)?;
         }
@@ -745,7 +755,9 @@ impl<M: Medium> Writer<M> {
             return Ok(());
         }
         let lines = encode(&entries)?;
-        self.reserve(lines.iter().map(Unplaced::len).sum())?;
+        let is_urgent = entries.iter().all(|entry| entry.event.is_urgent());
+        self.reserve(lines.iter().map(Unplaced::len).sum())
+            .or_else(|full| if is_urgent { Ok(()) } else { Err(full) })?;
         let mut group = Group::new(self.end);
         group.add(&lines);
         self.write(&group)?;

@@ -647,6 +647,47 @@ both! {
     }
 }
 
+/// What was kept for long enough goes where the disk is full, and makes room: nobody has to remove it by hand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_made_room_on() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("broker-audit");
+    fs::create_dir(&dir).unwrap();
+    let _disk = small_disk(&dir);
+    let terms = "[audit]\nsegment_age = 60\nretention_days = 1\n";
+    let frozen = crate::support::Frozen::start_in(place, |_, config| format!("{config}\n{terms}")).await;
+    let client = crate::support::client();
+    let look = async || client.get(frozen.url("/v1/tasks")).bearer_auth(VIEWER).send().await.unwrap().status();
+    let firsts = || Segment::list(&dir).unwrap().iter().map(|segment| segment.first).collect::<Vec<_>>();
+    for _ in 0..3 {
+        for _ in 0..20 {
+            let looks = futures_util::future::join_all((0..16).map(|_| look())).await;
+            assert!(looks.iter().all(|status| *status == StatusCode::OK));
+        }
+        let before = firsts();
+        frozen.clock.advance(chrono::TimeDelta::hours(2));
+        wait_for("another segment", || async { firsts().last() != before.last() }).await;
+    }
+    let _ = fs::write(dir.join("filler"), vec![1; 12 << 20]);
+    // What the log had taken ahead, if it had, comes first.
+    let mut is_full = false;
+    for _ in 0..4000 {
+        let looks = futures_util::future::join_all((0..16).map(|_| look())).await;
+        is_full |= looks.contains(&StatusCode::SERVICE_UNAVAILABLE);
+        if is_full {
+            break;
+        }
+    }
+    assert!(is_full && firsts()[0] == 1, "{:?}", firsts());
+    // One may fit in still where sixteen did not.
+    wait_for("no room", || async { look().await == StatusCode::SERVICE_UNAVAILABLE }).await;
+    frozen.clock.advance(chrono::TimeDelta::days(2));
+    wait_for("room", || async { look().await == StatusCode::OK }).await;
+    assert!(firsts()[0] > 1, "{:?}", firsts());
+    let (found, code) = audit(&["verify", as_text(&dir)]);
+    assert_eq!((code, &found["removed"]), (0, &json!(firsts()[0] - 1)), "{found}");
+}
+
 /// Writes a log of one segment anew, each record chained to the one before, and takes its checkpoints away.
 fn rewrite(dir: &Path, edit: impl Fn(&str) -> String) {
     let segment = only_segment(dir);
@@ -703,10 +744,15 @@ async fn on_a_small_disk(stand: &mut Stand, extra: &str) -> (PathBuf, Unmount) {
     let dir = directory(stand);
     fs::remove_dir_all(&dir).unwrap();
     fs::create_dir(&dir).unwrap();
-    let arguments = ["-t", "tmpfs", "-o", "size=12m,mode=700", "tmpfs", as_text(&dir)];
-    assert!(Command::new("mount").args(arguments).status().unwrap().success());
+    let disk = small_disk(&dir);
     stand.broker = Server::start(&config).await;
-    (dir.clone(), Unmount(dir))
+    (dir, disk)
+}
+
+fn small_disk(dir: &Path) -> Unmount {
+    let arguments = ["-t", "tmpfs", "-o", "size=12m,mode=700", "tmpfs", as_text(dir)];
+    assert!(Command::new("mount").args(arguments).status().unwrap().success());
+    Unmount(dir.to_owned())
 }
 
 /// The last record that a checkpoint beside a log names.

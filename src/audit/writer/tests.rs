@@ -168,11 +168,15 @@ impl Medium for Faulty {
 }
 
 fn faulty(dir: &Path, deadline: Duration) -> (Audit, Arc<Faults>) {
+    faulty_by(dir, deadline, terms(), clock())
+}
+
+fn faulty_by(dir: &Path, deadline: Duration, terms: Terms, clock: Arc<ManualClock>) -> (Audit, Arc<Faults>) {
     let faults = Arc::new(Faults::default());
     let shared = Arc::clone(&faults);
     let medium = |file| Faulty { file, faults: shared };
     let opened = segment::open(dir).unwrap();
-    let audit = Audit::start(dir, opened, medium, terms(), clock(), (deadline, Remembered::default())).unwrap();
+    let audit = Audit::start(dir, opened, medium, terms, clock, (deadline, Remembered::default())).unwrap();
     faults.syncs.store(0, Ordering::SeqCst);
     (audit, faults)
 }
@@ -387,6 +391,43 @@ async fn the_end_of_a_task_is_recorded_on_a_full_disk() {
     assert!(audit.is_healthy());
     let text = std::fs::read_to_string(file(&dir)).unwrap();
     assert_eq!(text.matches("revoked").count(), 101);
+}
+
+/// What was kept for long enough goes when the disk is full: where another segment cannot be begun, and where a record finds no room.
+#[tokio::test]
+async fn a_full_disk_is_made_room_on() {
+    for segment_age in [60, 31 * 86_400] {
+        let (_root, dir) = log();
+        let (terms, clock) = (kept(terms(), 60, Some(86_400)), clock());
+        let audit = Audit::open(&dir, terms.clone(), clock.clone()).unwrap();
+        for _ in 0..3 {
+            clock.advance(TimeDelta::hours(1));
+            firsts_after(&audit, &dir).await;
+        }
+        drop(audit);
+        let terms = kept(terms, segment_age, Some(86_400));
+        let (audit, faults) = faulty_by(&dir, DEADLINE, terms, clock.clone());
+        let before = firsts_after(&audit, &dir).await;
+        assert_eq!((before.len(), before[0]), (4, 1));
+        faults.no_room.store(true, Ordering::SeqCst);
+        let filler = "x".repeat(400_000);
+        let mut fitted = 0;
+        while audit.record(&[entry(&filler)]).await.is_ok() {
+            fitted += 1;
+            assert!(fitted < 20);
+        }
+        clock.advance(TimeDelta::days(2));
+        audit.tick();
+        // The writer is done with that once it has taken another; and it tries to remove a segment once.
+        audit.record(&[end("task_01jd0000000000000000000000")]).await.unwrap();
+        audit.record(&[end("task_01jd0000000000000000000000")]).await.unwrap();
+        let after = Segment::list(&dir).unwrap();
+        assert_eq!((after.len(), after[0].first), (1, before[3]), "{segment_age}: {after:?}");
+        drop(audit);
+        assert_eq!(first_bad(&dir), None);
+        let text = std::fs::read_to_string(&after[0].path).unwrap();
+        assert_eq!(text.matches("segment_dropped").count(), 3);
+    }
 }
 
 /// The public keys of a log.
