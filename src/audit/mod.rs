@@ -86,6 +86,31 @@ pub struct Entry {
     pub event: Event,
 }
 
+impl Entry {
+    /// How much of the room that is held back it may take.
+    #[must_use]
+    pub fn urgency(&self) -> Urgency {
+        // How it went may take all: of what may only take a part, there is no more than was let in.
+        let is_of_their_own = matches!(self.actor, Actor::Owner { .. } | Actor::Workload { .. });
+        match (self.event.is_urgent(), self.event.is_intent() && is_of_their_own) {
+            (false, _) => Urgency::None,
+            (true, true) => Urgency::Own,
+            (true, false) => Urgency::Whole,
+        }
+    }
+}
+
+/// How much a record may take of the room that is held back for a full disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Nothing.
+    None,
+    /// The part for those who end what is theirs: they may do so as often as they like, and are to leave enough to the security team.
+    Own,
+    /// All of it.
+    Whole,
+}
+
 /// Who caused an event.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "as", rename_all = "snake_case")]

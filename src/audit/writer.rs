@@ -25,7 +25,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Actor, Class, Copied, Entry, Event, Reader, Recorded, Span, Unrecorded,
+    Actor, Class, Copied, Entry, Event, Reader, Recorded, Span, Unrecorded, Urgency,
     chain::{Head, Unplaced},
     checkpoint::Signer,
     past::{self, Told},
@@ -51,6 +51,9 @@ const QUEUE: usize = 4096;
 
 /// Room on the disk that is taken before it is needed, in bytes, so that the end of a task is on record when the disk is full.
 const RESERVE: u64 = 1 << 20;
+
+/// How much of that is there for whoever ends what is theirs. How that went is on record in the rest, which is enough for it many times over.
+const FOR_THEIR_OWN: u64 = RESERVE / 4;
 
 /// How long after it did not work another segment is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -156,10 +159,10 @@ impl Audit {
             return Err(stuck(writer.deadline));
         }
         let (done, answer) = oneshot::channel();
-        let is_urgent = entries.iter().all(|entry| entry.event.is_urgent());
+        let urgency = entries.iter().map(Entry::urgency).min().unwrap_or(Urgency::None);
         let commit = async {
             let queue = writer.queue.as_ref().ok_or_else(gone)?;
-            queue.send(Message::Record(Call { lines, is_urgent, done: Some(done) })).await.map_err(|_| gone())?;
+            queue.send(Message::Record(Call { lines, urgency, done: Some(done) })).await.map_err(|_| gone())?;
             answer.await.map_err(|_| gone())?
         };
         tokio::time::timeout(writer.deadline, commit).await.unwrap_or_else(|_| Err(stuck(writer.deadline)))
@@ -169,7 +172,7 @@ impl Audit {
     pub fn note(&self, entry: Entry) {
         let noted = encode(&[entry]).and_then(|lines| {
             let queue = self.writer.queue.as_ref().ok_or_else(gone)?;
-            let call = Call { lines, is_urgent: false, done: None };
+            let call = Call { lines, urgency: Urgency::None, done: None };
             queue.try_send(Message::Record(call)).map_err(|_| Unrecorded("the audit writer has too much to do".into()))
         });
         if let Err(why) = noted {
@@ -404,8 +407,8 @@ enum Message {
 /// One call of [`Audit::record`] or [`Audit::note`].
 struct Call {
     lines: Vec<Unplaced>,
-    /// Whether it may use what is reserved for the ends of tasks.
-    is_urgent: bool,
+    /// How much it may use of what is reserved for the ends of tasks.
+    urgency: Urgency,
     /// Whoever waits for it.
     done: Option<oneshot::Sender<Result<Span, Unrecorded>>>,
 }
@@ -509,7 +512,16 @@ impl<M: Medium> Writer<M> {
     fn take(&mut self, calls: Vec<Call>) {
         let size: usize = calls.iter().map(Call::size).sum();
         if let Err(full) = self.reserve(size) {
-            let (urgent, others): (Vec<_>, Vec<_>) = calls.into_iter().partition(|call| call.is_urgent);
+            let mut room = self.reserved.saturating_add(FOR_THEIR_OWN).saturating_sub(self.end.length + RESERVE);
+            let (urgent, others): (Vec<_>, Vec<_>) = calls.into_iter().partition(|call| match call.urgency {
+                Urgency::None => false,
+                Urgency::Own => {
+                    let left = room.checked_sub(call.size() as u64);
+                    room = left.unwrap_or(room);
+                    left.is_some()
+                }
+                Urgency::Whole => true,
+            });
             if !urgent.is_empty() {
                 self.commit(urgent);
             }

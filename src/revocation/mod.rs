@@ -104,7 +104,7 @@ impl Revocations {
     }
 
     /// Records a notice, which holds here at once, and whatever happens once this returns. Of two about the same, which one stands
-    /// [`Notice::united`] says: that is the answer.
+    /// [`Notice::united`] says: that is the answer. What is on disk already is not written again, however often it is asked for.
     ///
     /// # Errors
     /// When the journal did not take it.
@@ -115,8 +115,17 @@ impl Revocations {
             None => notice,
         };
         let notice = Notice { broker: self.broker.to_string(), ..stands };
-        self.hold(&notice).await?;
+        self.keep(&notice).await?;
         Ok(notice)
+    }
+
+    /// In memory, and on disk unless it is there.
+    async fn keep(&self, notice: &Notice) -> Result<(), Unjournaled> {
+        if self.set.is_settled(notice) {
+            self.set.insert(notice.clone(), Instant::now());
+            return Ok(());
+        }
+        self.hold(notice).await
     }
 
     /// In memory first, so that a journal that is written anew meanwhile has it; and on disk.
@@ -132,11 +141,7 @@ impl Revocations {
     /// # Errors
     /// When the journal did not take it. It holds here all the same.
     pub async fn learn(&self, notice: Notice) -> Result<(), Unjournaled> {
-        if self.set.is_settled(&notice) {
-            self.set.insert(notice.clone(), Instant::now());
-        } else {
-            self.hold(&notice).await?;
-        }
+        self.keep(&notice).await?;
         self.set.logged(&notice);
         self.tell(&notice);
         Ok(())

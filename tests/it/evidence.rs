@@ -496,6 +496,52 @@ both! {
         stand.broker.stop().await;
     }
 
+    /// A workload ends what is its own on a full disk too, and however often it does so, the room of the security team stays: in the log,
+    /// and in the journal.
+    async fn a_workload_cannot_use_up_the_room_for_revokes(stand) {
+        let mut stand = stand;
+        let (dir, _disk) = on_a_small_disk(&mut stand, "").await;
+        let (own, token) = stand.task_with_token().await;
+        let (other, _) = stand.task_with_token().await;
+        let _ = fs::write(dir.join("filler"), vec![1; 12 << 20]);
+        fill(&stand).await;
+        let (evidence, lease) = (stand.evidence(), text(&claims(&token), "jti"));
+        let ask = async |path: &str| stand.post(path, &evidence, json!({"reason": "x".repeat(1000)})).await;
+        let [of_lease, of_task] = [format!("/v1/leases/{lease}/revoke"), format!("/v1/tasks/{own}/revoke")];
+        for path in [&of_lease, &of_task] {
+            ask(path).await.expect(StatusCode::OK);
+        }
+        let journal = stand.dir.path().join("broker-journal/revocations");
+        let journaled = || fs::read_to_string(&journal).unwrap().lines().filter(|line| line.contains(&own)).count();
+        assert_eq!(journaled(), 2);
+        let mut repeats = 0;
+        let refused = 'asked: loop {
+            for path in [&of_lease, &of_task] {
+                let answer = ask(path).await;
+                if answer.status != StatusCode::OK {
+                    break 'asked answer;
+                }
+            }
+            let answer = stand.form("/oauth2/revoke", Some(&evidence), &[("token", &token)]).await;
+            if answer.status != StatusCode::OK {
+                break answer;
+            }
+            repeats += 1;
+            assert!(repeats < 2000, "there is no bound");
+        };
+        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{}", refused.text);
+        for path in [&of_lease, &of_task] {
+            ask(path).await.refused(503, "temporarily_unavailable");
+        }
+        assert_eq!(journaled(), 2, "what is dead already is not written again");
+        assert_eq!(text(&stand.revoke(&other).await.expect(StatusCode::OK), "state"), "revoked");
+        assert_eq!(text(&stand.revoke(&own).await.expect(StatusCode::OK), "state"), "revoked");
+        fs::remove_file(dir.join("filler")).unwrap();
+        wait_for("room", || async { ask(&of_task).await.status == StatusCode::OK }).await;
+        assert_eq!(audit(&["verify", as_text(&dir)]).1, 0);
+        stand.broker.stop().await;
+    }
+
     /// A segment that is over is followed by a whole one with a reserve of its own, or by none: a revoke is on record before, meanwhile
     /// and after.
     async fn no_segment_is_begun_on_a_full_disk(stand) {

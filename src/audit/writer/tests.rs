@@ -8,6 +8,7 @@ use crate::{
         segment::Growing,
     },
     clock::ManualClock,
+    id::LeaseId,
     jose::SigningKey,
     task::State,
 };
@@ -428,6 +429,36 @@ async fn a_full_disk_is_made_room_on() {
         let text = std::fs::read_to_string(&after[0].path).unwrap();
         assert_eq!(text.matches("segment_dropped").count(), 3);
     }
+}
+
+/// Whoever ends what is theirs may do so as often as they like.
+#[tokio::test]
+async fn nobody_uses_up_the_reserve_on_what_is_theirs() {
+    let (_root, dir) = log();
+    let (audit, faults) = faulty(&dir, Duration::from_millis(300));
+    audit.record(&[entry("a")]).await.unwrap();
+    faults.no_room.store(true, Ordering::SeqCst);
+    let filler = "x".repeat(100_000);
+    while audit.record(&[entry(&filler)]).await.is_ok() {}
+    let [name, text] = ["spiffe://example.com/w", "w"].map(str::to_owned);
+    let workload = Actor::Workload { workload: name, instance: text.clone(), attestor: text.clone(), evidence: text };
+    let owner = Actor::Owner { name: "ann".into(), owner: "team".into() };
+    let asked = |actor: &Actor| {
+        let event = Event::EndRequested { state: State::Revoked, reason: Some("x".repeat(1000)) };
+        Entry { actor: actor.clone(), event, ..end("task_01jd0000000000000000000000") }
+    };
+    let mut fitted = 0;
+    while audit.record(&[asked(&workload)]).await.is_ok() {
+        fitted += 1;
+        assert!(fitted < 600, "there is no bound");
+    }
+    assert!(fitted > 50, "{fitted}: some of it is theirs");
+    audit.record(&[asked(&owner)]).await.unwrap_err();
+    // How it went, they may always say.
+    let went = Event::CredentialRevoked { lease: LeaseId::random().unwrap(), settles: Span(1, 1) };
+    audit.record(&[Entry { actor: workload, event: went, ..end("task_01jd0000000000000000000000") }]).await.unwrap();
+    audit.record(&[asked(&Actor::Broker)]).await.unwrap();
+    audit.record(&[end("task_01jd0000000000000000000000")]).await.unwrap();
 }
 
 /// The public keys of a log.
