@@ -517,6 +517,8 @@ pub enum Event {
         purpose: String,
         /// Since when.
         tainted_at: Time,
+        /// The record of who asked for it.
+        settles: Span,
     },
     /// An operator looked at something.
     Looked {
@@ -629,11 +631,12 @@ impl Event {
                 | Self::LockExtensionRequested { .. }
                 | Self::LockReleaseRequested { .. }
                 | Self::CredentialRevocationRequested { .. }
+                | Self::KeyTaintRequested { .. }
         )
     }
 
-    /// Whether it is recorded on a full disk too: that a revoke was asked for, and how any end that is on record went; and what the log
-    /// says of itself where that makes room, or says how it was found.
+    /// Whether it is recorded on a full disk too: that a revoke was asked for or a key is to be believed no more, which other key takes its
+    /// place, and how any end that is on record went; and what the log says of itself where that makes room, or says how it was found.
     #[must_use]
     pub fn is_urgent(&self) -> bool {
         matches!(
@@ -651,6 +654,9 @@ impl Event {
                 | Self::SegmentDropped { .. }
                 | Self::TailUnwitnessed { .. }
                 | Self::EarlierLogGone { .. }
+                | Self::KeyTaintRequested { .. }
+                | Self::KeyActivated { .. }
+                | Self::KeyTainted { .. }
         )
     }
 }

@@ -43,10 +43,10 @@ impl Broker {
         let (kid, purpose) = (kid.to_owned(), key.purpose);
         let by =
             if let Actor::Operator { name } = &actor { name.clone() } else { self.revocations.broker().to_string() };
-        let line = |event| vec![Entry { time: now, request: id.clone(), actor: actor.clone(), task: None, event }];
+        let line = |event| Entry { time: now, request: id.clone(), actor: actor.clone(), task: None, event };
         let requested =
             Event::KeyTaintRequested { kid: kid.clone(), purpose: purpose.to_string(), reason: reason.clone() };
-        self.record(line(requested)).await?;
+        let intent = self.intend(vec![line(requested)]).await?;
         let taint = Taint { key, tainted_at: tainted_at.unwrap_or(now) };
         let kept = self.parts.keys.keep_taint(&taint).map_err(|why| unmade(&why));
         self.take_in([taint.clone().into()]);
@@ -68,8 +68,10 @@ impl Broker {
             Use::Revocations => self.push_now(None).await,
             Use::AccessToken | Use::JwtSvid | Use::Signals | Use::StatusList => {}
         }
-        let Taint { tainted_at, .. } = taint;
-        self.record(line(Event::KeyTainted { kid: kid.clone(), purpose: purpose.to_string(), tainted_at })).await?;
+        let (Taint { tainted_at, .. }, settles) = (taint, intent.span());
+        let tainted = Event::KeyTainted { kid: kid.clone(), purpose: purpose.to_string(), tainted_at, settles };
+        self.record(vec![line(tainted)]).await?;
+        intent.settled();
         self.listed(now).into_iter().find(|listed| listed.key.jwk.kid == kid).ok_or(Error::NotFound(Sought::Key))
     }
 

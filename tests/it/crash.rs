@@ -547,6 +547,27 @@ async fn a_rotation_of_keys() {
     mortal.has_died_at_all(By::Keys);
 }
 
+/// In the middle of a taint: the log lists it as not settled, and the same again comes to its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taint_of_a_key() {
+    let mut mortal = Mortal::new(Stand::new(Store::Embedded).await).await;
+    let (_, token) = mortal.stand.task_with_token().await;
+    let path = format!("/v1/keys/{}/taint", text(&part(&token, 0), "kid"));
+    // It is kept on this broker's own disk first.
+    mortal.arm(Step::FileWritten, 1);
+    let stand = &mortal.stand;
+    let asked = send(stand.client.post(stand.url(&path)).bearer_auth(ADMIN).json(&json!({}))).await;
+    assert!(asked.is_none() && mortal.died(Step::FileWritten).await);
+    let (found, code) = audit(&["verify", as_text(&directory(&mortal.stand))]);
+    let unsettled: Vec<_> = found["unsettled"].as_array().unwrap().iter().map(|one| text(one, "event")).collect();
+    assert_eq!((code, &*unsettled), (0, &["key_taint_requested".to_owned()][..]), "{found}");
+    let stand = &mortal.stand;
+    assert_eq!(stand.post(&path, ADMIN, json!({})).await.expect(StatusCode::OK)["state"], "tainted");
+    assert_eq!(stand.introspect(&token).await["active"], false);
+    mortal.log_is_good();
+    assert_eq!(mortal.unsettled, 1, "what came of the second is on record");
+}
+
 /// When it is started for the first time: whatever is there by then, the next one goes on with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_start() {

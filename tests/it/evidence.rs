@@ -16,7 +16,8 @@ use std::{
 
 use crate::{
     both,
-    support::{GIT, OWNER, RESPONDER, Server, Stand, Store, VIEWER, claims, declaration, text, wait_for},
+    support::{GIT, OWNER, RESPONDER, Server, Stand, Store, VIEWER, claims, declaration, part, text, wait_for},
+    taint::taint,
 };
 
 /// Asserts that every intent is settled by a record of its own, or listed as one that is not.
@@ -539,6 +540,23 @@ both! {
         fs::remove_file(dir.join("filler")).unwrap();
         wait_for("room", || async { ask(&of_task).await.status == StatusCode::OK }).await;
         assert_eq!(audit(&["verify", as_text(&dir)]).1, 0);
+        stand.broker.stop().await;
+    }
+
+    /// A key that is in other hands is tainted on a full disk too, and another one takes its place.
+    async fn a_key_is_tainted_on_a_full_disk(stand) {
+        let mut stand = stand;
+        let (dir, _disk) = on_a_small_disk(&mut stand, "").await;
+        let (_, token) = stand.task_with_token().await;
+        let _ = fs::write(dir.join("filler"), vec![1; 12 << 20]);
+        fill(&stand).await;
+        assert_eq!(taint(&stand, &text(&part(&token, 0), "kid")).await["state"], "tainted");
+        assert_eq!(stand.introspect(&token).await, json!({"active": false}));
+        fs::remove_file(dir.join("filler")).unwrap();
+        wait_for("room", || async { stand.declare(declaration()).await.status == StatusCode::CREATED }).await;
+        let (found, code) = audit(&["verify", as_text(&dir)]);
+        assert_eq!(code, 0, "{found}");
+        accounts_for_intents(&found, &stand.whole_audit());
         stand.broker.stop().await;
     }
 
