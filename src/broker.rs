@@ -400,6 +400,12 @@ impl Broker {
         self.parts.tls_origin.as_deref().filter(|origin| *origin != self.issuer)
     }
 
+    /// Whether a page of this origin (RFC 6454) would be the broker's own.
+    #[must_use]
+    pub fn is_own_origin(&self, origin: &str) -> bool {
+        origin == self.issuer || self.tls_alias() == Some(origin)
+    }
+
     /// Mints credentials for a task: all of them or none.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ mod revocations;
 mod rotation;
 mod search;
 mod signals;
+mod site;
 mod status;
 mod tasks;
 mod timeline;
@@ -154,6 +155,7 @@ pub fn router(broker: Arc<Broker>, tasks: TaskTracker, stop: CancellationToken) 
     let (routes, described) = api().split_for_parts();
     routes
         .fallback(|| async { StatusCode::NOT_FOUND })
+        .layer(from_fn_with_state(broker.clone(), site::refuse_others))
         .layer(from_fn_with_state((tasks, broker.clone()), finish))
         .layer(Extension(stop))
         .layer(Extension(Document::of(described)))
@@ -167,6 +169,11 @@ pub fn ops_router(broker: Arc<Broker>, tasks: TaskTracker) -> Router {
         .layer(from_fn_with_state((tasks, broker.clone()), finish))
         .layer(Extension(Document::of(api().into_openapi())))
         .with_state(broker)
+}
+
+/// Whether its errors are those of OAuth.
+fn is_oauth(request: &Request) -> bool {
+    request.uri().path().starts_with("/oauth2/")
 }
 
 /// Gives every request an id and every answer its headers, and turns faults, the framework's own included, into
@@ -190,7 +197,7 @@ async fn finish(
     let hung_up = hung_up.drop_guard();
     let proves = request.headers().contains_key("dpop");
     let caller = request.headers().get(&TRACEPARENT).and_then(|value| Link::parse(value.to_str().ok()?));
-    let oauth = request.uri().path().starts_with("/oauth2/");
+    let oauth = is_oauth(&request);
     let told = evaluation::request_id(&request).unwrap_or_else(|| id.clone());
     // RFC 9112 section 3.2: where a request is to go is not open to two readings.
     let hosts = request.headers().get_all(header::HOST).iter().count();

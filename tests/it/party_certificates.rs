@@ -133,6 +133,48 @@ both! {
         people.post(Some(&people.vera), Some(RESPONDER), &format!("/v1/tasks/{task}/revoke")).await.expect(StatusCode::OK);
     }
 
+    /// A browser shows the certificate of whoever sits at it wherever a page of another site has it send something.
+    async fn a_page_of_another_site_does_nothing_in_their_name(stand) {
+        let carl = Identity::alone(&params("carl"));
+        let more = format!("[[operator]]\nname = \"carl\"\nroles = [\"admin\"]\npublic_key_sha256 = [\"{}\"]\n", digest(&carl));
+        let people = People::of(stand, &more).await;
+        let (place, client) = (&people.place, carl.client(&people.place.servers));
+        let (own, by_tls, evil) = (place.stand.broker.url.clone(), place.url(""), "https://evil.example.com");
+        // As a form without fields is sent: no body, and no content type is asked for.
+        let send = async |path: &str, headers: &[(&str, &str)]| {
+            let request = client.post(place.url(path));
+            let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+            Answer::of(request.send().await.unwrap()).await
+        };
+        let (site, origin) = ("sec-fetch-site", "origin");
+        for headers in [
+            &[(site, "cross-site")][..],
+            &[(site, "same-site")],
+            &[(site, "none"), (site, "cross-site")],
+            &[(site, "")],
+            &[(origin, evil)],
+            &[(origin, "null")],
+            &[(origin, &format!("{own}.evil.example.com"))],
+            &[(origin, &own), (origin, evil)],
+            &[(site, "same-origin"), (origin, evil)],
+            &[(site, "cross-site"), (origin, &own)],
+        ] {
+            for path in ["/v1/keys/rotate", "/v1/keys/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA/taint", "/v1/tasks"] {
+                send(path, headers).await.refused(400, "invalid_request");
+            }
+            send("/oauth2/revoke", headers).await.oauth_refused(400, "invalid_request");
+        }
+        let asked = |line: &Value| line["event"] == "key_rotation_requested";
+        assert!(!place.stand.whole_audit().iter().any(asked));
+        // Whoever follows a link only looks; and what is no browser says nothing of it.
+        let looked = client.get(place.url("/v1/keys")).header(site, "cross-site").send().await.unwrap();
+        assert_eq!(looked.status(), StatusCode::OK);
+        for headers in [&[][..], &[(site, "none")], &[(site, "same-origin"), (origin, &by_tls)], &[(origin, &own)]] {
+            send("/v1/keys/rotate", headers).await.expect(StatusCode::OK);
+        }
+        assert!(place.stand.whole_audit().iter().any(asked));
+    }
+
     async fn a_service_is_known_by_a_certificate(stand) {
         let people = People::of(stand, "[feed]\nanonymous = false\n").await;
         let stand = &people.place.stand;
