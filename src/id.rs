@@ -531,6 +531,15 @@ pub fn is_loopback(url: &url::Url) -> bool {
     }
 }
 
+/// Whether what is nobody else's business may be sent to a URL, and the URL itself be shown: https (http on loopback), without user, query
+/// and fragment, in which secrets stand.
+#[must_use]
+pub fn is_safe_target(url: &url::Url) -> bool {
+    let plain =
+        url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    plain && (url.scheme() == "https" || url.scheme() == "http" && is_loopback(url))
+}
+
 impl FromStr for Location {
     type Err = Malformed;
     fn from_str(text: &str) -> Result<Self, Malformed> {

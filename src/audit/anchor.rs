@@ -46,7 +46,7 @@ impl Anchor {
                 });
                 let token = token.transpose()?;
                 let client = client(ca_file.as_ref())?;
-                let parsed = Url::parse(url).map_err(|error| format!("{url}: {error}"))?;
+                let parsed = Url::parse(url).map_err(|error| format!("the `url` of an [[audit.anchor]]: {error}"))?;
                 Ok(Self { name: url.clone(), target: Target::Server { client, url: parsed, token } })
             }
             _ => Err("an [[audit.anchor]] has a `path` or a `url`".to_owned()),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use url::Url;
 
 use super::{Keeping, Terms};
-use crate::{id::is_loopback, jose::SigningKey, metrics::Metrics};
+use crate::{id::is_safe_target, jose::SigningKey, metrics::Metrics};
 
 /// How the log is kept, and where else its checkpoints go. Nothing of it can be set but here.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -88,11 +88,12 @@ impl Config {
         );
         for AnchorConfig { path, url, token_file, ca_file } in &self.anchors {
             let is_file = path.is_some() && url.is_none() && token_file.is_none() && ca_file.is_none();
+            let is_safe = |url: &str| Url::parse(url).is_ok_and(|url| is_safe_target(&url));
             let is_server = path.is_none() && url.as_deref().is_some_and(is_safe);
             unless(
                 is_file || is_server,
-                "an [[audit.anchor]] has a `path`, or a `url` (https, or http on loopback) with a `token_file` and a `ca_file` if it \
-                 needs them",
+                "an [[audit.anchor]] has a `path`, or a `url` (https, or http on loopback; without user, query and fragment, for it stands in \
+                 metrics and logs) with a `token_file` and a `ca_file` if it needs them",
             );
         }
         mistakes
@@ -115,8 +116,4 @@ impl Config {
             legal_hold: self.legal_hold,
         }
     }
-}
-
-fn is_safe(url: &str) -> bool {
-    Url::parse(url).is_ok_and(|url| url.scheme() == "https" || url.scheme() == "http" && is_loopback(&url))
 }

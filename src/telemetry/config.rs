@@ -4,7 +4,7 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use url::Url;
 
-use crate::id::is_loopback;
+use crate::id::is_safe_target;
 
 /// Where what is done, counted and on record goes besides.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -54,7 +54,8 @@ impl Config {
                     .to_owned(),
             );
         }
-        if !Url::parse(&otlp.endpoint).is_ok_and(|url| is_safe(&url)) {
+        // What is on record names people and what they do, and the headers may be a secret.
+        if !Url::parse(&otlp.endpoint).is_ok_and(|url| is_safe_target(&url)) {
             mistakes.push(
                 "`telemetry.otlp.endpoint` is an https URL (http on loopback) without user, query and fragment; what it takes to get \
                  in stands in `headers_file`"
@@ -66,13 +67,6 @@ impl Config {
         }
         mistakes
     }
-}
-
-/// What is on record names people and what they do, and the headers may be a secret.
-fn is_safe(url: &Url) -> bool {
-    let plain =
-        url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
-    plain && (url.scheme() == "https" || url.scheme() == "http" && is_loopback(url))
 }
 
 #[cfg(test)]

@@ -59,6 +59,7 @@ async fn a_bad_configuration_is_refused_in_one_sentence() {
     let responder = remit::id::sha256_hex(RESPONDER.as_bytes());
     let viewer = remit::id::sha256_hex(VIEWER.as_bytes());
     let git = remit::id::sha256_hex(crate::support::GIT_TOKEN.as_bytes());
+    let anchor = |url: &str| format!("[[audit.anchor]]\nurl = \"{url}\"\n[policy]");
     let kernel = "[[attestor]]\ntype = \"unix\"\nname = \"more\"\n[[service]]";
     let domain = |name: &str, bundle: &str| {
         format!(
@@ -71,6 +72,12 @@ async fn a_bad_configuration_is_refused_in_one_sentence() {
         ("[policy]", "[feed]\nfollowers = 0\n[policy]", &["`feed.followers`", "1 to 20000"]),
         ("[policy]", "[feed]\nfollowers = 20001\n[policy]", &["`feed.followers`", "1 to 20000"]),
         ("[policy]", "[reports]\nmax_body = 0\n[policy]", &["`reports.max_body`", "1 to 32768"]),
+        ("[policy]", &anchor("https://me@anchor.example.com"), &["[[audit.anchor]]", "without user, query"]),
+        ("[policy]", &anchor("https://me:hunter2@anchor.example.com"), &["[[audit.anchor]]", "without user, query"]),
+        ("[policy]", &anchor("https://anchor.example.com/?key=hunter2"), &["[[audit.anchor]]", "without user, query"]),
+        ("[policy]", &anchor("https://anchor.example.com/#hunter2"), &["[[audit.anchor]]", "without user, query"]),
+        ("[policy]", &anchor("http://anchor.example.com"), &["[[audit.anchor]]", "https"]),
+        ("[policy]", &anchor("hunter2"), &["[[audit.anchor]]", "https"]),
         ("[policy]", "[reports]\nbody = true\n[policy]", &["unknown field `body`", "`bodies`"]),
         (
             "name = \"registry\"",
