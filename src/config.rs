@@ -590,6 +590,15 @@ impl Config {
             mistakes
                 .push("`policy.dir` names the directory of your Cedar policies; nothing is allowed without one".into());
         }
+        // A certificate comes with a TLS connection of ours: no proxy in front of us hands one on.
+        let keys_of = |kind, name, keys: &[String]| (!keys.is_empty()).then(|| format!("{kind} `{name}`"));
+        let of_services = self.services.iter().filter_map(|of| keys_of("service", &of.name, &of.public_key_sha256));
+        let of_operators = self.operators.iter().filter_map(|of| keys_of("operator", &of.name, &of.public_key_sha256));
+        for name in of_services.chain(of_operators).filter(|_| self.listen.tls.is_none()) {
+            mistakes.push(format!(
+                "{name}: `public_key_sha256` is for client certificates, which are shown on `listen.tls` alone: set that, or remove it"
+            ));
+        }
         // What we sign is for ourselves where it says so, and evidence of nothing to anybody.
         for service in &self.services {
             if service.audiences.iter().any(|audience| audience.as_str() == self.issuer) {

@@ -78,6 +78,16 @@ async fn a_bad_configuration_is_refused_in_one_sentence() {
         ("[policy]", &anchor("https://anchor.example.com/#hunter2"), &["[[audit.anchor]]", "without user, query"]),
         ("[policy]", &anchor("http://anchor.example.com"), &["[[audit.anchor]]", "https"]),
         ("[policy]", &anchor("hunter2"), &["[[audit.anchor]]", "https"]),
+        (
+            "name = \"git\"",
+            &format!("name = \"git\"\npublic_key_sha256 = [\"{git}\"]"),
+            &["service `git`", "`public_key_sha256`", "`listen.tls`"],
+        ),
+        (
+            "name = \"victor\"",
+            &format!("name = \"victor\"\npublic_key_sha256 = [\"{git}\"]"),
+            &["operator `victor`", "`public_key_sha256`", "`listen.tls`"],
+        ),
         ("[policy]", "[reports]\nbody = true\n[policy]", &["unknown field `body`", "`bodies`"]),
         (
             "name = \"registry\"",
