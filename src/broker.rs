@@ -181,6 +181,8 @@ pub struct Parts {
     pub no_rev_avail: bool,
     /// Where it is reached by TLS of its own, which client certificates need: under its name, or another; `None` where it is not.
     pub tls_origin: Option<String>,
+    /// Whether there is one operator alone, who holds all roles: without a configuration. What takes two people takes one then.
+    pub one_operator: bool,
     /// Whether contents are kept with reports.
     pub reports: ReportTerms,
     /// Who may read the revocation feed.
@@ -260,6 +262,7 @@ struct Kept {
     keys: Arc<Keyring>,
     key_life: KeyLife,
     require_nonce: bool,
+    one_operator: bool,
     no_rev_avail: bool,
     tls_origin: Option<String>,
     reports: ReportTerms,
@@ -306,6 +309,7 @@ impl Broker {
             signals,
             keys,
             require_nonce,
+            one_operator,
             no_rev_avail,
             tls_origin,
             reports,
@@ -329,6 +333,7 @@ impl Broker {
                 keys,
                 key_life,
                 require_nonce,
+                one_operator,
                 no_rev_avail,
                 tls_origin,
                 reports,

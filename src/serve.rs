@@ -366,6 +366,7 @@ async fn build(
         signals,
         keys,
         require_nonce: config.dpop.nonce == Nonce::Required,
+        one_operator: !config.strict,
         reports: config.reports,
         feed: FeedTerms { followers: Some(followers), ..config.feed },
         no_rev_avail: config.certificates.no_rev_avail,

@@ -201,7 +201,8 @@ impl Broker {
     ///
     /// # Errors
     /// [`Error::InvalidRequest`] for one that is over, that has no end, or whose end that would not be later; [`Error::EvidenceInvalid`],
-    /// [`Error::PolicyDenied`] for whoever is no approver, [`Error::NotFound`], [`Error::Unavailable`].
+    /// [`Error::PolicyDenied`] for whoever is no approver, and of a lock on everybody for whoever set it; [`Error::NotFound`],
+    /// [`Error::Unavailable`].
     pub async fn extend_lock(
         &self,
         request: Request,
@@ -227,7 +228,13 @@ impl Broker {
             }
             Ok(next(Notice { until, ..standing }, None, now))
         };
-        let first = extended(self.standing_lock(id).await?.ok_or(Error::NotFound(Sought::Lock))?)?;
+        let standing = self.standing_lock(id).await?.ok_or(Error::NotFound(Sought::Lock))?;
+        if standing.by == name && !self.parts.one_operator && state_of(&standing).is_some_and(|of| of.lock.matches.all)
+        {
+            let error = wrong_role("everybody is kept out for longer by somebody else than whoever locked them out");
+            return Err(self.turn_down_as(Actor::Operator { name }, "extend_lock", &call, error));
+        }
+        let first = extended(standing)?;
         let requested = Event::LockExtensionRequested { lock: id.clone(), until, reason };
         self.change_lock(&call, &name, requested, first, extended).await
     }

@@ -1,17 +1,21 @@
 //! Locks: what they match is refused at every broker, dies at every verifier, and stays out until they are released.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use remit::clock::{Clock as _, SystemClock};
+use remit::{
+    clock::{Clock as _, SystemClock},
+    config::{Config, Development},
+    id::sha256_hex,
+};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use std::{os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{os::unix::fs::PermissionsExt as _, sync::Arc, time::Duration};
 
 use crate::{
     both,
     certificates::Certified,
     support::{
         APPROVER, Answer, GIT, GIT_TOKEN, ISSUER, KEYTOOL_CSR, OWNER, RESPONDER, Server, Stand, Store, VIEWER,
-        declaration, people, socket_client, text, time, wait_for,
+        approver, client, declaration, people, socket_client, text, time, wait_for,
     },
     verifiers::{Asked, in_python},
 };
@@ -596,4 +600,58 @@ async fn the_command_locks_shows_and_releases() {
     let said = String::from_utf8(remit.stdout).unwrap();
     assert!(said.contains("locking: on record at this broker"), "{said}");
     assert_eq!(remit.status.code(), Some(4));
+}
+
+/// Whoever locks everybody out may do so for 15 minutes, and somebody else decides whether it takes longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_alone_keeps_everybody_out_for_longer() {
+    let bea = "bea-holds-two-roles";
+    let both = format!(
+        "{}\n[[operator]]\nname = \"bea\"\nroles = [\"responder\", \"approver\"]\ntoken_sha256 = \"{}\"\n",
+        approver(),
+        sha256_hex(bea.as_bytes())
+    );
+    let stand = Stand::with(Store::Embedded, &both).await;
+    let set = async |matches: Value| stand.post(LOCKS, bea, matching(&matches)).await.expect(StatusCode::CREATED);
+    let extend = |locked: &Value, until| {
+        let path = format!("{LOCKS}/{}/extend", text(locked, "lock"));
+        (path, json!({"until": until, "reason": "we are not done"}))
+    };
+    let locked = set(json!({"all": true})).await;
+    let later = time(&locked, "until") + TimeDelta::days(300);
+    let (path, body) = extend(&locked, later);
+    stand.post(&path, bea, body.clone()).await.refused(403, "policy_denied");
+    assert_eq!(show(&stand, &text(&locked, "lock")).await["until"], locked["until"]);
+    wait_for("it is on record", || async {
+        let refused = |line: &Value| line["event"] == "caller_refused" && line["asked"] == "extend_lock";
+        stand.whole_audit().iter().any(refused)
+    })
+    .await;
+    stand.post(&path, APPROVER, body).await.expect(StatusCode::OK);
+    // Afterwards too; and of those who are named, one decides.
+    let (path, body) = extend(&locked, later + TimeDelta::days(1));
+    stand.post(&path, bea, body).await.refused(403, "policy_denied");
+    let named = json!({"match": {"owner": OWNER}, "until": SystemClock.now() + TimeDelta::minutes(10), "reason": "r"});
+    let named = stand.post(LOCKS, bea, named).await.expect(StatusCode::CREATED);
+    let (path, body) = extend(&named, SystemClock.now() + TimeDelta::minutes(20));
+    stand.post(&path, bea, body).await.expect(StatusCode::OK);
+}
+
+/// Without a configuration there is one operator, who holds all roles.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_one_operator_of_a_machine_extends_a_lock_on_everybody() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, listen) = (dir.path().join("data"), "127.0.0.1:0".parse().unwrap());
+    let config = Config::development(Development { data: data.clone(), keys: None, listen, store: None }).unwrap();
+    let running = remit::serve::start(config, Arc::new(SystemClock)).await.unwrap();
+    let token = std::fs::read_to_string(data.join("operator.token")).unwrap();
+    let (client, origin) = (client(), format!("http://{}", running.http.unwrap()));
+    let post = async |path: String, body: Value| {
+        let request = client.post(format!("{origin}{path}")).bearer_auth(token.trim()).json(&body);
+        Answer::of(request.send().await.unwrap()).await
+    };
+    let locked = post(LOCKS.to_owned(), matching(&json!({"all": true}))).await.expect(StatusCode::CREATED);
+    let later = json!({"until": time(&locked, "until") + TimeDelta::hours(1), "reason": "we are not done"});
+    post(format!("{LOCKS}/{}/extend", text(&locked, "lock")), later).await.expect(StatusCode::OK);
+    running.stop().await;
 }
