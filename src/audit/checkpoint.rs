@@ -128,9 +128,9 @@ pub(super) fn append(file: &mut File, checkpoint: &str) -> io::Result<()> {
     written
 }
 
-/// The last checkpoint that one of these keys signed, looked for from the end, and what is wrong with the lines behind it. What a crash
-/// left of a line is cut off.
-fn find_last(file: &mut File, keys: &CheckpointKeys) -> io::Result<(Option<Checkpoint>, Vec<Invalid>)> {
+/// The last checkpoint that one of these keys signed, and how it is written, looked for from the end; and what is wrong with the lines
+/// behind it. What a crash left of a line is cut off.
+fn find_last(file: &mut File, keys: &CheckpointKeys) -> io::Result<(Option<(Checkpoint, String)>, Vec<Invalid>)> {
     let size = file.metadata()?.len();
     let mut bad = Vec::new();
     // Almost always it is the very last line; where there is none, all of them are looked at.
@@ -152,7 +152,7 @@ fn find_last(file: &mut File, keys: &CheckpointKeys) -> io::Result<(Option<Check
         let begin = if start == 0 { 0 } else { text.find('\n').map_or(text.len(), |at| at + 1) };
         for line in text.get(begin..).unwrap_or_default().lines().rev() {
             match keys.verify(line) {
-                Ok(checkpoint) => return Ok((Some(checkpoint), bad)),
+                Ok(checkpoint) => return Ok((Some((checkpoint, line.to_owned())), bad)),
                 Err(why) => bad.push(why),
             }
         }
@@ -171,6 +171,8 @@ pub(super) struct Signer {
     file: File,
     /// The last one.
     pub(super) last: Option<Checkpoint>,
+    /// How that is written, where it was signed before.
+    pub(super) found: Option<String>,
 }
 
 impl Signer {
@@ -190,7 +192,8 @@ impl Signer {
             }
             tracing::error!(%why, lines = bad.len(), "the last lines among the checkpoints of the audit log are none");
         }
-        Ok(Self { key, file, last })
+        let (last, found) = last.unzip();
+        Ok(Self { key, file, last, found })
     }
 
     /// Signs where the log ends: the checkpoint as it is written.

@@ -299,7 +299,8 @@ impl Audit {
         let stream = stream
             .map_err(|error| Unrecorded(format!("standard output (`audit.stdout`) cannot be written: {error}")))?;
         let (queue, messages) = mpsc::channel(QUEUE);
-        let (signatures, checkpoints) = watch::channel(None);
+        // The last one of an orderly stop was signed when nobody was there to send it on any more.
+        let (signatures, checkpoints) = watch::channel(signer.found.clone());
         let reached = Arc::new(Mutex::new(head));
         let condition = Arc::new(Mutex::new(Condition::Good));
         let listeners = Arc::<Listeners>::default();

@@ -348,6 +348,28 @@ async fn a_bundle_holds_what_was_declared_elsewhere() {
     assert_eq!(code, 0);
 }
 
+/// The last checkpoint is signed when nobody is there to send it on: the next start does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_checkpoint_of_a_broker_is_anchored_when_it_starts_again() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let path = elsewhere.path().join("checkpoints");
+    let extra = format!("[audit]\ncheckpoint_every = 3600\n[[audit.anchor]]\npath = \"{}\"\n", path.display());
+    let mut stand = Stand::with(Store::Embedded, &extra).await;
+    stand.task_with_token().await;
+    let config = stand.broker.config.clone();
+    stand.broker.stop().await;
+    let last = |file: &Path| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        text.lines().filter_map(|line| part(line, 1)["sequence"].as_u64()).max().unwrap_or_default()
+    };
+    let signed = last(&directory(&stand).join("checkpoints"));
+    assert!(signed > last(&path), "there is nothing left to be sent");
+    stand.broker = Server::start(&config).await;
+    wait_for("the checkpoint elsewhere", || async { last(&path) >= signed }).await;
+    let (found, code) = audit(&["verify", as_text(&directory(&stand)), "--anchor", as_text(&path)]);
+    assert_eq!((code, found["anchored_to"].as_u64()), (0, Some(last(&path))), "{found}");
+}
+
 /// Nothing in a bundle that somebody sends reaches a terminal as it is.
 #[test]
 fn what_a_bundle_calls_itself_moves_no_cursor() {
