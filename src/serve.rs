@@ -437,7 +437,7 @@ async fn watch(broker: Arc<Broker>, stop: CancellationToken) {
         broker.forget_ended();
         broker.turn_keys().await;
         broker.publish_crls().await;
-        broker.sum_up_refused();
+        broker.sum_up_refused().await;
         broker.audit().tick();
     }
 }
@@ -559,6 +559,9 @@ impl Running {
         }
         if tokio::time::timeout(LEAVE, self.broker.leave()).await.is_err() {
             tracing::warn!("the other brokers could not be told that this one ends in order");
+        }
+        if tokio::time::timeout(TELL, self.broker.sum_up_all_refused()).await.is_err() {
+            tracing::warn!("how many were refused in the last minute is not on record");
         }
         let (told, telling) = self.telling;
         told.cancel();

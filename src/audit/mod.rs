@@ -535,9 +535,9 @@ pub enum Event {
         /// In a sentence.
         why: String,
     },
-    /// Others were turned away in the same minute.
+    /// Others were turned away in the same minute, or in several of which it could not be told.
     MoreEvidenceRefused {
-        /// When the minute began.
+        /// When the minute began, or the first of several.
         since: Time,
         /// How many, beside those that are on record one by one.
         counts: Vec<Counted>,
@@ -554,9 +554,9 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         named: Option<TaskId>,
     },
-    /// Others were refused so in the same minute.
+    /// Others were refused so in the same minute, or in several of which it could not be told.
     MoreCallersRefused {
-        /// When the minute began.
+        /// When the minute began, or the first of several.
         since: Time,
         /// How many, beside those that are on record one by one.
         counts: Vec<CountedCaller>,

@@ -4,6 +4,7 @@
 use super::{
     Broker, Call, Caller, Holder, actor_of,
     minute::{Minutes, Others},
+    strangers::of_minutes,
 };
 use crate::{
     audit::{Actor, CountedCaller, Entry, Event},
@@ -15,9 +16,12 @@ use crate::{
 /// How many are told one by one in a minute: of one caller for one reason, and of all.
 const ONE_BY_ONE: (u32, u32) = (10, 100);
 
-/// Those of this minute, by what kind of caller they are, who, and the code of the answer.
+/// What kind of caller they are, who, and the code of the answer.
+type Turned = (&'static str, String, &'static str);
+
+/// Those of this minute.
 #[derive(Debug)]
-pub(super) struct Callers(Minutes<(&'static str, String, &'static str)>);
+pub(super) struct Callers(pub(super) Minutes<Turned>);
 
 impl Default for Callers {
     fn default() -> Self {
@@ -84,7 +88,6 @@ impl Broker {
             "policy_denied"
         };
         self.parts.metrics.turned_down(kind, code);
-        self.sum_up_callers(call.now);
         if self.callers.0.take(&(kind, name, code), call.now) {
             let named = call.task.cloned();
             let event = Event::CallerRefused { asked, code, why: error.to_string(), named };
@@ -95,11 +98,14 @@ impl Broker {
         error
     }
 
-    pub(super) fn sum_up_callers(&self, now: Time) {
-        let Some((since, Others { counts, beyond })) = self.callers.0.over(now) else { return };
-        let count = |((kind, name, code), count)| CountedCaller { kind, name, code, count };
-        let counts = counts.into_iter().map(count).collect();
-        let event = Event::MoreCallersRefused { since, counts, beyond };
-        self.parts.audit.note(Entry { time: now, request: String::new(), actor: Actor::Broker, task: None, event });
+    pub(super) async fn sum_up_callers(&self, over: Option<(Time, Others<Turned>)>, now: Time) {
+        let Some((since, others)) = over else { return };
+        let count =
+            |((kind, name, code), &count): (&Turned, &u64)| CountedCaller { kind, name: name.clone(), code, count };
+        let counts = others.counts.iter().map(count).collect();
+        let event = Event::MoreCallersRefused { since, counts, beyond: others.beyond };
+        if self.record(vec![of_minutes(event, now)]).await.is_err() {
+            self.callers.0.put_back((since, others), now);
+        }
     }
 }

@@ -16,7 +16,10 @@ use std::{
 
 use crate::{
     both,
-    support::{GIT, OWNER, RESPONDER, Server, Stand, Store, VIEWER, claims, declaration, part, text, wait_for},
+    support::{
+        Answer, Frozen, GIT, GIT_TOKEN, OWNER, RESPONDER, Server, Stand, Store, VIEWER, audit_of, claims, declaration,
+        part, text, wait_for,
+    },
     taint::taint,
 };
 
@@ -368,6 +371,56 @@ async fn the_last_checkpoint_of_a_broker_is_anchored_when_it_starts_again() {
     wait_for("the checkpoint elsewhere", || async { last(&path) >= signed }).await;
     let (found, code) = audit(&["verify", as_text(&directory(&stand)), "--anchor", as_text(&path)]);
     assert_eq!((code, found["anchored_to"].as_u64()), (0, Some(last(&path))), "{found}");
+}
+
+/// How many were refused, and not told one by one, is on record although the disk was full when it was to be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_of_the_refused_outlast_a_full_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit_dir = dir.path().join("broker-audit");
+    let disk = small_disk(&audit_dir);
+    let frozen = Frozen::start_in(dir, |_, text| text.to_owned()).await;
+    // It goes before its directory does.
+    let _disk = disk;
+    let client = crate::support::client();
+    for _ in 0..15 {
+        let answer = client.get(frozen.url("/v1/keys")).bearer_auth(GIT_TOKEN).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+        let answer = client.get(frozen.url("/v1/keys")).bearer_auth("x.y.z").send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    }
+    let of = |event: &str| audit_of(&audit_dir).into_iter().filter(|line| line["event"] == event).collect::<Vec<_>>();
+    wait_for("the first of them", || async { of("caller_refused").len() == 10 && of("evidence_refused").len() == 10 })
+        .await;
+    let filler = audit_dir.join("filler");
+    let _ = fs::write(&filler, vec![1; 12 << 20]);
+    let evidence =
+        frozen.issuer.evidence(frozen.running.broker.issuer(), json!({"iat": frozen.now(), "exp": frozen.now() + 600}));
+    fill_by(async |declaration| {
+        let request = client.post(frozen.url("/v1/tasks")).bearer_auth(&evidence).json(&declaration);
+        Answer::of(request.send().await.unwrap()).await
+    })
+    .await;
+    // What is still shorter may fit in, and this is the shortest.
+    let look = || async { client.get(frozen.url("/v1/keys")).bearer_auth(VIEWER).send().await.unwrap().status() };
+    wait_for("no room for a look", || async { look().await == StatusCode::SERVICE_UNAVAILABLE }).await;
+    let failed = async || {
+        let metrics = client.get(frozen.url("/metrics")).send().await.unwrap().text().await.unwrap();
+        let samples = metrics.lines().filter_map(|line| line.strip_prefix("remit_audit_errors_total "));
+        samples.map(|count| count.parse::<f64>().unwrap()).sum::<f64>()
+    };
+    let before = failed().await;
+    frozen.clock.advance(chrono::TimeDelta::minutes(1));
+    // Once for each of the two.
+    wait_for("it cannot be told", || async { failed().await >= before + 2.0 }).await;
+    assert!(of("more_callers_refused").is_empty() && of("more_evidence_refused").is_empty());
+    fs::remove_file(&filler).unwrap();
+    frozen.clock.advance(chrono::TimeDelta::minutes(1));
+    let counts = json!([{"as": "service", "name": "git", "code": "policy_denied", "count": 5}]);
+    wait_for("the callers", || async { of("more_callers_refused").iter().any(|line| line["counts"] == counts) }).await;
+    let counts = json!([{"attestor": "oidc", "reason": "invalid", "count": 5}]);
+    wait_for("the strangers", || async { of("more_evidence_refused").iter().any(|line| line["counts"] == counts) })
+        .await;
 }
 
 /// Nothing in a bundle that somebody sends reaches a terminal as it is.
@@ -829,13 +882,14 @@ async fn on_a_small_disk(stand: &mut Stand, extra: &str) -> (PathBuf, Unmount) {
     fs::write(&config, format!("{text}\n{extra}")).unwrap();
     let dir = directory(stand);
     fs::remove_dir_all(&dir).unwrap();
-    fs::create_dir(&dir).unwrap();
     let disk = small_disk(&dir);
     stand.broker = Server::start(&config).await;
     (dir, disk)
 }
 
+/// A disk of 12 MiB at a directory that is not there yet.
 fn small_disk(dir: &Path) -> Unmount {
+    fs::create_dir(dir).unwrap();
     let arguments = ["-t", "tmpfs", "-o", "size=12m,mode=700", "tmpfs", as_text(dir)];
     assert!(Command::new("mount").args(arguments).status().unwrap().success());
     Unmount(dir.to_owned())
@@ -850,12 +904,16 @@ fn newest_signed(dir: &Path) -> u64 {
 
 /// Has a broker record what it refuses until nothing is recorded any more.
 async fn fill(stand: &Stand) {
+    fill_by(async |declaration| stand.declare(declaration).await).await;
+}
+
+async fn fill_by(declare: impl AsyncFn(Value) -> Answer) {
     let mut long = declaration();
     long["environment"] = "production".into();
     long["purpose"] = "x".repeat(900).into();
     let mut refused = 0;
     for _ in 0..20_000 {
-        let answers = futures_util::future::join_all((0..16).map(|_| stand.declare(long.clone()))).await;
+        let answers = futures_util::future::join_all((0..16).map(|_| declare(long.clone()))).await;
         refused += answers.iter().filter(|answer| answer.status == StatusCode::SERVICE_UNAVAILABLE).count();
         if refused > 0 {
             break;
@@ -863,7 +921,7 @@ async fn fill(stand: &Stand) {
     }
     assert!(refused > 0, "the disk is not full");
     // What is shorter may fit in still.
-    wait_for("no room for a declaration", || async { stand.declare(declaration()).await.status.as_u16() == 503 }).await;
+    wait_for("no room for a declaration", || async { declare(declaration()).await.status.as_u16() == 503 }).await;
 }
 
 struct Unmount(PathBuf);

@@ -172,4 +172,15 @@ async fn nobody_fills_the_log_by_asking() {
     ]);
     assert_eq!(more["counts"], counts);
     assert_eq!(of("caller_refused").len(), 20);
+
+    // What is counted when it stops is on record before it is gone.
+    for _ in 0..12 {
+        let answer = client.get(frozen.url("/v1/keys")).bearer_auth(GIT_TOKEN).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    }
+    let frozen = frozen.restart(|| {}).await;
+    let lines = audit_of(&frozen.dir.path().join("broker-audit"));
+    let more: Vec<_> = lines.iter().filter(|line| line["event"] == "more_callers_refused").collect();
+    let counts = json!([{"as": "service", "name": "git", "code": "policy_denied", "count": 2}]);
+    assert_eq!((more.len(), &more[1]["counts"]), (2, &counts), "{more:?}");
 }
