@@ -670,7 +670,19 @@ mod tests {
             "spiffe://u@e.org/a",
             "spiffe://e.org:1/a",
             "spiffe://e.org/a?b",
+            "spiffe://e.org/a#b",
+            "spiffe://e.org/a%2eb",
+            "spiffe://e.org/%2e%2e/b",
+            "spiffe://e.org//a",
+            "spiffe://e.org/a//b",
+            "spiffe://e.org/./a",
+            "spiffe://e.org/\u{e4}",
+            "spiffe://\u{e4}.org/a",
+            "spiffe:///a",
+            "SPIFFE://e.org/a",
+            " spiffe://e.org/a",
             "http://e.org/a",
+            &format!("spiffe://e.org/{}", "a".repeat(2048)),
         ] {
             assert!(bad.parse::<SpiffeId>().is_err(), "{bad}");
         }

@@ -36,9 +36,9 @@ type Row = (u16, &'static str, &'static [By]);
 
 /// The attacks that the table is about.
 const LISTED: &[u16] = &[
-    1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 15, 16, 19, 26, 27, 29, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 44, 45, 47,
-    48, 49, 57, 61, 62, 63, 65, 67, 71, 72, 73, 76, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87, 88, 89, 91, 92, 93,
-    107, 108, 109, 110, 111, 112, 113, 114, 117,
+    1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 15, 16, 18, 19, 20, 21, 22, 26, 27, 29, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41,
+    42, 43, 44, 45, 46, 47, 48, 49, 57, 61, 62, 63, 65, 67, 70, 71, 72, 73, 76, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86,
+    87, 88, 89, 91, 92, 93, 107, 108, 109, 110, 111, 112, 113, 114, 117,
 ];
 
 const ROWS: &[Row] = &[
@@ -108,9 +108,50 @@ const ROWS: &[Row] = &[
     ),
     (16, "a TLS session that is resumed after a change", &[Shown("tls::no_session_is_resumed")]),
     (
+        18,
+        "a nonce that is missing, was not given out, or was long ago",
+        &[
+            Shown("dpop::a_required_nonce_is_given_and_asked_for"),
+            Shown("dpop::a_nonce_of_long_ago_is_asked_for_anew"),
+            NotYet(
+                "a nonce is nobody's own: a proof with one that another caller was given is taken, for its key is what counts",
+            ),
+        ],
+    ),
+    (
         19,
         "evidence for another audience",
         &[Live(workloads::evidence_for_another), Shown("oidc::claims_are_required_and_typed")],
+    ),
+    (
+        20,
+        "one thing that is signed, and another one that is read",
+        &[
+            Live(tokens::members_twice),
+            Live(tokens::other_writings),
+            Live(tokens::base64),
+            Shown("oidc::a_token_has_one_way_to_be_written"),
+            Shown("x509::a_name_that_cannot_be_read_is_a_name"),
+            Shown("x509::what_is_no_svid_of_the_trust_domain_is_refused"),
+        ],
+    ),
+    (
+        21,
+        "a genuine certificate beside one that it did not sign",
+        &[
+            Shown("x509::authorities_below_the_bundle"),
+            Shown("x509::what_is_no_svid_of_the_trust_domain_is_refused"),
+            Shown("x509::a_chain_of_many_paths_is_not_walked"),
+        ],
+    ),
+    (
+        22,
+        "evidence without the key that is certified",
+        &[
+            Shown("certificates::a_request_is_its_key_and_the_proof_that_it_is_held"),
+            Shown("dpop::evidence_serves_the_first_key"),
+            Shown("mtls::evidence_serves_the_key_that_it_came_with"),
+        ],
     ),
     (
         26,
@@ -209,6 +250,17 @@ const ROWS: &[Row] = &[
         ],
     ),
     (
+        43,
+        "a SPIFFE ID that is none",
+        &[
+            Live(locks::names_that_are_none),
+            Shown("remit::id::tests::malformed_names_are_refused"),
+            Shown("x509::what_is_no_svid_of_the_trust_domain_is_refused"),
+            Shown("x509::a_jwt_svid_is_evidence_where_the_attestor_has_an_audience"),
+            Shown("oidc::claims_become_workloads_unchanged_or_not_at_all"),
+        ],
+    ),
+    (
         44,
         "a proof of possession that does not fit",
         &[
@@ -220,6 +272,14 @@ const ROWS: &[Row] = &[
         ],
     ),
     (45, "the id of a proof that somebody else used up", &[Shown("dpop::a_proof_serves_once")]),
+    (
+        46,
+        "a client's assertion for another, without an end, used before, or with another algorithm",
+        &[
+            Shown("client_assertion::an_assertion_that_does_not_fit_is_refused"),
+            Shown("client_assertion::a_client_works_with_its_assertions"),
+        ],
+    ),
     (
         47,
         "a grant that is unknown, switched off or there twice",
@@ -299,6 +359,13 @@ const ROWS: &[Row] = &[
             Shown("introspect::only_services_and_operators_ask"),
             NotYet("that the answers take the same time is not measured"),
         ],
+    ),
+    (
+        70,
+        "a revocation list that is none, or is another's",
+        &[NotYet(
+            "nothing in here reads a revocation list or asks OCSP: other verifiers read ours, and evidence by certificate is not looked up in any",
+        )],
     ),
     (71, "a key id that is a path, a query, an address", &[Live(tokens::key_ids)]),
     (

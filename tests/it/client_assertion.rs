@@ -52,6 +52,22 @@ impl Client {
         self.key.sign("JWT", &self.claims(over)).unwrap()
     }
 
+    /// Signed with the key that is registered, or with its public half as a secret, or not at all; and never as that key signs.
+    fn with_other_algorithms(&self) -> Vec<String> {
+        let claims = encode(self.claims(json!({})).to_string());
+        let own = jsonwebtoken::EncodingKey::from_ec_der(self.key.kid().as_bytes());
+        let secret = serde_json::to_string(self.key.public()).unwrap();
+        let secret = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
+        let signed_as = |alg: &str| {
+            let header = json!({"alg": alg, "typ": "JWT", "kid": self.key.kid()}).to_string();
+            let signed = format!("{}.{claims}", encode(header));
+            let own = jsonwebtoken::crypto::sign(signed.as_bytes(), &own, jsonwebtoken::Algorithm::ES256).unwrap();
+            let hmac = encode(ring::hmac::sign(&secret, signed.as_bytes()));
+            [own, hmac, String::new()].map(|signature| format!("{signed}.{signature}"))
+        };
+        ["none", "HS256", "RS256", "ES384", "es256"].into_iter().flat_map(signed_as).collect()
+    }
+
     async fn ask(&self, assertion: &str, more: &[(&str, &str)]) -> Answer {
         let mut form = vec![
             ("grant_type", "client_credentials"),
@@ -66,6 +82,10 @@ impl Client {
     async fn declare(&self, assertion: &str) -> Answer {
         self.ask(assertion, &[("authorization_details", &detail()), ("resource", GIT), ("scope", "read")]).await
     }
+}
+
+fn encode(octets: impl AsRef<[u8]>) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(octets)
 }
 
 fn detail() -> String {
@@ -133,6 +153,7 @@ both! {
             ("words", "not.an.assertion".to_owned()),
             ("nothing", String::new()),
         ];
+        bad.extend(client.with_other_algorithms().into_iter().map(|assertion| ("another algorithm", assertion)));
         for (name, over) in [
             ("the token endpoint as audience", json!({"aud": format!("{url}{TOKEN}")})),
             ("another host", json!({"aud": "https://broker.example.com"})),

@@ -1,5 +1,6 @@
 //! `remit config check`: it judges as `serve` would, says all at once, and leaves nothing behind.
 
+use remit::config::{Config, Overrides};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
@@ -107,6 +108,46 @@ fn the_example_and_the_built_in_settings_are_accepted() {
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && out.contains("development.loopback") && !out.contains("warning"), "{out}");
     assert!(names(home.path()).is_empty(), "it makes nothing");
+}
+
+/// Whatever there is to configure stands in the example; what is off there can be switched on by taking the `#` away.
+#[test]
+fn the_example_has_every_section() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/broker.example.toml");
+    let text = fs::read_to_string(example).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broker.toml");
+    let read = |text: &str| {
+        fs::write(&path, text).unwrap();
+        Config::read(&path, Overrides::default())
+    };
+    // What is unknown is told together with what is not.
+    let known = read("nothing_like_that = 1\n").unwrap_err().to_string();
+    let (_, known) = known.split_once("expected one of ").unwrap();
+    let known: Vec<_> = known.lines().next().unwrap().split(", ").map(|name| name.trim_matches('`')).collect();
+    assert!(known.contains(&"audit") && known.contains(&"telemetry") && known.len() > 15, "{known:?}");
+    for name in known {
+        let has = |start: &str| text.lines().any(|line| line.trim_start_matches("# ").starts_with(start));
+        assert!(
+            [format!("{name} = "), format!("[{name}]"), format!("[{name}."), format!("[[{name}]]")]
+                .iter()
+                .any(|start| has(start)),
+            "no {name}"
+        );
+    }
+    let (before, rest) = text.split_once("[audit]").unwrap();
+    let (own, after) = rest.split_once("[feed]").unwrap();
+    let own: Vec<_> = own.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).collect();
+    let own = own.join("\n") + "\n";
+    let config = read(&format!("{before}[audit]{own}[feed]{after}")).unwrap();
+    assert!(
+        config.audit.anchors.len() == 2 && config.audit.retention_days.is_some() && config.telemetry.otlp.is_some()
+    );
+    assert_eq!(config.audit.mistakes(), Vec::<String>::new());
+    assert_eq!(
+        config.audit.keeping(),
+        remit::audit::Config { retention_days: Some(400), ..Default::default() }.keeping()
+    );
 }
 
 #[test]

@@ -13,8 +13,8 @@ use crate::{
     both,
     clients::node,
     support::{
-        Answer, Body, GIT, NOWHERE, OWNER, Prover, REGISTRY, REGISTRY_TOKEN, Server, Stand, Store, declaration, now,
-        text, wait_for,
+        Answer, Body, Frozen, GIT, NOWHERE, OWNER, Prover, REGISTRY, REGISTRY_TOKEN, Server, Stand, Store, client,
+        declaration, now, text, wait_for,
     },
 };
 
@@ -431,6 +431,31 @@ async fn a_required_nonce_is_given_and_asked_for() {
     assert!(refused.headers["www-authenticate"].to_str().unwrap().starts_with("DPoP error=\"use_dpop_nonce\""));
     assert!(refused.headers.contains_key("dpop-nonce"));
     refused.refused(401, "evidence_invalid");
+}
+
+/// A nonce serves for a while, whoever asked for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nonce_of_long_ago_is_asked_for_anew() {
+    let frozen = Frozen::start(|text| format!("{text}\n[dpop]\nnonce = \"required\"\n")).await;
+    let (prover, url, client) = (Prover::new(), frozen.url(TASKS), client());
+    let claims = json!({"iat": frozen.now(), "exp": frozen.now() + 3000});
+    let evidence = frozen.issuer.evidence(frozen.running.broker.issuer(), claims);
+    let declare = async |nonce: Option<&str>| {
+        let claims = json!({"iat": frozen.now(), "nonce": nonce});
+        let request = client.post(&url).bearer_auth(&evidence).header("dpop", prover.proof("POST", &url, claims));
+        Answer::of(request.json(&reading(&[REGISTRY])).send().await.unwrap()).await
+    };
+    let asked = |answer: Answer| {
+        assert!(answer.headers["www-authenticate"].to_str().unwrap().starts_with("DPoP error=\"use_dpop_nonce\""));
+        let nonce = answer.headers["dpop-nonce"].to_str().unwrap().to_owned();
+        answer.refused(401, "evidence_invalid");
+        nonce
+    };
+    let first = asked(declare(None).await);
+    declare(Some(&first)).await.expect(StatusCode::CREATED);
+    frozen.clock.advance(chrono::TimeDelta::minutes(10));
+    let fresh = asked(declare(Some(&first)).await);
+    declare(Some(&fresh)).await.expect(StatusCode::CREATED);
 }
 
 /// What was used up on one broker is used up on all, and evidence serves one key on all.

@@ -198,6 +198,10 @@ async fn authorities_below_the_bundle() {
     }
     let alone = Authority::new("spire");
     place.declare(&alone.identity(&svid(AGENT)).with(&[&alone])).await.refused(401, "evidence_invalid");
+    // What is genuine vouches for nothing that it did not sign, also where it comes along.
+    for beside in [&[&place.spire][..], &[&good], &[&alone, &good], &[&good, &place.spire]] {
+        place.declare(&alone.identity(&svid(AGENT)).with(beside)).await.refused(401, "evidence_invalid");
+    }
 }
 
 /// `permittedSubtrees` with one URI (RFC 5280 section 4.2.1.10).
@@ -510,6 +514,17 @@ async fn a_jwt_svid_is_evidence_where_the_attestor_has_an_audience() {
         json!({"sub": "spiffe://spire.example.org"}),
         json!({"sub": "spiffe://example.com/ci/acme/payments"}),
         json!({"sub": "spiffe://elsewhere.example.org/a"}),
+        json!({"sub": "spiffe://SPIRE.example.org/ns/payments/sa/agent"}),
+        json!({"sub": "spiffe://me@spire.example.org/ns/payments/sa/agent"}),
+        json!({"sub": "spiffe://spire.example.org:443/ns/payments/sa/agent"}),
+        json!({"sub": format!("{AGENT}?x")}),
+        json!({"sub": format!("{AGENT}#x")}),
+        json!({"sub": format!("{AGENT}/")}),
+        json!({"sub": "spiffe://spire.example.org/ns/payments//agent"}),
+        json!({"sub": "spiffe://spire.example.org/ns/../agent"}),
+        json!({"sub": "spiffe://spire.example.org/ns/%2e%2e/agent"}),
+        json!({"sub": "spiffe://spire.example.org/ns/payments/sa/\u{e4}gent"}),
+        json!({"sub": format!("spiffe://spire.example.org/{}", "a".repeat(2048))}),
         json!({"exp": null}),
         json!({"exp": now() - 1}),
         json!({"exp": now() + 86_400 + 60}),

@@ -109,6 +109,33 @@ pub(super) fn what_is_no_lock(_: &Bench) -> Vec<Case> {
     cases
 }
 
+/// Row 43: a workload by a name that is none.
+pub(super) fn names_that_are_none(_: &Bench) -> Vec<Case> {
+    let bad = [
+        ("a trust domain in capitals", "spiffe://EXAMPLE.com/ci/acme/payments"),
+        ("a scheme in capitals", "SPIFFE://example.com/ci/acme/payments"),
+        ("a user", "spiffe://me@example.com/ci/acme/payments"),
+        ("a port", "spiffe://example.com:443/ci/acme/payments"),
+        ("a query", "spiffe://example.com/ci/acme/payments?x"),
+        ("a fragment", "spiffe://example.com/ci/acme/payments#x"),
+        ("an encoded dot", "spiffe://example.com/ci/%2e%2e/payments"),
+        ("two dots", "spiffe://example.com/ci/../payments"),
+        ("one dot", "spiffe://example.com/ci/./payments"),
+        ("an empty segment", "spiffe://example.com/ci//payments"),
+        ("a slash at its end", "spiffe://example.com/ci/acme/payments/"),
+        ("no trust domain", "spiffe:///ci/acme/payments"),
+        ("no path", "spiffe://example.com"),
+        ("another alphabet", "spiffe://example.com/ci/\u{430}cme/payments"),
+        ("a trust domain of another alphabet", "spiffe://ex\u{430}mple.com/ci/acme/payments"),
+        ("a space", "spiffe://example.com/ci/acme/payments "),
+    ];
+    let long = format!("spiffe://example.com/{}", "a".repeat(2048));
+    let case = |(name, workload): (&str, &str)| {
+        api(name, DRY_RUN, RESPONDER, matching(&json!({ "workload": workload })).to_string(), INVALID)
+    };
+    bad.into_iter().chain([("more than 2048 octets", &*long)]).map(case).collect()
+}
+
 /// Row 117: what locks out those alone whom it names.
 pub(super) fn whom_a_lock_names(_: &Bench) -> Vec<Case> {
     let dry_run = |name: &str, lock: Value, active| api(name, DRY_RUN, RESPONDER, lock.to_string(), counts(active));
