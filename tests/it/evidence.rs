@@ -791,7 +791,6 @@ both! {
 async fn a_full_disk_is_made_room_on() {
     let place = tempfile::tempdir().unwrap();
     let dir = place.path().join("broker-audit");
-    fs::create_dir(&dir).unwrap();
     let _disk = small_disk(&dir);
     let terms = "[audit]\nsegment_age = 60\nretention_days = 1\n";
     let frozen = crate::support::Frozen::start_in(place, |_, config| format!("{config}\n{terms}")).await;
