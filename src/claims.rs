@@ -127,7 +127,7 @@ pub struct TaskClaim {
     pub id: TaskId,
     /// Who is accountable.
     pub owner: String,
-    /// The declared sandbox.
+    /// The sandbox: the one that evidence bound it to, else the declared one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,
     /// The kind of the workload.

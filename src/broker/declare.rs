@@ -170,6 +170,12 @@ impl Broker {
             let detail = "`owner` is not among those that the attestor's configuration allows for this workload";
             return Err(Error::PolicyDenied { limit: Limit::Policy, denied: Vec::new(), detail: detail.into() });
         }
+        // Where it is known, nobody takes another's name, or gets out of the way of a lock by it.
+        let bound = attested.facts().sandbox.as_deref();
+        if bound.is_some_and(|bound| words.sandbox.is_some_and(|said| said != bound)) {
+            let detail = "`sandbox` is not the one that the evidence names: leave it out, or say that one";
+            return Err(Error::PolicyDenied { limit: Limit::Policy, denied: Vec::new(), detail: detail.into() });
+        }
         let (mut refused, rules) = (Vec::new(), self.rules());
         if let Some(detail) = rules.parties.refuses_owner(words.owner, attested.workload()) {
             return Err(Error::PolicyDenied { limit: Limit::Policy, denied: Vec::new(), detail: detail.into() });

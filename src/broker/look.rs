@@ -46,7 +46,7 @@ pub struct Filter {
     pub owner: Option<String>,
     /// Of this workload, by its SPIFFE ID.
     pub workload: Option<String>,
-    /// In this declared sandbox.
+    /// In this sandbox.
     pub sandbox: Option<String>,
 }
 
@@ -56,7 +56,7 @@ impl Filter {
         self.state.is_none_or(|state| state == held.state(now))
             && self.owner.as_ref().is_none_or(|owner| *owner == task.owner)
             && self.workload.as_ref().is_none_or(|workload| workload == task.workload.as_str())
-            && self.sandbox.as_ref().is_none_or(|sandbox| task.sandbox.as_ref() == Some(sandbox))
+            && (self.sandbox.is_none() || self.sandbox.as_deref() == task.runs_in())
     }
 }
 

@@ -9,7 +9,7 @@ use std::{io, ops::ControlFlow};
 use super::{
     Broker, Request,
     sight::{Gone, Look, Patience, Place, Seat, Sight},
-    whose::{Said, Whose, actor, parsed, task_of, text},
+    whose::{Said, Whose, actor, parsed, sandbox_of, task_of, text},
 };
 use crate::{audit::Reader, clock::Time, error::Error, party::Act};
 
@@ -23,7 +23,7 @@ pub struct Which {
     pub workload: Option<String>,
     /// Of the tasks that this owner is accountable for.
     pub owner: Option<String>,
-    /// Of the tasks that were declared to run in this sandbox.
+    /// Of the tasks that run in this sandbox: bound to it by evidence, or declared to where none did.
     pub sandbox: Option<String>,
     /// By this attestor, and of the tasks of those that it vouched for.
     pub attestor: Option<String>,
@@ -173,10 +173,10 @@ impl Going {
         let fits = |wanted: &Option<String>, own: Option<&str>, of_task: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| own == Some(wanted) || of_task == Some(wanted))
         };
-        let declared = said.get("considered").and_then(|considered| considered["declared"]["sandbox"].as_str());
+        let runs_in = said.get("considered").and_then(sandbox_of);
         let fits = fits(workload, actor(said, "workload"), facts.as_ref().map(|facts| &*facts.workload))
             && fits(owner, text(said, "owner").or(actor(said, "owner")), facts.as_ref().map(|facts| &*facts.owner))
-            && fits(sandbox, declared, facts.as_ref().and_then(|facts| facts.sandbox.as_deref()))
+            && fits(sandbox, runs_in, facts.as_ref().and_then(|facts| facts.sandbox.as_deref()))
             && fits(
                 attestor,
                 actor(said, "attestor").or(text(said, "attestor")),

@@ -44,9 +44,14 @@ impl From<&Task> for Facts {
             workload: task.workload.to_string(),
             instance: task.instance.clone(),
             attestor: task.attestor.clone(),
-            sandbox: task.sandbox.clone(),
+            sandbox: task.runs_in().map(str::to_owned),
         }
     }
+}
+
+/// The sandbox of what was considered: the one that evidence bound it to, else the declared one ([`Task::runs_in`]).
+pub(super) fn sandbox_of(considered: &Value) -> Option<&str> {
+    ["attested", "declared"].into_iter().find_map(|group| considered[group]["sandbox"].as_str())
 }
 
 impl Facts {
@@ -62,7 +67,7 @@ impl Facts {
             workload: text(&actor["workload"])?,
             instance: text(&actor["instance"])?,
             attestor: text(&actor["attestor"])?,
-            sandbox: text(&considered["declared"]["sandbox"]),
+            sandbox: sandbox_of(considered).map(str::to_owned),
         })
     }
 }

@@ -161,7 +161,7 @@ impl<'a> LockSubject<'a> {
         Self {
             workloads: vec![task.workload.as_str()],
             owner: Some(&task.owner),
-            sandbox: task.sandbox.as_deref(),
+            sandbox: task.runs_in(),
             attestor: Some(&task.attestor),
             issuer: task.evidence_issuer.as_deref(),
             // Tokens have it in whole seconds.

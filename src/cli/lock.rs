@@ -64,7 +64,7 @@ struct Matching {
     /// The owner of the task
     #[arg(long)]
     owner: Option<String>,
-    /// The declared sandbox
+    /// The sandbox that evidence bound the task to, else the declared one
     #[arg(long)]
     sandbox: Option<String>,
     /// The attestor that vouched, by its name

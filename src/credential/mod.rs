@@ -184,7 +184,7 @@ pub fn task_claim(task: &Task, deadline: Time) -> Result<TaskClaim, Error> {
     Ok(TaskClaim {
         id: task.id.clone(),
         owner: task.owner.clone(),
-        sandbox: task.sandbox.clone(),
+        sandbox: task.runs_in().map(str::to_owned),
         kind: task.kind,
         attestor: task.attestor.clone(),
         evidence_issuer: task.evidence_issuer.clone(),

@@ -42,7 +42,7 @@ pub(super) struct Match {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 256)]
     owner: Option<String>,
-    /// The declared sandbox.
+    /// The sandbox: the one that evidence bound the task to, else the declared one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 256)]
     sandbox: Option<String>,

@@ -36,7 +36,7 @@ pub(super) struct TrailQuery {
     workload: Option<String>,
     /// Of the tasks of this owner.
     owner: Option<String>,
-    /// Of the tasks that were declared to run in this sandbox.
+    /// Of the tasks that run in this sandbox: bound to it by evidence, or declared to where none did.
     sandbox: Option<String>,
     /// By this attestor, and of the tasks of those that it vouched for.
     attestor: Option<String>,

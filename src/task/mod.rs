@@ -51,7 +51,7 @@ pub struct Task {
     pub environment: Option<String>,
     /// Declared sandbox.
     pub sandbox: Option<String>,
-    /// The sandbox that evidence bound it to, whatever was declared: this one may be taken down when the task ends.
+    /// The sandbox that evidence bound it to: this one may be taken down when the task ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bound_sandbox: Option<String>,
     /// Declared data classification.
@@ -81,6 +81,15 @@ pub struct Task {
     /// How long a credential of it may live at most, in seconds, whatever policy says by then; `None`: nobody said so when it was declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_live: Option<u32>,
+}
+
+impl Task {
+    /// The sandbox that it runs in, for whoever is told and for every lock: the one that evidence bound it to, and only where none did, the
+    /// declared one.
+    #[must_use]
+    pub fn runs_in(&self) -> Option<&str> {
+        self.bound_sandbox.as_deref().or(self.sandbox.as_deref())
+    }
 }
 
 /// The state of a task. The last three are final.

@@ -15,7 +15,7 @@ use crate::{
     certificates::Certified,
     support::{
         APPROVER, Answer, GIT, GIT_TOKEN, ISSUER, KEYTOOL_CSR, OWNER, RESPONDER, Server, Stand, Store, VIEWER,
-        approver, client, declaration, people, socket_client, text, time, wait_for,
+        approver, claims, client, declaration, people, socket_client, text, time, wait_for,
     },
     verifiers::{Asked, in_python},
 };
@@ -146,6 +146,48 @@ both! {
         stand.declare(with(&json!({"sandbox": "sb-bad"}))).await.refused(403, "locked");
         // Another owner's is another one.
         declared(&stand, json!({"sandbox": "sb-bad", "owner": "other@example.com"})).await;
+    }
+
+    /// Where evidence says which sandbox it is, nobody gets out of a lock by another word, or by none.
+    async fn a_sandbox_that_evidence_names(stand) {
+        let mut stand = stand;
+        let (config, instance) = (stand.broker.config.clone(), "instance = \"{run_id}.{run_attempt}\"\n");
+        let before = std::fs::read_to_string(&config).unwrap();
+        let facts = before.replacen(instance, &format!("{instance}facts = {{ sandbox = \"{{sandbox}}\" }}\n"), 1);
+        assert_ne!(before, facts);
+        std::fs::write(&config, facts).unwrap();
+        stand.restart_broker().await;
+        let declare = async |bound: &str, said: Value| {
+            let evidence = stand.issuer.evidence(&stand.broker.url, json!({"sandbox": bound}));
+            stand.post("/v1/tasks", &evidence, with(&json!({"sandbox": said}))).await
+        };
+        declare("sb-bad", json!("sb-good")).await.refused(403, "policy_denied");
+        let mut tokens = Vec::new();
+        for said in [Value::Null, json!("sb-bad")] {
+            let declared = declare("sb-bad", said).await.expect(StatusCode::CREATED);
+            let token = text(&declared["credentials"][0], "access_token");
+            assert_eq!((&claims(&token)["urn:remit:task"]["sandbox"], &declared["sandbox"]), (&json!("sb-bad"), &json!("sb-bad")));
+            tokens.push((text(&declared, "task"), token));
+        }
+        let beside = declare("sb-other", Value::Null).await.expect(StatusCode::CREATED);
+        let listed = stand.get("/v1/tasks?sandbox=sb-bad", VIEWER).await.expect(StatusCode::OK);
+        assert_eq!(listed["tasks"].as_array().unwrap().len(), 2, "{listed}");
+        let trail = stand.get("/v1/audit?sandbox=sb-bad", VIEWER).await;
+        for (task, _) in &tokens {
+            assert!(trail.text.contains(task), "{}", trail.text);
+        }
+        assert!(!trail.text.contains(&text(&beside, "task")), "{}", trail.text);
+        let locked = lock(&stand, matching(&json!({"sandbox": "sb-bad"}))).await;
+        assert_eq!(locked["progress"]["revoked"], 2, "{locked}");
+        for (task, token) in &tokens {
+            assert!(!is_active(&stand, token).await);
+            assert_eq!(state(&stand, task).await, "revoked");
+        }
+        declare("sb-bad", Value::Null).await.refused(403, "locked");
+        declare("sb-bad", json!("sb-bad")).await.refused(403, "locked");
+        declare("sb-bad", json!("sb-good")).await.refused(403, "policy_denied");
+        assert_eq!(state(&stand, &text(&beside, "task")).await, "active");
+        declare("sb-other", Value::Null).await.expect(StatusCode::CREATED);
     }
 
     async fn everything_declared_since_a_moment(stand) {

@@ -12,7 +12,7 @@ use std::{
 use crate::{
     jwks::KeyServer,
     support::{
-        Answer, GIT, Issuer, OWNER, Stand, Store, VIEWER, declaration, free_port, now, overlaid,
+        Answer, GIT, Issuer, OWNER, Stand, Store, VIEWER, free_port, now, overlaid,
         pki::{Authority, Identity, authority, builder, lasts, params, svid, uri},
         text, wait_for,
     },
@@ -113,6 +113,13 @@ fn attestor(source: &str) -> String {
          workload = \"/spire/{{path/*}}\"\nfacts = {{ sandbox = \"{{2}}\" }}\nowners = [\"{OWNER}\"]\n{}",
         if source.is_empty() { "bundle_file = \"bundle.json\"\n" } else { source }
     )
+}
+
+/// The certificate says which sandbox it is.
+fn declaration() -> Value {
+    let mut declaration = crate::support::declaration();
+    declaration.as_object_mut().unwrap().remove("sandbox");
+    declaration
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -34,7 +34,7 @@ pub(in crate::http) struct ListQuery {
     pub(super) owner: Option<String>,
     /// Of this workload, by its SPIFFE ID.
     pub(super) workload: Option<String>,
-    /// In this declared sandbox.
+    /// In this sandbox.
     pub(super) sandbox: Option<String>,
 }
 
@@ -125,7 +125,7 @@ pub(in crate::http) struct Shown<'a> {
     /// The declared environment.
     #[schema(required)]
     environment: Option<&'a str>,
-    /// The declared sandbox.
+    /// The sandbox: the one that evidence bound it to, else the declared one.
     #[schema(required)]
     sandbox: Option<&'a str>,
     /// The declared classification of the data.
@@ -181,7 +181,7 @@ impl<'a> Shown<'a> {
             owner_contacts: &[],
             purpose: &task.purpose,
             environment: task.environment.as_deref(),
-            sandbox: task.sandbox.as_deref(),
+            sandbox: task.runs_in(),
             data_classification: task.data_classification.as_deref(),
             context: &task.context,
             authorization_details: task.authority.details(),
