@@ -565,9 +565,12 @@ impl Broker {
     pub async fn watch(&self) -> bool {
         let look = async {
             let taken_up = self.take_up().await.inspect_err(|why| tracing::warn!(%why, "the store is in doubt"));
-            let vouched = taken_up.is_ok();
-            self.vouched.store(vouched, Ordering::Release);
-            vouched
+            self.vouched.store(taken_up.is_ok(), Ordering::SeqCst);
+            // Whoever found that out meanwhile said so before this, or takes it back after.
+            if self.members.is_gainsaid() {
+                self.vouched.store(false, Ordering::SeqCst);
+            }
+            taken_up.is_ok() && !self.members.is_gainsaid()
         };
         self.watching.look(look).await
     }

@@ -15,7 +15,10 @@ mod judgement;
 
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -42,12 +45,19 @@ pub(super) struct Members {
     state: Mutex<State>,
     /// What this broker said last, and to which run of the store, where it is known to be there: it says one thing at a time.
     stands: tokio::sync::Mutex<Option<(String, Time)>>,
+    /// Whether the store did not have that when it was looked for last.
+    is_gainsaid: AtomicBool,
 }
 
 impl Members {
     /// Whether everybody who was there has told this run of the store.
     pub(super) fn has_settled(&self, run: &str) -> bool {
         self.lock().settled.as_deref() == Some(run)
+    }
+
+    /// Whether somebody changed what this broker says of itself, and it has not been found to stand since.
+    pub(super) fn is_gainsaid(&self) -> bool {
+        self.is_gainsaid.load(Ordering::SeqCst)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -95,8 +105,12 @@ impl Broker {
         let found = own.first().map(|(_, member)| member.at);
         if is_shared && expected.is_some_and(|(before, at)| before == run && found != Some(at)) {
             tracing::error!("somebody has changed what this broker says of itself in the store");
+            // What it has told the others since may be kept from them: nothing of it counts as told before its word is found to stand.
+            self.members.is_gainsaid.store(true, Ordering::SeqCst);
+            self.vouched.store(false, Ordering::SeqCst);
             return Err(InDoubt("the store does not have what this broker said of itself".into()));
         }
+        self.members.is_gainsaid.store(false, Ordering::SeqCst);
         if let Some(furthest) = others.iter().map(|(_, member)| member.at).max() {
             self.revocations.read_clock(furthest);
         }

@@ -69,6 +69,9 @@ impl Broker {
     /// # Errors
     /// When it is not, or cannot be told, or others have not told it yet.
     pub(super) async fn take_up(&self) -> Result<(), InDoubt> {
+        if self.members.is_gainsaid() {
+            return Err(InDoubt("the store did not have what this broker had said of itself".into()));
+        }
         let checked = try_join(self.parts.ledger.check(), self.parts.ledger.incarnation()).await;
         let ((), incarnation) = checked.inspect_err(|_| self.replay.due())?;
         Box::pin(self.join(&incarnation)).await?;

@@ -396,3 +396,31 @@ async fn what_a_broker_says_cannot_be_put_back() {
     redis.cli(&["HSET", "remit:members", &name, "x"]).await;
     assert!(!fresh(&second).await && fresh(&stand.broker).await);
 }
+
+/// A broker whose word is put back again and again knows it, and says of nothing that everybody has heard of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_kept_from_the_others_promises_nothing() {
+    let (stand, second) = two(60).await;
+    let ((task, _), (_, token)) = (stand.task_with_token().await, stand.task_with_token().await);
+    let (redis, name) = (stand.redis.as_ref().unwrap(), name(&second));
+    let older = redis.cli(&["HGET", "remit:members", &name]).await;
+    let port = redis.port.to_string();
+    let mut putting_back = Command::new("redis-cli")
+        .args(["-p", &port, "-r", "-1", "-i", "0.01", "HSET", "remit:members", &name, &older])
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    wait_for("it to know", || async { revoke_at(&stand, &second, &task).await.status == StatusCode::ACCEPTED }).await;
+    let answer = revoke_at(&stand, &second, &task).await.expect(StatusCode::ACCEPTED);
+    assert_eq!(answer["state"], "revoking");
+    assert_eq!(stand.introspect_at(&second, GIT_TOKEN, &token).await, json!({"active": false}));
+    let declare =
+        async || stand.call_at(&second, Method::POST, "/v1/tasks", Some(&stand.evidence()), Some(declaration())).await;
+    declare().await.refused(503, "temporarily_unavailable");
+    assert_eq!(stand.introspect_at(&stand.broker, GIT_TOKEN, &token).await["active"], true);
+    putting_back.kill().await.unwrap();
+    wait_for("its word to stand", || async { declare().await.status == StatusCode::CREATED }).await;
+    assert_eq!(revoke_at(&stand, &second, &task).await.expect(StatusCode::OK)["state"], "revoked");
+    assert_eq!(stand.introspect_at(&second, GIT_TOKEN, &token).await["active"], true);
+}
