@@ -4,6 +4,10 @@
 //!
 //! It is done in the background by the broker that took the lock. What it has come to is shown in the store; where nothing has been shown for
 //! a while, because that broker died, any other goes on. Doing it twice does nothing more.
+//!
+//! The list of tasks in the store is nobody's word: who can write to it can take a task out, or spoil its record. So a record that is not
+//! to be believed keeps the lock from being done, unless its task has ended, and when that is done every broker ends what is left of the tasks
+//! that it remembers itself.
 
 use chrono::TimeDelta;
 use futures_util::future::join_all;
@@ -145,7 +149,7 @@ impl Broker {
         }
         let ids: Vec<_> = unfinished.iter().map(|(id, _)| id.clone()).collect();
         let (shown, own) = (self.parts.ledger.expansions(&ids).await?, self.revocations.broker().as_str());
-        let mut ours = Vec::new();
+        let (mut ours, mut done) = (Vec::new(), Vec::new());
         for ((id, notice), shown) in unfinished.into_iter().zip(shown) {
             let (broker, heard) = shown.as_ref().map_or((&notice.broker, notice.at), |shown| (&shown.broker, shown.at));
             let is_done = shown.as_ref().is_some_and(|shown| shown.done_at.is_some());
@@ -153,7 +157,18 @@ impl Broker {
             if is_ours && !is_done {
                 ours.extend(Expanding::of(notice, shown));
             } else if let Some(shown) = shown {
-                expansions.note(&id, shown);
+                if is_done {
+                    done.extend(Expanding::of(notice, Some(shown.clone())).map(|expanding| (expanding, shown)));
+                } else {
+                    expansions.note(&id, shown);
+                }
+            }
+        }
+        if !done.is_empty() {
+            let (of_others, shown): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+            self.end_remembered(&of_others).await?;
+            for (expanding, shown) in of_others.iter().zip(shown) {
+                expansions.note(&expanding.lock.id, shown);
             }
         }
         // Whatever was declared before this without having seen the lock is in the store, and is found.
@@ -165,10 +180,11 @@ impl Broker {
 
     /// Goes through all tasks once, and ends those that these locks match.
     async fn expand(&self, locks: &[Expanding<'_>]) -> Result<(), InDoubt> {
-        let mut before = None;
+        let (mut before, mut doubted) = (None, Vec::new());
         loop {
-            let (page, next) = self.parts.ledger.tasks(before.as_ref(), LOOK).await?;
+            let (page, next, doubts) = self.parts.ledger.tasks_and_doubts(before.as_ref(), LOOK).await?;
             let now = self.now();
+            doubted.extend(doubts.into_iter().filter(|task| !self.revocations.covers(task)));
             // What is to be ended, for which lock, and how many tasks of this page end with it.
             let mut hit: BTreeMap<TaskId, (&Expanding<'_>, u64)> = BTreeMap::new();
             for held in &page {
@@ -199,7 +215,39 @@ impl Broker {
                 break;
             }
         }
+        self.end_remembered(locks).await?;
+        if let Some(task) = doubted.first() {
+            let others = doubted.len() - 1;
+            return Err(InDoubt(format!(
+                "the record of {task}, and of {others} others, is not to be believed, and the lock may match it: revoke it by its id"
+            )));
+        }
         self.show_expansions(locks, true).await
+    }
+
+    /// Ends what these locks match of the tasks that this broker remembers, of those of which nobody has told that they have ended.
+    async fn end_remembered(&self, locks: &[Expanding<'_>]) -> Result<(), InDoubt> {
+        self.learn_notices().await?;
+        let (mut hit, now): (BTreeMap<TaskId, (&Expanding<'_>, u64)>, _) = (BTreeMap::new(), self.now());
+        for (task, deadline) in self.parts.ledger.remembered() {
+            if deadline <= now || self.revocations.covers(&task.id) {
+                continue;
+            }
+            let fits = |task: &Task| locks.iter().find(|lock| lock.fits(task));
+            if let Some((lock, top)) = self.topmost(&task, fits).await {
+                tracing::warn!(task = %task.id, lock = %lock.lock.id, "left out of what the store lists, and ended from memory");
+                lock.matched.fetch_add(1, Ordering::AcqRel);
+                hit.entry(top).or_insert((lock, 0)).1 += 1;
+            }
+        }
+        let hit = Vec::from_iter(hit);
+        for some in hit.chunks(AT_ONCE) {
+            let ends = some.iter().map(|(task, (lock, tasks))| self.end_for(lock, task, *tasks));
+            if !join_all(ends).await.into_iter().all(|ended| ended) {
+                return Err(InDoubt("not every task that a lock matches could be ended".into()));
+            }
+        }
+        Ok(())
     }
 
     /// Of a task and those above it, the topmost that something is found for: that, and its id. What cannot be told of one above does not

@@ -352,21 +352,48 @@ impl Ledger {
     /// # Errors
     /// When the store is in doubt.
     pub async fn tasks(&self, before: Option<&TaskId>, limit: usize) -> Result<(Vec<Held>, Option<TaskId>), InDoubt> {
+        let (held, next, _) = self.tasks_and_doubts(before, limit).await?;
+        Ok((held, next))
+    }
+
+    /// The same, and which tasks were left out: for whoever must not take what is left out for what is not there.
+    ///
+    /// # Errors
+    /// When the store is in doubt.
+    pub async fn tasks_and_doubts(
+        &self,
+        before: Option<&TaskId>,
+        limit: usize,
+    ) -> Result<(Vec<Held>, Option<TaskId>, Vec<TaskId>), InDoubt> {
         let names = self.0.store.list(Index::Tasks, before.map(TaskId::as_str), limit).await?;
         let ids: Vec<TaskId> = names.iter().filter_map(|name| name.parse().ok()).collect();
         let keys: Vec<Key> = ids.iter().flat_map(held_keys).collect();
         let records = self.0.store.read(&keys).await?;
-        let (mut held, mut rest) = (Vec::new(), records.as_slice());
+        let (mut held, mut doubts, mut rest) = (Vec::new(), Vec::new(), records.as_slice());
         for id in &ids {
             let (records, others) = rest.split_at_checked(held_keys(id).len()).ok_or_else(short)?;
             rest = others;
             match self.held(id, records) {
                 Ok(task) => held.extend(task),
-                Err(error) => tracing::error!(task = %id, %error, "left out of the list of tasks"),
+                Err(error) => {
+                    tracing::error!(task = %id, %error, "left out of the list of tasks");
+                    doubts.push(id.clone());
+                }
             }
         }
         let next = if names.len() < limit { None } else { ids.into_iter().next_back() };
-        Ok((held, next))
+        Ok((held, next, doubts))
+    }
+
+    /// The tasks that this process has seen and has room to remember, each with its latest deadline that it knows of: whatever the store
+    /// lists or says of them by now. Says nothing about an end.
+    #[must_use]
+    pub fn remembered(&self) -> Vec<(Arc<Task>, Time)> {
+        let with_deadline = |task: Arc<Task>| {
+            let deadline = self.0.renewed.get(&task.id).unwrap_or(task.expires_at);
+            (task, deadline)
+        };
+        self.0.known.all().into_iter().map(with_deadline).collect()
     }
 
     /// Writes a task and its first leases, all or nothing.
@@ -637,13 +664,12 @@ impl Ledger {
         Ok(Some(Held { task, expires_at, end }))
     }
 
-    /// The deadline of a task, given the record of its renewal.
+    /// The deadline of a task, given the record of its renewal: that one, or a later one that is known here, for a record can be put back.
     fn deadline_of(&self, task: &Task, renewal: Option<&str>) -> Result<Time, InDoubt> {
-        let Some(renewal) = renewal else { return Ok(task.expires_at) };
+        let known = self.0.renewed.get(&task.id).unwrap_or(task.expires_at);
+        let Some(renewal) = renewal else { return Ok(known) };
         let renewal = self.0.sealer.open_if_current::<Renewal>(&Key::Renewal(task.id.clone()), renewal)?;
-        let Some(renewal) = renewal.filter(|renewal| renewal.expires_at > task.expires_at) else {
-            return Ok(task.expires_at);
-        };
+        let Some(renewal) = renewal.filter(|renewal| renewal.expires_at > known) else { return Ok(known) };
         self.0.renewed.insert(task.id.clone(), renewal.expires_at);
         Ok(renewal.expires_at)
     }

@@ -544,6 +544,45 @@ async fn a_lock_without_the_store_is_recorded_and_arrives() {
     verifier.becomes(&other, "accept", &["revoked", "locked"]).await;
 }
 
+/// Whoever takes a task out of the list, or its renewal away, hides it from no broker that remembers it; nor is a lock done while there is a
+/// record that nobody can read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_writes_to_the_store_hides_no_task() {
+    let stand = redis().await;
+    let second = stand.second_broker().await;
+    let redis = stand.redis.as_ref().unwrap();
+    let (here, token) = declared(&stand, json!({})).await;
+    let elsewhere =
+        stand.call_at(&second, Method::POST, "/v1/tasks", Some(&stand.evidence()), Some(declaration())).await;
+    let elsewhere = text(&elsewhere.expect(StatusCode::CREATED), "task");
+    let (renewed, _) = declared(&stand, json!({"ttl": 10})).await;
+    let renew = format!("/v1/tasks/{renewed}/renew");
+    let answer = stand.post(&renew, &stand.evidence(), json!({"ttl": 300})).await.expect(StatusCode::OK);
+    // Past the deadline that it was declared with.
+    let later = time(&answer, "expires_at") - TimeDelta::seconds(289);
+    for hidden in [&here, &elsewhere] {
+        assert_eq!(redis.cli(&["ZREM", "remit:tasks", hidden]).await, "1");
+    }
+    assert_eq!(redis.cli(&["DEL", &format!("remit:{{{renewed}}}:renewal:{renewed}")]).await, "1");
+    let (spoilt, _) = declared(&stand, json!({})).await;
+    let key = format!("remit:{{{spoilt}}}:task:{spoilt}");
+    let record = redis.cli(&["GET", &key]).await;
+    assert_eq!(redis.cli(&["SET", &key, "spoilt", "KEEPTTL"]).await, "OK");
+    wait_for("the first deadline", || async { SystemClock.now() > later }).await;
+    let locked = lock_at(&stand, &stand.broker, matching(&json!({"owner": OWNER}))).await.expect(StatusCode::CREATED);
+    let id = text(&locked, "lock");
+    for task in [&here, &renewed] {
+        wait_for("its end", || async { state(&stand, task).await == "revoked" }).await;
+    }
+    assert!(!is_active(&stand, &token).await);
+    assert_eq!(show(&stand, &id).await["progress"]["done"], false);
+    redis.cli(&["SET", &key, &record, "KEEPTTL"]).await;
+    expanded(&stand, &id).await;
+    for task in [&spoilt, &elsewhere] {
+        wait_for("its end", || async { state(&stand, task).await == "revoked" }).await;
+    }
+}
+
 /// The broker that locked is gone before it has ended anything: another one does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_broker_goes_on_with_what_was_begun() {

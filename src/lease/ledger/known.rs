@@ -39,6 +39,11 @@ impl Known {
         self.0.get(id).map(|(_, task)| task)
     }
 
+    /// All of them.
+    pub(super) fn all(&self) -> Vec<Arc<Task>> {
+        self.0.iter().map(|(_, (_, task))| task).collect()
+    }
+
     /// Forgets them all.
     pub(super) fn clear(&self) {
         self.0.clear();
