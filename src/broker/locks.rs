@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     audit::{Actor, Entry, Event},
-    claims::{Lock as Claimed, LockMatch, LockSubject, NumericDate},
+    claims::{Lock as Claimed, LockMatch, LockSubject, NumericDate, WorkloadPattern},
     clock::{Time, whole_second},
     error::{Error, Input, Sought},
     id::{LockId, TaskId},
@@ -513,6 +513,11 @@ fn check(wanted: &Lockout, now: Time) -> Result<Time, Error> {
     }
     if let (Some(after), Some(before)) = (declared_after, declared_before)
         && after >= before
+    if matches.workload.as_ref().is_some_and(WorkloadPattern::is_whole_domain) {
+        return Err(Error::invalid(
+            "`match.workload` is everybody in the trust domain: say `all`, or beside others leave it out",
+        ));
+    }
     {
         return Err(Error::invalid("`declared_after` is before `declared_before`"));
     }

@@ -95,6 +95,12 @@ impl WorkloadPattern {
         }
     }
 
+    /// Whether it names everybody in a trust domain.
+    #[must_use]
+    pub fn is_whole_domain(&self) -> bool {
+        self.0.strip_suffix("/*").is_some_and(|above| !above.trim_start_matches("spiffe://").contains('/'))
+    }
+
     /// As it is written.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -289,6 +289,7 @@ both! {
             json!({"match": {"owner": ""}, "reason": "r"}),
             json!({"match": {"owner": "o".repeat(257)}, "reason": "r"}),
             json!({"match": {"workload": "*"}, "reason": "r"}),
+            json!({"match": {"workload": "spiffe://example.com/*"}, "reason": "r"}),
             json!({"match": {"workload": "spiffe://example.com/ci/ac*"}, "reason": "r"}),
             json!({"match": {"workload": "spiffe://example.com/*/payments"}, "reason": "r"}),
             json!({"match": {"workload": "/ci/acme"}, "reason": "r"}),

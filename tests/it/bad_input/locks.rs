@@ -45,6 +45,12 @@ pub(super) fn what_is_no_lock(_: &Bench) -> Vec<Case> {
         ("a member beside it", lock(&json!({"released": true}))),
         ("all, and an owner", matching(&json!({"all": true, "owner": OWNER}))),
         ("all, and everybody's workload", matching(&json!({"all": true, "workload": "spiffe://example.com/*"}))),
+        ("everybody's workload", below("/*")),
+        (
+            "everybody's workload, and an owner",
+            matching(&json!({"workload": "spiffe://example.com/*", "owner": OWNER})),
+        ),
+        ("everybody's workload in another trust domain", matching(&json!({"workload": "spiffe://example.org/*"}))),
         ("not all", of("all", json!(false))),
         ("not all, and an owner", matching(&json!({"all": false, "owner": OWNER}))),
         ("all in words", of("all", json!("true"))),
@@ -163,7 +169,6 @@ pub(super) fn whom_a_lock_names(_: &Bench) -> Vec<Case> {
     let mut cases = vec![
         dry_run("itself", below("/ci/acme/payments"), 1),
         dry_run("below its path", below("/ci/acme/*"), 1),
-        dry_run("all of the trust domain", below("/*"), 1),
         dry_run("another trust domain", matching(&json!({"workload": "spiffe://example.com.evil/ci/acme/*"})), 0),
         dry_run("its owner", matching(&json!({"owner": OWNER})), 1),
         dry_run("its owner, written otherwise", matching(&json!({"owner": OWNER.to_uppercase()})), 0),
