@@ -189,7 +189,7 @@ impl Broker {
         while locked.stored && locked.effective_by.is_none_or(|by| by > self.now()) && Instant::now() < until {
             sleep(AGAIN).await;
             let now = self.now();
-            match self.with_expansions(vec![locked.notice.clone()], now).await.pop() {
+            match self.with_expansions(vec![(locked.notice.clone(), true)], now).await.pop() {
                 Some(later) => locked = later,
                 None => return locked,
             }
@@ -249,9 +249,9 @@ impl Broker {
         let call = Call { request: &request, task: None, now };
         let name = self.locker(presented, Act::ReleaseLock, &call).await?;
         check_text("reason", Some(&reason), 1024)?;
-        let standing = self.standing_lock(id).await?.ok_or(Error::NotFound(Sought::Lock))?;
+        let (standing, stored) = self.lock_and_whether_stored(id).await?.ok_or(Error::NotFound(Sought::Lock))?;
         if !is_in_force(&standing, now) {
-            return Ok(self.locked(standing, true, now));
+            return Ok(self.locked(standing, stored, now));
         }
         let release = Release { at: now, reason: Some(reason.clone()), by: name.clone() };
         let released = |standing: Notice| {
@@ -269,8 +269,8 @@ impl Broker {
     pub async fn show_lock(&self, request: Request, id: &LockId) -> Result<Locked, Error> {
         let now = self.now();
         self.look_at_locks(request, "lock", now).await?;
-        let notice = self.standing_lock(id).await?.ok_or(Error::NotFound(Sought::Lock))?;
-        self.with_expansions(vec![notice], now).await.pop().ok_or(Error::NotFound(Sought::Lock))
+        let lock = self.lock_and_whether_stored(id).await?.ok_or(Error::NotFound(Sought::Lock))?;
+        self.with_expansions(vec![lock], now).await.pop().ok_or(Error::NotFound(Sought::Lock))
     }
 
     /// The locks that stand, and those that ended a short while ago, newest first; for an operator. While the store is in doubt, those that
@@ -282,7 +282,7 @@ impl Broker {
         let now = self.now();
         self.look_at_locks(request, "locks", now).await?;
         let mut all = self.all_locks().await?;
-        all.sort_by_key(|notice| Reverse(notice.subject.id()));
+        all.sort_by_key(|(notice, _)| Reverse(notice.subject.id()));
         Ok(self.with_expansions(all, now).await)
     }
 
@@ -389,20 +389,25 @@ impl Broker {
             .ok()
     }
 
-    /// Every lock that the store lists or that is known here, as it stands.
-    async fn all_locks(&self) -> Result<Vec<Notice>, Error> {
-        let mut all: HashMap<SubjectId, Notice> = HashMap::new();
+    /// Every lock that the store lists or that is known here, as it stands, and whether the store has it so, as far as is known.
+    async fn all_locks(&self) -> Result<Vec<(Notice, bool)>, Error> {
+        let mut all: HashMap<SubjectId, (Notice, bool)> = HashMap::new();
         let known = self.locks();
         let read = if self.is_vouched() {
             self.parts.ledger.locks().await.map_err(|why| in_doubt(&why))?.locks
         } else {
             Vec::new()
         };
-        for notice in known.1.iter().cloned().chain(read) {
+        let known = known.1.iter().map(|notice| (notice.clone(), self.revocations.is_logged(notice)));
+        for (notice, stored) in known.chain(read.into_iter().map(|notice| (notice, true))) {
             let id = notice.subject.id();
             let stands = match all.remove(&id) {
-                Some(other) => other.united(notice),
-                None => notice,
+                Some((other, was_stored)) => {
+                    let stands = other.clone().united(notice.clone());
+                    let stored = (stored && stands == notice) || (was_stored && stands == other);
+                    (stands, stored)
+                }
+                None => (notice, stored),
             };
             all.insert(id, stands);
         }
@@ -410,18 +415,22 @@ impl Broker {
     }
 
     async fn standing_lock(&self, id: &LockId) -> Result<Option<Notice>, Error> {
+        Ok(self.lock_and_whether_stored(id).await?.map(|(notice, _)| notice))
+    }
+
+    async fn lock_and_whether_stored(&self, id: &LockId) -> Result<Option<(Notice, bool)>, Error> {
         let subject = SubjectId::Lock(id.clone());
-        Ok(self.all_locks().await?.into_iter().find(|notice| notice.subject.id() == subject))
+        Ok(self.all_locks().await?.into_iter().find(|(notice, _)| notice.subject.id() == subject))
     }
 
     /// How far they have been expanded: here, or as another broker has shown.
-    async fn with_expansions(&self, notices: Vec<Notice>, now: Time) -> Vec<Locked> {
-        let ids: Vec<_> = notices.iter().filter_map(|notice| Some(state_of(notice)?.lock.id.clone())).collect();
+    async fn with_expansions(&self, notices: Vec<(Notice, bool)>, now: Time) -> Vec<Locked> {
+        let ids: Vec<_> = notices.iter().filter_map(|(notice, _)| Some(state_of(notice)?.lock.id.clone())).collect();
         let shown =
             if self.is_vouched() { self.parts.ledger.expansions(&ids).await.unwrap_or_default() } else { Vec::new() };
         let mut shown = shown.into_iter();
-        let locked = notices.into_iter().map(|notice| {
-            let locked = self.locked(notice, true, now);
+        let locked = notices.into_iter().map(|(notice, stored)| {
+            let locked = self.locked(notice, stored, now);
             let latest =
                 [shown.next().flatten(), locked.expansion.clone()].into_iter().flatten().max_by_key(|one| one.at);
             self.promised(Locked { expansion: latest, ..locked })
@@ -504,6 +513,11 @@ fn check(wanted: &Lockout, now: Time) -> Result<Time, Error> {
     if matches.all && *matches != (LockMatch { all: true, ..LockMatch::default() }) {
         return Err(Error::invalid("`all` stands alone in `match`: beside it the others would say nothing"));
     }
+    if matches.workload.as_ref().is_some_and(WorkloadPattern::is_whole_domain) {
+        return Err(Error::invalid(
+            "`match.workload` is everybody in the trust domain: say `all`, or beside others leave it out",
+        ));
+    }
     for (name, bound) in [("declared_after", declared_after), ("declared_before", declared_before)] {
         if bound.is_some_and(|bound| bound != whole_second(bound) || NumericDate::of(bound).is_none()) {
             return Err(Error::invalid(format!(
@@ -513,11 +527,6 @@ fn check(wanted: &Lockout, now: Time) -> Result<Time, Error> {
     }
     if let (Some(after), Some(before)) = (declared_after, declared_before)
         && after >= before
-    if matches.workload.as_ref().is_some_and(WorkloadPattern::is_whole_domain) {
-        return Err(Error::invalid(
-            "`match.workload` is everybody in the trust domain: say `all`, or beside others leave it out",
-        ));
-    }
     {
         return Err(Error::invalid("`declared_after` is before `declared_before`"));
     }

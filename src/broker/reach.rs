@@ -99,7 +99,12 @@ impl Broker {
         let of = held.as_ref().ok().and_then(Option::as_ref);
         self.admit(caller, (id, of), &call, (Act::ShowReach, "reach")).await?;
         let end = match (held, known_here) {
-            (Ok(Some(held)), _) if held.end.is_none() => return Ok(standing(&held, now)),
+            (Ok(Some(held)), known) if held.end.is_none() => match (held.state(now), known) {
+                // The store lacks what is so here: it is told again, or else it is only on its way.
+                (State::Active, Some(end)) if self.watch().await => Some(end),
+                (State::Active, Some(end)) => return Ok(Arrival::Ended(self.promise(id, &end, now))),
+                (_, _) => return Ok(standing(&held, now)),
+            },
             (Ok(Some(held)), _) => held.end,
             (Ok(None), known) => known,
             (Err(_), Some(end)) => return Ok(Arrival::Ended(self.promise(id, &end, now))),

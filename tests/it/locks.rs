@@ -529,7 +529,9 @@ async fn a_lock_without_the_store_is_recorded_and_arrives() {
     // By the lock itself: no task can have ended.
     verifier.becomes(&token, "locked", &["revoked", "invalid", "stale", "gap"]).await;
     let id = text(&locked, "lock");
-    assert_eq!(show(&stand, &id).await["state"], "in_force");
+    assert_eq!(show(&stand, &id).await["state"], "locking");
+    let listed = stand.get(LOCKS, VIEWER).await.expect(StatusCode::OK);
+    assert_eq!(listed["locks"][0]["state"], "locking", "{listed}");
     // The broker dies with it, and comes back before anybody else is told.
     stand.broker.child.kill().await.unwrap();
     stand.redis.as_mut().unwrap().start_again().await;
@@ -543,6 +545,21 @@ async fn a_lock_without_the_store_is_recorded_and_arrives() {
     answer.refused(403, "locked");
     verifier.becomes(&token, "revoked", &["accept", "invalid"]).await;
     verifier.becomes(&other, "accept", &["revoked", "locked"]).await;
+}
+
+/// A release that only the journal has is not called done, however often somebody asks for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_without_the_store_is_on_its_way() {
+    let mut stand = redis().await;
+    let id = text(&lock(&stand, matching(&json!({"owner": OWNER}))).await, "lock");
+    stand.redis.as_mut().unwrap().kill().await;
+    wait_for("the release", || async { release(&stand, &id).await.status == StatusCode::ACCEPTED }).await;
+    let released = release(&stand, &id).await.expect(StatusCode::ACCEPTED);
+    assert_eq!((&released["state"], &released["released"]["by"]), (&json!("locking"), &json!("otto")));
+    assert_eq!(show(&stand, &id).await["state"], "locking");
+    stand.redis.as_mut().unwrap().start_again().await;
+    wait_for("the store to be told", || async { show(&stand, &id).await["state"] == "released" }).await;
+    release(&stand, &id).await.expect(StatusCode::OK);
 }
 
 /// Whoever takes a task out of the list, or its renewal away, hides it from no broker that remembers it; nor is a lock done while there is a

@@ -264,3 +264,15 @@ async fn a_revoke_that_is_on_its_way_is_followed() {
     })
     .await;
 }
+
+/// What the store has lost of an end that this broker knows of is told again, and not taken for life.
+#[tokio::test]
+async fn an_end_that_the_store_lacks_is_no_life() {
+    let stand = Stand::new(Store::Redis).await;
+    let (task, _) = stand.task_with_token().await;
+    stand.revoke(&task).await.expect(StatusCode::OK);
+    let (redis, end) = (stand.redis.as_ref().unwrap(), format!("remit:{{{task}}}:end:{task}"));
+    assert_eq!(redis.cli(&["DEL", &end]).await, "1");
+    assert_eq!(reach(&stand, &task, VIEWER).await["state"], "revoked");
+    assert_eq!(redis.cli(&["EXISTS", &end]).await, "1");
+}
