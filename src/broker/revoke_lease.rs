@@ -75,8 +75,8 @@ impl Broker {
     /// call gets the first one's instants.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for what is unknown, and for what is another's; [`Error::Unavailable`] when it may not have been recorded: call
-    /// again.
+    /// [`Error::NotFound`] for what is unknown, and for what is another's; [`Error::QuotaExceeded`] for a workload that has two looked for
+    /// already and names no task; [`Error::Unavailable`] when it may not have been recorded: call again.
     pub async fn revoke_lease(
         &self,
         request: Request,
@@ -87,6 +87,15 @@ impl Broker {
         let now = self.now();
         let call = Call { request: &request.id, task: of, now };
         let caller = self.identify(request.presented, &call).await?;
+        // Before anything is looked for: a look through all tasks costs the store more than it costs whoever asks for it.
+        let _seat = match &caller {
+            Caller::Service(service) => {
+                let error = wrong_role("a service revokes nothing");
+                return Err(self.turn_down(&**service, "revoke_lease", &call, error));
+            }
+            Caller::Workload(holder) if of.is_none() => Some(self.readers.seat(holder.attested.workload().as_str())?),
+            Caller::Workload(_) | Caller::Operator(_) | Caller::Owner(_) => None,
+        };
         let (found, lost) = match self.lease(lease, of).await {
             Ok(found) => (found, None),
             Err(why) => (None, Some(why)),
@@ -152,10 +161,7 @@ impl Broker {
     async fn refuse_stranger(&self, caller: &Caller, call: &Call<'_>) -> Result<(), Error> {
         match caller {
             Caller::Operator(operator) if operator.member().is_none() => self.allow(operator, Act::Revoke, call).await,
-            Caller::Service(service) => {
-                Err(self.turn_down(&**service, "revoke_lease", call, wrong_role("a service revokes nothing")))
-            }
-            Caller::Operator(_) | Caller::Owner(_) | Caller::Workload(_) => Ok(()),
+            Caller::Operator(_) | Caller::Owner(_) | Caller::Workload(_) | Caller::Service(_) => Ok(()),
         }
     }
 

@@ -144,8 +144,8 @@ impl Default for Readers {
 }
 
 impl Readers {
-    /// A seat for one more look of this person.
-    fn seat(&self, name: &str) -> Result<Seat, Error> {
+    /// A seat for one more look of this person, or workload.
+    pub(super) fn seat(&self, name: &str) -> Result<Seat, Error> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(name.to_owned()).or_default();
         if *count >= LOOKS {

@@ -93,7 +93,7 @@ impl From<RevokedLease> for RevokeAnswer {
         (status = 200, description = "Revoked", body = RevokeAnswer),
         (status = 202, description = "The store is out of reach: recorded by this broker, which denies it at once and tells the store as soon as that answers",
             body = RevokeAnswer),
-        Refusals<{ refused::KNOWN | refused::NO_CREDENTIAL | refused::BODY }>,
+        Refusals<{ refused::KNOWN | refused::NO_CREDENTIAL | refused::QUOTA | refused::BODY }>,
     ),
     security(("evidence" = []), ("operator" = []), ()),
     extensions(("x-remit-callers" = json!(callers(["workload"], Act::Revoke)))),

@@ -1,5 +1,6 @@
 //! One credential is revoked, and its task and siblings go on: by its workload (RFC 7009), or by whoever may revoke the task.
 
+use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -228,6 +229,42 @@ async fn its_owner_may() {
     revoke(&stand, &stand.person(&["payments"]), &jti(&token)).await.expect(StatusCode::OK);
     assert!(!is_active(&stand, &token).await && is_active(&stand, &good).await);
     assert_eq!(events(&stand, "credential_revoked")[0]["actor"]["as"], "owner");
+}
+
+/// A service is turned away before anything is looked for; a workload that does not say which task it means has two looks at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_looks_for_a_credential_is_known_first() {
+    let stand = Stand::new(Store::Redis).await;
+    let (task, token) = stand.task_with_token().await;
+    let (redis, lease, unknown) = (stand.redis.as_ref().unwrap(), jti(&token), "0af7651916cd43dd8448eb211c80319c");
+    redis.cli(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]).await;
+    redis.cli(&["CONFIG", "SET", "slowlog-max-len", "100000"]).await;
+    let looks = async || {
+        let log = redis.cli(&["SLOWLOG", "GET", "-1"]).await;
+        log.matches("ZREVRANGEBYLEX\nremit:tasks").count()
+    };
+    revoke(&stand, GIT_TOKEN, unknown).await.refused(403, "policy_denied");
+    revoke(&stand, GIT_TOKEN, &lease).await.refused(403, "policy_denied");
+    assert_eq!(looks().await, 0);
+    revoke(&stand, &stand.evidence(), unknown).await.refused(404, "not_found");
+    assert_eq!(looks().await, 1);
+    // Names of no tasks, as many as a look goes through: it lasts a while.
+    let made_up: Vec<String> = (0..5_000).map(|number| format!("{}{number:016}", &task[..15])).collect();
+    let words: Vec<&str> =
+        ["ZADD", "remit:tasks"].into_iter().chain(made_up.iter().flat_map(|name| ["0", name])).collect();
+    assert_eq!(redis.cli(&words).await, "5000");
+    let evidence = stand.evidence();
+    wait_for("one too many", || async {
+        let asked = join_all((0..6).map(|_| revoke(&stand, &evidence, unknown))).await;
+        asked.iter().any(|answer| answer.status == StatusCode::TOO_MANY_REQUESTS)
+    })
+    .await;
+    // It finds its own, and needs no look where it says which task it is of.
+    let before = looks().await;
+    revoke_at(&stand, &stand.broker, &evidence, &lease, json!({"task": task})).await.expect(StatusCode::OK);
+    assert_eq!(looks().await, before);
+    let (_, other) = stand.task_with_token().await;
+    revoke(&stand, &evidence, &jti(&other)).await.expect(StatusCode::OK);
 }
 
 /// At whichever broker: dead at all of them, and told by all of them.

@@ -448,6 +448,7 @@ async fn a_broker_does_what_the_document_says() {
                 "POST /v1/tasks/{id}/revoke 202",
                 "POST /v1/locks 429",
                 "POST /v1/leases/{id}/revoke 202",
+                "POST /v1/leases/{id}/revoke 429",
                 "GET /v1/revocations 403",
                 "GET /v1/revocations 429",
                 "GET /v1/revocations 503",
