@@ -128,9 +128,12 @@ pub(super) fn append(file: &mut File, checkpoint: &str) -> io::Result<()> {
     written
 }
 
-/// The last checkpoint that one of these keys signed, and how it is written, looked for from the end; and what is wrong with the lines
-/// behind it. What a crash left of a line is cut off.
-fn find_last(file: &mut File, keys: &CheckpointKeys) -> io::Result<(Option<(Checkpoint, String)>, Vec<Invalid>)> {
+/// A checkpoint, and how it is written.
+type Written = (Checkpoint, String);
+
+/// The last checkpoint that one of these keys signed, looked for from the end, and what is wrong with the lines behind it. What a crash
+/// left of a line is cut off.
+fn find_last(file: &mut File, keys: &CheckpointKeys) -> io::Result<(Option<Written>, Vec<Invalid>)> {
     let size = file.metadata()?.len();
     let mut bad = Vec::new();
     // Almost always it is the very last line; where there is none, all of them are looked at.
