@@ -21,6 +21,9 @@ use super::{
 };
 use crate::{clock::Time, id::TaskId};
 
+/// More records than any log has: JSON counts no further exactly (RFC 7493 section 2.2).
+const MOST: u64 = 1 << 53;
+
 /// What a bundle calls itself.
 const FORMAT: &str = "remit-audit-bundle/1";
 
@@ -283,6 +286,9 @@ impl Bundle {
         for run in &self.runs {
             let mut head = run.after;
             let bad = |sequence, what: String| Fault { sequence, file: Path::new("").into(), what };
+            if head.sequence > MOST {
+                return Err(bad(head.sequence, "it begins after more records than a log can have".to_owned()).into());
+            }
             if let Some(last) = proven.last {
                 if head.sequence < last {
                     return Err(bad(head.sequence + 1, format!("record {} stands twice", head.sequence + 1)).into());
