@@ -363,6 +363,8 @@ mod tests {
         assert_eq!(ask(&door, Some(&bearer)).await, Ok(TASK.to_owned()));
         assert_eq!(ask(&door, None).await, Err(Code::Unauthenticated));
         assert_eq!(ask(&door, Some("Bearer x")).await, Err(Code::Unauthenticated));
-        assert_eq!(ask(&Door::new(), Some(&bearer)).await, Err(Code::Unavailable), "it cannot tell");
+        let closed = Door::new();
+        let bearer = format!("Bearer {}", closed.stand.token(None));
+        assert_eq!(ask(&closed, Some(&bearer)).await, Err(Code::Unavailable), "it cannot tell");
     }
 }
