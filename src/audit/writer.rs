@@ -58,7 +58,7 @@ const FOR_THEIR_OWN: u64 = RESERVE / 4;
 /// How long after it did not work another segment is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// For how long what nobody waits for waits for others that it can go to disk with, so that it does not cost a sync of its own.
+/// For how long what says how it went waits for others that it can go to disk with, so that it does not cost a sync of its own.
 const LINGER: Duration = Duration::from_millis(20);
 
 /// How much more is taken at a time, where there is room.
@@ -162,7 +162,10 @@ impl Audit {
         let urgency = entries.iter().map(Entry::urgency).min().unwrap_or(Urgency::None);
         let commit = async {
             let queue = writer.queue.as_ref().ok_or_else(gone)?;
-            queue.send(Message::Record(Call { lines, urgency, done: Some(done) })).await.map_err(|_| gone())?;
+            queue
+                .send(Message::Record(Call { lines, urgency, done: Some(done), lingers: false }))
+                .await
+                .map_err(|_| gone())?;
             answer.await.map_err(|_| gone())?
         };
         tokio::time::timeout(writer.deadline, commit).await.unwrap_or_else(|_| Err(stuck(writer.deadline)))
@@ -170,9 +173,10 @@ impl Audit {
 
     /// Appends an entry with the next group, and waits for nothing: for what nobody depends on.
     pub fn note(&self, entry: Entry) {
+        let lingers = matches!(entry.event, Event::Settled { .. });
         let noted = encode(&[entry]).and_then(|lines| {
             let queue = self.writer.queue.as_ref().ok_or_else(gone)?;
-            let call = Call { lines, urgency: Urgency::None, done: None };
+            let call = Call { lines, urgency: Urgency::None, done: None, lingers };
             queue.try_send(Message::Record(call)).map_err(|_| Unrecorded("the audit writer has too much to do".into()))
         });
         if let Err(why) = noted {
@@ -412,6 +416,8 @@ struct Call {
     urgency: Urgency,
     /// Whoever waits for it.
     done: Option<oneshot::Sender<Result<Span, Unrecorded>>>,
+    /// Whether it may wait for others: every mint has one of these.
+    lingers: bool,
 }
 
 /// Where the log ends.
@@ -475,9 +481,10 @@ impl<M: Medium> Writer<M> {
                     let mut calls = vec![first];
                     // None is longer than half a group.
                     while size <= GROUP / 4 && keep.is_none() {
-                        let is_awaited = |call: &Call| call.done.is_some();
                         let next = match messages.try_recv() {
-                            Err(_) if !calls.iter().any(is_awaited) => receive_until(&mut messages, lingers_until),
+                            Err(_) if calls.iter().all(|call| call.lingers) => {
+                                receive_until(&mut messages, lingers_until)
+                            }
                             next => next.ok(),
                         };
                         match next {
