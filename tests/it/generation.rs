@@ -68,6 +68,11 @@ async fn is_listed(stand: &Stand, token: &str) -> bool {
     list.unpack().unwrap()[place / 8] >> (place % 8) & 1 == 1
 }
 
+/// Nobody waits for that record but whoever reads it.
+pub(crate) async fn is_raised(stand: &Stand) {
+    wait_for("the record of it", || async { !raised(stand).is_empty() }).await;
+}
+
 pub(crate) fn raised(stand: &Stand) -> Vec<Value> {
     stand.whole_audit().into_iter().filter(|line| line["event"] == "generation_entered").collect()
 }
@@ -211,6 +216,7 @@ both! {
         assert!(alone["generation"] == 1 && alone["sequence"].as_u64() < held["sequence"].as_u64(), "{alone} {held}");
         let (seen, _) = state(&stand, &stand.broker, Some(&witness)).await;
         assert_eq!(seen["generation"], 2);
+        is_raised(&stand).await;
         assert_eq!(entered(raised(&stand).last().unwrap()), (1, 2, "a verifier has seen a later state of this broker's journal"));
         // Shown again, it says nothing more.
         assert_eq!(state(&stand, &stand.broker, Some(&witness)).await.0["generation"], 2);

@@ -306,8 +306,9 @@ async fn a_store_that_forgets_or_is_away_brings_nothing_back() {
     redis.kill().await;
     redis.start_again().await;
     wait_for("the record", || is_recorded(&stand)).await;
-    assert_eq!(events(&stand, "credential_revocation_replayed").len(), 1);
     wait_for("the broker", || is_active(&stand, &good)).await;
+    wait_for("what it did", || async { !events(&stand, "credential_revocation_replayed").is_empty() }).await;
+    assert_eq!(events(&stand, "credential_revocation_replayed").len(), 1);
 
     // While it is away, whoever may revoke everything says of which task it is, and needs no store to be believed.
     stand.redis.as_mut().unwrap().kill().await;

@@ -11,7 +11,7 @@ use tokio::{process::Command, time::sleep};
 use crate::{
     both,
     followers::{Service, entries},
-    generation::{entered, generation, raised},
+    generation::{entered, generation, is_raised, raised},
     support::{Answer, GIT_TOKEN, RESPONDER, Redis, Server, Stand, Store, declaration, wait_for},
 };
 
@@ -179,6 +179,7 @@ async fn what_one_knew_that_is_gone_ends_with_its_generation() {
     waits_for(&stand, &stand.broker, &gone).await;
     ready(&stand, &stand.broker).await;
     assert_eq!(generation(&stand, &stand.broker).await, 2);
+    is_raised(&stand).await;
     let lines = raised(&stand);
     let (from, to, reason) = entered(&lines[0]);
     let expected = format!("{gone} is gone, and may have known of ends that the store has lost");
@@ -376,6 +377,7 @@ async fn what_was_taken_away_of_one_that_is_gone_ends_with_its_generation() {
     wait_for("the generation to go up", || async { generation(&stand, &stand.broker).await == 2 }).await;
     assert_eq!(stand.introspect(&token).await, json!({"active": false}));
     let expected = format!("the store's log lacks something that {gone} had logged, which is gone");
+    is_raised(&stand).await;
     assert_eq!(raised(&stand).iter().map(entered).collect::<Vec<_>>(), [(1, 2, expected.as_str())]);
     ready(&stand, &stand.broker).await;
 }
