@@ -95,6 +95,7 @@ async fn whatever_is_done_to_the_log_shows() {
     }
     let dir = directory(&stand);
     signed_to(&dir, 10).await;
+    wait_for("how the last one went", || async { audit(&["verify", as_text(&dir)]).0["unsettled"] == json!([]) }).await;
     let (good, code) = audit(&["verify", as_text(&dir)]);
     assert_eq!((code, &good["good"], &good["first"]), (0, &json!(true), &json!(1)), "{good}");
     assert_eq!(good["unsettled"], json!([]), "{good}");
@@ -631,10 +632,10 @@ both! {
         assert_eq!(stand.introspect(&token).await, json!({"active": false}));
         fs::remove_file(dir.join("filler")).unwrap();
         wait_for("room", || async { stand.declare(declaration()).await.status == StatusCode::CREATED }).await;
+        stand.broker.stop().await;
         let (found, code) = audit(&["verify", as_text(&dir)]);
         assert_eq!(code, 0, "{found}");
         accounts_for_intents(&found, &stand.whole_audit());
-        stand.broker.stop().await;
     }
 
     /// A segment that is over is followed by a whole one with a reserve of its own, or by none: a revoke is on record before, meanwhile
