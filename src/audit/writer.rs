@@ -59,7 +59,7 @@ const FOR_THEIR_OWN: u64 = RESERVE / 4;
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// For how long what says how it went waits for others that it can go to disk with, so that it does not cost a sync of its own.
-const LINGER: Duration = Duration::from_millis(20);
+const LINGER: Duration = Duration::from_millis(5);
 
 /// How much more is taken at a time, where there is room.
 const AHEAD: u64 = 4 << 20;
